@@ -1,0 +1,249 @@
+"""How every command of this project reads its settings, reports errors and exits.
+
+A command is a frozen settings model (a subclass of :class:`CommandSettings`) and a function that takes it. Settings
+come, strongest first, from the command line (``--zero.stage 2``), from the environment
+(``BULKFORMER_ZERO__STAGE=2``), from the YAML file given with ``--config``, and from the defaults.
+
+Exit codes: 0 done, 1 failed (the data or the machines), 2 bad arguments.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    CliSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    YamlConfigSettingsSource,
+)
+
+
+class UserError(ValueError):
+    """A mistake that the user can mend: shown as one line, without a traceback.
+
+    ``exit_code`` is 1 where the data or the machines are at fault, 2 where the arguments are.
+    """
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+    def __reduce__(self) -> tuple[type[UserError], tuple[str, int]]:
+        # Ray carries errors between processes by pickling them; the default would lose the exit code
+        return type(self), (str(self), self.exit_code)
+
+
+class Settings(BaseModel):
+    """A group of settings inside a command's settings: frozen, unknown keys refused by name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class CommandSettings(BaseSettings):
+    """Settings of one command. Every command has these three options beside its own."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix="BULKFORMER_",
+        env_nested_delimiter="__",
+        cli_kebab_case=True,
+        cli_implicit_flags="toggle",
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        protected_namespaces=(),
+        validate_by_name=True,
+    )
+
+    config: Path | None = Field(None, description="YAML file with settings of this command")
+    print_config: bool = Field(False, description="print the resolved settings as YAML and exit")
+    json_line: bool = Field(False, alias="json", description="end with one line of JSON on standard output")
+
+    def resolved(self) -> dict[str, Any]:
+        """The settings as plain data: what ``--print-config`` shows and what every run stores."""
+        return self.model_dump(mode="json", exclude={"config", "print_config", "json_line"})
+
+
+S = TypeVar("S", bound=CommandSettings)
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of a package: its settings and the function that carries it out.
+
+    The function returns what ``--json`` prints as the last line (plain data), or None for ``{}``.
+    """
+
+    settings: type[CommandSettings]
+    run: Callable[[Any], Mapping[str, Any] | Sequence[Any] | None]
+    summary: str
+
+
+def main(package: str, summary: str, commands: Mapping[str, Command], argv: Sequence[str] | None = None) -> int:
+    """Run ``python -m PACKAGE COMMAND ...`` and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview(package, summary, commands))
+        return 0 if arguments else 2
+    name, *rest = arguments
+    if name not in commands:
+        return _fail(f"unknown command {name!r}{_nearest(name, commands)}; commands: {', '.join(commands)}", 2)
+    command = commands[name]
+    try:
+        settings = read_settings(command.settings, rest, prog=f"python -m {package} {name}", summary=command.summary)
+        if settings.print_config:
+            print(yaml.safe_dump(settings.resolved(), sort_keys=False), end="")
+            return 0
+        result = command.run(settings)
+        if settings.json_line:
+            print(json.dumps(result if result is not None else {}), flush=True)
+    except UserError as error:
+        return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 1)
+    except BrokenPipeError:
+        # the reader of our output (head, less) has left: not an error, but nothing more can be written
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+def read_settings(model: type[S], arguments: Sequence[str], prog: str = "", summary: str = "") -> S:
+    """Settings from command-line arguments, environment, YAML and defaults.
+
+    Raises :class:`UserError` (exit code 2) that names each bad key and, for an unknown one, the nearest valid one.
+    """
+    arguments = [_kebab(argument) for argument in arguments]
+    yaml_file = _config_path(arguments)
+
+    class FromEverywhere(model):  # type: ignore[misc, valid-type]
+        @classmethod
+        def settings_customise_sources(
+            cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            chosen = [sources["init_settings"], sources["env_settings"]]
+            if yaml_file is not None:
+                chosen.append(_yaml_source(settings_cls, yaml_file))
+            return tuple(chosen)
+
+    FromEverywhere.__doc__ = summary
+    cli: CliSettingsSource[Any] = CliSettingsSource(
+        FromEverywhere, cli_prog_name=prog, cli_parse_args=False, cli_exit_on_error=False
+    )
+    try:
+        parsed = FromEverywhere(_cli_settings_source=cli(args=arguments))
+    except ValidationError as error:
+        raise UserError(_describe(error, model), exit_code=2) from None
+    except SettingsError as error:
+        raise UserError(_unrecognised(str(error), model), exit_code=2) from None
+    # back to the plain class, so that settings compare and pickle as what they are
+    return model.model_construct(_fields_set=parsed.model_fields_set, **parsed.__dict__)
+
+
+def _config_path(arguments: Sequence[str]) -> Path | None:
+    for position, argument in enumerate(arguments):
+        if argument.startswith("--config="):
+            return Path(argument.removeprefix("--config="))
+        if argument == "--config" and position + 1 < len(arguments):
+            return Path(arguments[position + 1])
+    return None
+
+
+def _yaml_source(settings: type[BaseSettings], path: Path) -> YamlConfigSettingsSource:
+    if not path.is_file():
+        raise UserError(f"no such file: --config {path}", exit_code=2)
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}", exit_code=2) from None
+    if content is not None and not isinstance(content, dict):
+        raise UserError(f"{path} holds {type(content).__name__}, not settings (key: value)", exit_code=2)
+    return YamlConfigSettingsSource(settings, yaml_file=path)
+
+
+def _kebab(argument: str) -> str:
+    """Accept ``--micro_batch 4`` for ``--micro-batch 4``: YAML keys can be typed as they stand."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return name.replace("_", "-") + equals + value
+
+
+def _describe(error: ValidationError, model: type[BaseModel]) -> str:
+    parts = []
+    for issue in error.errors():
+        name = ".".join(str(part) for part in issue["loc"])
+        if issue["type"] == "extra_forbidden":
+            parts.append(f"unknown setting {name}{_valid_names(name, model)}")
+        elif issue["type"] == "missing":
+            parts.append(f"setting {name} is missing: give --{name.replace('_', '-')}")
+        else:
+            message = issue["msg"].removeprefix("Value error, ")
+            given = "" if issue["type"] == "value_error" else f" (given: {issue['input']!r})"
+            parts.append(f"{name}: {message}{given}" if name else message)
+    return "; ".join(parts)
+
+
+def _unrecognised(message: str, model: type[BaseModel]) -> str:
+    text = message.removeprefix("error parsing CLI: ")
+    unknown = [word for word in text.partition("unrecognized arguments:")[2].split() if word.startswith("--")]
+    if not unknown:
+        return text
+    name = unknown[0].removeprefix("--").partition("=")[0].replace("-", "_")
+    return f"unknown setting {name}{_valid_names(name, model)}"
+
+
+def _valid_names(name: str, model: type[BaseModel]) -> str:
+    """The nearest valid name, and all names of the group that ``name`` stands in."""
+    group, _, leaf = name.rpartition(".")
+    fields: type[BaseModel] | None = model
+    for part in group.split(".") if group else ():
+        if part.isdigit():
+            continue
+        fields = _nested(fields, part) if fields is not None else None
+    if fields is None:
+        return ""
+    names = sorted(field.alias or key for key, field in fields.model_fields.items())
+    return f"{_nearest(leaf, names)}; valid: {', '.join(names)}"
+
+
+def _nested(model: type[BaseModel], field: str) -> type[BaseModel] | None:
+    if field not in model.model_fields:
+        return None
+    waiting = [model.model_fields[field].annotation]
+    while waiting:
+        candidate = waiting.pop()
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+        waiting.extend(get_args(candidate))
+    return None
+
+
+def _nearest(name: str, names: Mapping[str, Any] | Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _overview(package: str, summary: str, commands: Mapping[str, Command]) -> str:
+    width = max(len(name) for name in commands)
+    lines = [f"usage: python -m {package} COMMAND [options]", "", summary, "", "commands:"]
+    lines += [f"  {name:<{width}}  {command.summary}" for name, command in commands.items()]
+    lines += ["", f"python -m {package} COMMAND --help lists the options of a command."]
+    return "\n".join(lines)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    return code

@@ -1,0 +1,1 @@
+"""Downstream tasks, each with its baselines."""

@@ -1,0 +1,1 @@
+"""Pretrain the hybrid graph and attention encoder with Ray Train and DeepSpeed."""
