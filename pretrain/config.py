@@ -1,0 +1,205 @@
+"""Settings of the pretraining commands, and the numbers that follow from them."""
+
+from __future__ import annotations
+
+import importlib.resources
+import math
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from dataprep.command_line import CommandSettings, Settings, UserError
+
+Kernel = Literal["reference", "fused"]
+Precision = Literal["fp32", "bf16"]
+
+# Width of the ESM2 (650M) protein embeddings that the preprint's gene table was initialised from.
+ESM2_WIDTH = 1280
+
+
+def size_names() -> list[str]:
+    """The sizes that come with the package, smallest first: one YAML file each in ``pretrain/configs``."""
+    files = importlib.resources.files("pretrain") / "configs"
+    names = [entry.name.removesuffix(".yaml") for entry in files.iterdir() if entry.name.endswith(".yaml")]
+    return sorted(names, key=lambda name: int(name.removesuffix("M")) if name.endswith("M") else 0)
+
+
+def read_size(name: str) -> dict[str, int]:
+    """Width, layers, heads and blocks of a named size. Raises UserError for an unknown name."""
+    if name not in size_names():
+        raise UserError(f"unknown model size {name!r}; sizes: {', '.join(size_names())}", exit_code=2)
+    content = importlib.resources.files("pretrain") / "configs" / f"{name}.yaml"
+    return dict(yaml.safe_load(content.read_text()))
+
+
+class ModelShape(Settings):
+    """All that decides the shape of every tensor of a model; stored in an export's ``config.json``."""
+
+    genes: int = Field(ge=1)
+    dim: int = Field(ge=2)
+    performer_layers: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    blocks: int = Field(1, ge=1)
+    gene_identity: Literal["learned", "esm2"] = "learned"
+    identity_width: int = Field(ESM2_WIDTH, ge=1, description="width of the protein embeddings (esm2 only)")
+    attention_dropout: float = Field(0.05, ge=0, lt=1)
+    feed_forward_dropout: float = Field(0.1, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelShape:
+        if self.dim % 2 or self.dim % self.heads or self.dim // self.heads < 3:
+            raise ValueError(f"dim {self.dim} must be even and divide into {self.heads} heads of at least 3")
+        return self
+
+    @property
+    def random_features(self) -> int:
+        """Random features per head, as performer-pytorch chooses them: int(d ln d) for heads of width d."""
+        head_dim = self.dim // self.heads
+        return int(head_dim * math.log(head_dim))
+
+
+class ModelSettings(Settings):
+    """Which model to train; numbers given here replace those of the named size."""
+
+    size: str = Field("tiny", description="named size: tiny, 37M, 50M, 93M, 127M or 147M")
+    dim: int | None = Field(None, description="hidden width D, instead of the size's")
+    performer_layers: int | None = Field(None, description="Performer layers K in a block, instead of the size's")
+    heads: int | None = Field(None, description="attention heads, instead of the size's")
+    blocks: int | None = Field(None, description="blocks N, instead of the size's")
+    gene_identity: Literal["learned", "esm2"] = Field(
+        "learned", description="a learned table, or a trainable table filled with the corpus's protein embeddings"
+    )
+    attention_dropout: float = Field(0.05, ge=0, lt=1)
+    feed_forward_dropout: float = Field(0.1, ge=0, lt=1)
+    kernel: Kernel = Field("reference", description="how attention and graph product are computed")
+    redraw_every_steps: int = Field(
+        1000, ge=0, description="optimizer steps between redraws of the random features; 0 keeps the first"
+    )
+
+    def shape(self, genes: int) -> ModelShape:
+        """The shape over a vocabulary of ``genes``. Raises UserError for an unknown size."""
+        numbers: dict[str, Any] = dict(read_size(self.size))
+        own = self.model_dump(include={"dim", "performer_layers", "heads", "blocks"}, exclude_none=True)
+        kept = self.model_dump(include={"gene_identity", "attention_dropout", "feed_forward_dropout"})
+        try:
+            return ModelShape(genes=genes, **(numbers | own), **kept)
+        except ValueError as error:
+            raise UserError(f"model: {error}", exit_code=2) from None
+
+
+class BatchSettings(Settings):
+    """Global batch = micro x accumulation x workers."""
+
+    global_profiles: int = Field(4096, ge=1, description="profiles in one optimizer step, over all workers")
+    micro_profiles: int = Field(4, ge=1, description="profiles in one forward pass of one worker")
+
+    def accumulation(self, workers: int) -> int:
+        """Forward passes of a worker in one optimizer step. Raises UserError unless the numbers divide."""
+        per_pass = self.micro_profiles * workers
+        if self.global_profiles % per_pass:
+            raise UserError(
+                f"batch.global_profiles {self.global_profiles} is not a multiple of "
+                f"batch.micro_profiles {self.micro_profiles} x {workers} workers = {per_pass}",
+                exit_code=2,
+            )
+        return self.global_profiles // per_pass
+
+
+class MaskSettings(Settings):
+    rate: float = Field(0.15, gt=0, lt=1, description="share of genes masked in each profile")
+
+
+class OptimizerSettings(Settings):
+    """AdamW with linear warm-up, as published; the decay after warm-up and the clipping are ours."""
+
+    learning_rate: float = Field(1e-4, gt=0, description="peak")
+    warmup_fraction: float = Field(0.05, ge=0, lt=1, description="share of all steps that warm up")
+    decay: Literal["none", "linear", "cosine"] = Field("none", description="after warm-up")
+    final_fraction: float = Field(0.1, ge=0, le=1, description="share of the peak that a decay ends at")
+    weight_decay: float = Field(0.01, ge=0)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.999, ge=0, lt=1)
+    epsilon: float = Field(1e-8, gt=0)
+    max_gradient_norm: float = Field(1.0, ge=0, description="clip to this norm; 0 does not clip")
+
+    def learning_rate_at(self, step: int, total_steps: int) -> float:
+        """Learning rate of optimizer step ``step`` (from 0) of ``total_steps``: a pure function, nothing to restore."""
+        warmup = math.ceil(self.warmup_fraction * total_steps)
+        if step < warmup:
+            return self.learning_rate * (step + 1) / warmup
+        if self.decay == "none":
+            return self.learning_rate
+        progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+        share = 1 - progress if self.decay == "linear" else (1 + math.cos(math.pi * progress)) / 2
+        return self.learning_rate * (self.final_fraction + (1 - self.final_fraction) * share)
+
+
+class ZeroSettings(Settings):
+    """DeepSpeed ZeRO. Stage 1 is right even for one worker; see docs."""
+
+    stage: Literal[1, 2, 3] = Field(1, description="1 shards optimizer states, 2 also gradients, 3 also parameters")
+
+
+class WorkerSettings(Settings):
+    """Ray Train workers: one process each, one GPU each where ``gpu`` is set."""
+
+    count: int = Field(1, ge=1, description="data-parallel workers")
+    gpu: bool = Field(False, description="one GPU per worker, NCCL and CUDA instead of CPU and gloo")
+    cpus_each: float = Field(1, gt=0, description="logical CPUs that Ray reserves for each worker")
+    threads_each: int = Field(0, ge=0, description="torch threads of a CPU worker; 0 shares the machine's cores")
+    max_failures: int = Field(3, ge=-1, description="restarts of the worker group before the run fails; -1: no end")
+
+
+class DataSettings(Settings):
+    shuffle_window_profiles: int = Field(
+        2048, ge=1, description="profiles shuffled together, after whole row groups were shuffled over the epoch"
+    )
+    prefetch_windows: int = Field(2, ge=1, description="shuffle windows that a worker reads ahead")
+    outage_patience_seconds: float = Field(300, ge=0, description="how long reading waits for an absent store")
+
+
+class ValidationSettings(Settings):
+    every_steps: int = Field(0, ge=0, description="validate every N optimizer steps; 0: at each epoch's end")
+    max_profiles: int = Field(2048, ge=1, description="profiles of the validation split to use, from its start")
+
+
+class CheckpointSettings(Settings):
+    every_steps: int = Field(0, ge=0, description="checkpoint every N optimizer steps; 0: at each epoch's end")
+    keep: int = Field(3, ge=1, description="newest checkpoints kept, beside the best by validation loss")
+
+
+class TrackingSettings(Settings):
+    """MLflow. The server's address comes from ``MLFLOW_TRACKING_URI``; without one nothing is sent."""
+
+    experiment: str = Field("pretrain", description="MLflow experiment")
+    system_metrics: bool = Field(True, description="log CPU, memory and GPU use of the first worker's machine")
+
+
+class RunSettings(CommandSettings):
+    """Pretrain a model on a corpus; started again with the same name and storage, the run goes on."""
+
+    corpus: str = Field(description="corpus folder or s3:// address")
+    storage: str = Field(description="folder or s3:// address that holds runs")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", description="name of the run")
+    epochs: int = Field(29, ge=1, description="passes over the train split")
+    max_steps: int | None = Field(None, ge=1, description="end after this many optimizer steps, if earlier")
+    seed: int = Field(0, ge=0, lt=2**31)
+    precision: Precision = Field("fp32", description="bf16: bfloat16 autocast over fp32 parameters")
+    log_every_steps: int = Field(1, ge=1, description="optimizer steps between rows of metrics.jsonl")
+    model: ModelSettings = Field(ModelSettings(), description="the model")
+    batch: BatchSettings = Field(BatchSettings(), description="batch sizes")
+    mask: MaskSettings = Field(MaskSettings(), description="masking")
+    optimizer: OptimizerSettings = Field(OptimizerSettings(), description="AdamW and its schedule")
+    zero: ZeroSettings = Field(ZeroSettings(), description="DeepSpeed ZeRO")
+    workers: WorkerSettings = Field(WorkerSettings(), description="Ray Train workers")
+    data: DataSettings = Field(DataSettings(), description="reading the corpus")
+    validation: ValidationSettings = Field(ValidationSettings(), description="validation")
+    checkpoint: CheckpointSettings = Field(CheckpointSettings(), description="checkpoints")
+    tracking: TrackingSettings = Field(TrackingSettings(), description="MLflow")
+
+    @model_validator(mode="after")
+    def _check(self) -> RunSettings:
+        self.batch.accumulation(self.workers.count)
+        read_size(self.model.size)
+        return self
