@@ -218,6 +218,14 @@ class Folder:
         return UserError(f"{self.uri}: {text}")
 
 
+def split_file_address(address: str) -> tuple[str, str]:
+    """The folder and the name of one file: ``s3://bucket/a/b.csv`` is ``s3://bucket/a`` and ``b.csv``."""
+    folder, slash, name = address.rpartition("/")
+    if not name:
+        raise UserError(f"{address!r} is not the address of a file", exit_code=2)
+    return (folder or "/") if slash else ".", name
+
+
 def _checked(name: str) -> str:
     """Refuse names that would leave the folder."""
     parts = PurePosixPath(name).parts
