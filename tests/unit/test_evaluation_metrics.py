@@ -1,0 +1,104 @@
+"""Scores equal numbers computed by hand or by scipy, add up over batches, and are undefined rather than wrong."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from evaluation.metrics import ErrorSums, Resamples, classification_scores, fold_interval, percentile_interval
+
+
+@pytest.fixture
+def entries():
+    generator = np.random.default_rng(0)
+    truth = generator.normal(3, 1, (40, 30))
+    predicted = truth + generator.normal(0, 0.5, truth.shape)
+    return truth, predicted, generator.random(truth.shape) < 0.5
+
+
+def test_pearson_and_error_equal_scipy_per_gene_per_profile_and_over_all(entries):
+    truth, predicted, counted = entries
+    per_gene = ErrorSums.over(truth, predicted, counted, axis=0)
+    per_profile = ErrorSums.over(truth, predicted, counted, axis=1)
+    for gene in range(30):
+        rows = counted[:, gene]
+        expected = stats.pearsonr(truth[rows, gene], predicted[rows, gene]).statistic
+        assert per_gene.pearson()[gene] == pytest.approx(expected, abs=1e-10)
+    for profile in range(40):
+        genes = counted[profile]
+        error = np.mean((truth[profile, genes] - predicted[profile, genes]) ** 2)
+        assert per_profile.mean_squared_error()[profile] == pytest.approx(error)
+    overall = stats.pearsonr(truth[counted], predicted[counted]).statistic
+    assert float(per_gene.total().pearson()) == pytest.approx(overall)
+    assert float(per_profile.total().pearson()) == pytest.approx(overall)
+
+
+def test_sums_of_batches_are_sums_of_everything(entries):
+    truth, predicted, counted = entries
+    parts = [ErrorSums.over(truth[rows], predicted[rows], counted[rows], axis=0) for rows in (slice(7), slice(7, 40))]
+    whole = ErrorSums.over(truth, predicted, counted, axis=0)
+    np.testing.assert_allclose((parts[0] + parts[1]).values, whole.values)
+
+
+def test_what_is_not_counted_never_matters(entries):
+    truth, predicted, counted = entries
+    clean = ErrorSums.over(truth, predicted, counted, axis=1)
+    dirty = ErrorSums.over(np.where(counted, truth, np.nan), np.where(counted, predicted, np.inf), counted, axis=1)
+    np.testing.assert_array_equal(clean.values, dirty.values)
+
+
+def test_correlation_of_a_constant_prediction_is_undefined(entries):
+    truth, _, counted = entries
+    # a value without an exact binary form: rounding must not pass for variance
+    constant = np.full_like(truth, 0.1 + 1e3, dtype=np.float32)
+    assert np.isnan(ErrorSums.over(truth, constant, counted, axis=0).pearson()).all()
+
+
+def test_correlation_of_too_few_entries_is_undefined():
+    truth = np.arange(4.0)[None]
+    assert np.isnan(ErrorSums.over(truth, truth, np.ones((1, 4), bool), axis=1).pearson()).all()
+    assert np.isnan(ErrorSums.over(truth, truth, np.zeros((1, 4), bool), axis=1).mean_squared_error()).all()
+
+
+def test_bootstrap_draws_whole_studies_where_there_are_enough():
+    studies = ["a"] * 3 + ["b"] * 2 + ["c", "d", "e"]
+    resamples = Resamples.draw(studies, 50, seed=1)
+    assert resamples.unit == "studies"
+    counts = resamples.sums(np.eye(len(studies)))  # how often each profile was drawn: R x N
+    assert (counts.T[0] == counts.T[1]).all()
+    assert (counts.T[3] == counts.T[4]).all()
+    assert Resamples.draw(["a"] * 10, 50, seed=1).unit == "profiles"
+
+
+def test_interval_covers_the_mean_of_independent_profiles_as_the_normal_one_does():
+    values = np.random.default_rng(2).normal(5, 2, 400)
+    resamples = Resamples.draw(["one"] * 400, 2000, seed=3)
+    interval = percentile_interval(values.mean(), resamples.sums(values[:, None])[:, 0] / 400)
+    half = 1.96 * values.std() / np.sqrt(400)
+    assert interval.low == pytest.approx(values.mean() - half, abs=0.03)
+    assert interval.high == pytest.approx(values.mean() + half, abs=0.03)
+
+
+def test_fold_interval_is_students_and_leaves_out_folds_without_a_score():
+    interval = fold_interval([0.8, 0.9, 1.0, float("nan")])
+    assert interval.value == pytest.approx(0.9)
+    assert interval.high - interval.value == pytest.approx(4.302653 * 0.1 / np.sqrt(3), rel=1e-5)
+
+
+def test_classification_scores_equal_hand_computed_ones():
+    truth = np.array([0, 0, 0, 1, 1])
+    predicted = np.array([0, 0, 1, 1, 0])
+    scores = classification_scores(
+        truth, predicted, np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.2, 0.8], [0.6, 0.4]])
+    )
+    assert scores["accuracy"] == pytest.approx(3 / 5)
+    assert scores["macro_f1"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert scores["weighted_f1"] == pytest.approx((3 * 2 / 3 + 2 * 1 / 2) / 5)
+    # 5 of the 6 pairs of a positive and a negative are in order
+    assert scores["auroc"] == pytest.approx(5 / 6)
+    assert scores["auprc"] == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
+
+
+def test_ranking_scores_of_one_class_only_are_undefined():
+    scores = classification_scores(np.zeros(3, int), np.zeros(3, int), np.full((3, 2), 0.5))
+    assert np.isnan(scores["auroc"])
+    assert "auroc" not in classification_scores(np.arange(3), np.arange(3), np.eye(3))
