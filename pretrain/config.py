@@ -89,21 +89,18 @@ class ModelSettings(Settings):
 
 
 class BatchSettings(Settings):
-    """Global batch = micro x accumulation x workers."""
+    """Global batch = micro batch x accumulation x workers, whatever the number of workers."""
 
     global_profiles: int = Field(4096, ge=1, description="profiles in one optimizer step, over all workers")
-    micro_profiles: int = Field(4, ge=1, description="profiles in one forward pass of one worker")
+    micro_profiles: int = Field(4, ge=1, description="most profiles in one forward pass of one worker")
 
     def accumulation(self, workers: int) -> int:
-        """Forward passes of a worker in one optimizer step. Raises UserError unless the numbers divide."""
-        per_pass = self.micro_profiles * workers
-        if self.global_profiles % per_pass:
-            raise UserError(
-                f"batch.global_profiles {self.global_profiles} is not a multiple of "
-                f"batch.micro_profiles {self.micro_profiles} x {workers} workers = {per_pass}",
-                exit_code=2,
-            )
-        return self.global_profiles // per_pass
+        """Forward passes of a worker in one optimizer step.
+
+        Where the numbers do not divide, the last pass of some workers is filled up with rows of weight zero, so that
+        the global batch stays what the settings say at any world size.
+        """
+        return -(-self.global_profiles // (self.micro_profiles * workers))
 
 
 class MaskSettings(Settings):
@@ -200,6 +197,5 @@ class RunSettings(CommandSettings):
 
     @model_validator(mode="after")
     def _check(self) -> RunSettings:
-        self.batch.accumulation(self.workers.count)
         read_size(self.model.size)
         return self

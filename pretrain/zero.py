@@ -1,0 +1,147 @@
+"""DeepSpeed ZeRO: the engine, its settings derived from ours, and its state as plain tensors.
+
+Optimizer state enters and leaves the engine as one fp32 tensor per parameter and moment, whatever the stage and the
+number of workers; that is what makes checkpoints universal and free of pickles.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from pretrain.config import RunSettings
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def deepspeed_settings(settings: RunSettings, workers: int) -> dict[str, Any]:
+    """The dict that DeepSpeed wants, worked out from ours and the real world size.
+
+    Precision is not in it: parameters, gradients and moments are fp32 and the model itself runs under autocast, so
+    that a checkpoint does not depend on the precision it was trained at.
+    """
+    return {
+        "train_micro_batch_size_per_gpu": settings.batch.micro_profiles,
+        "gradient_accumulation_steps": settings.batch.accumulation(workers),
+        "gradient_clipping": settings.optimizer.max_gradient_norm,
+        "zero_optimization": {"stage": settings.zero.stage},
+        "steps_per_print": 2**31,
+        "wall_clock_breakdown": False,
+    }
+
+
+def start_engine(model: nn.Module, settings: RunSettings, workers: int) -> Any:
+    """A DeepSpeed engine around ``model``, whose weights are already loaded. Needs torch.distributed initialised."""
+    # Must be known before DeepSpeed is imported: it picks its device then.
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if settings.workers.gpu else "cpu")
+    import deepspeed  # takes seconds, and only workers need it
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(
+        trained,
+        lr=settings.optimizer.learning_rate,
+        betas=(settings.optimizer.beta1, settings.optimizer.beta2),
+        eps=settings.optimizer.epsilon,
+        weight_decay=settings.optimizer.weight_decay,
+        fused=True,
+    )
+    engine, *_ = deepspeed.initialize(
+        model=model,
+        optimizer=optimizer,
+        model_parameters=trained,
+        config=deepspeed_settings(settings, workers),
+        dist_init_required=False,
+    )
+    return engine
+
+
+def set_learning_rate(engine: Any, rate: float) -> None:
+    for group in engine.optimizer.param_groups:
+        group["lr"] = rate
+
+
+def gradients_are_finite(engine: Any) -> bool:
+    """Whether this rank's share of the averaged gradients is finite; call after the step's last backward pass.
+
+    Stage 3 would apply a NaN in fp32, and stages 1 and 2 would skip the step in silence.
+    """
+    shares = engine.optimizer.averaged_gradients.values()
+    flags = [torch.isfinite(gradient).all() for share in shares if share for gradient in share if gradient is not None]
+    return bool(torch.stack(flags).all()) if flags else True
+
+
+def gather_weights(engine: Any) -> dict[str, Tensor]:
+    """The state dict with released names, on the CPU, on rank 0; empty on the others. All ranks must call it."""
+    from deepspeed.runtime.zero import GatheredParameters
+
+    parameters = list(engine.module.parameters())
+    with GatheredParameters(parameters, enabled=engine.zero_optimization_stage() == 3):
+        if dist.get_rank() != 0:
+            return {}
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in engine.module.state_dict().items()}
+
+
+def gather_moments(engine: Any) -> dict[str, Tensor]:
+    """AdamW's moments as ``exp_avg.NAME`` and ``exp_avg_sq.NAME``, fp32 on the CPU, on rank 0. All ranks call it."""
+    from deepspeed.utils import safe_get_full_optimizer_state
+
+    moments = {}
+    for name, parameter in _trained(engine).items():
+        for moment in MOMENTS:
+            full = safe_get_full_optimizer_state(parameter, moment)
+            if dist.get_rank() == 0:
+                moments[f"{moment}.{name}"] = full.detach().to("cpu", copy=True)
+    return moments
+
+
+def scatter_moments(engine: Any, moments: Mapping[str, Tensor], optimizer_steps: int) -> None:
+    """The inverse of :func:`gather_moments`: every rank passes all moments and keeps its share.
+
+    ``optimizer_steps`` is AdamW's own count, which its bias correction needs. Raises ValueError for moments that do
+    not fit the model.
+    """
+    expected = {f"{moment}.{name}" for name in _trained(engine) for moment in MOMENTS}
+    if expected != set(moments):
+        raise ValueError(f"optimizer state does not fit the model: {sorted(expected ^ set(moments))[:3]}")
+    _create_optimizer_state(engine.optimizer, optimizer_steps)
+    for name, parameter in _trained(engine).items():
+        for moment in MOMENTS:
+            _set_moment(engine.optimizer, parameter, moment, moments[f"{moment}.{name}"])
+
+
+def _create_optimizer_state(zero_optimizer: Any, optimizer_steps: int) -> None:
+    """Make the state that AdamW would make at its first step; loading comes before it."""
+    stage3 = hasattr(zero_optimizer, "fp32_partitioned_groups_flat")
+    flat = zero_optimizer.fp32_partitioned_groups_flat if stage3 else zero_optimizer.single_partition_of_fp32_groups
+    for partition in flat:
+        zero_optimizer.optimizer.state[partition] = {
+            "step": torch.tensor(float(optimizer_steps), device=partition.device),
+            **{moment: torch.zeros_like(partition) for moment in MOMENTS},
+        }
+    if not stage3:
+        zero_optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def _set_moment(zero_optimizer: Any, parameter: nn.Parameter, moment: str, full: Tensor) -> None:
+    from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
+
+    full = full.to(parameter.device)
+    if not hasattr(zero_optimizer, "fp32_partitioned_groups_flat"):
+        safe_set_full_optimizer_state(parameter, full, moment)
+        return
+    # Stage 3 cuts a parameter into equal parts and pads the last; its own setter of whole tensors forgets the padding.
+    part = parameter.ds_tensor.ds_numel  # type: ignore[attr-defined]
+    padded = full.new_zeros(part * dist.get_world_size())
+    padded[: full.numel()] = full.flatten()
+    safe_set_local_optimizer_state(parameter, padded.narrow(0, part * dist.get_rank(), part), moment)
+
+
+def _trained(engine: Any) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in engine.module.named_parameters() if parameter.requires_grad}
