@@ -90,7 +90,6 @@ class SourceSummary(Settings):
     """What was found in one source."""
 
     name: str
-    files: int
     samples: int
     kept: int
     genes: int

@@ -1,0 +1,142 @@
+"""Settings of the commands of this package."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Literal
+
+from pydantic import Field, model_validator
+from pydantic_settings import CliPositionalArg
+
+from dataprep.command_line import CommandSettings, Settings
+
+Units = Literal["counts", "estimated_counts", "tpm", "fpkm", "log1p_tpm", "log2_tpm_plus_1"]
+GeneId = Literal["ensembl", "symbol", "symbol_entrez"]
+Orientation = Literal["genes_x_samples", "samples_x_genes"]
+
+
+class SourceSettings(Settings):
+    """One source: one or more files of the same form, and what their publisher says about them."""
+
+    name: str = Field(min_length=1, description="name of the source, unique in the build")
+    path: str = Field(description="file, or glob of files, relative to the root, absolute, or s3://")
+    format: Literal["table", "h5ad"] = Field(default="table", description="delimited text (plain or gzip), or AnnData")
+    orientation: Orientation = Field(default="genes_x_samples", description="what the rows of a table are")
+    gene_id: GeneId = Field(description="ensembl (version ignored), symbol, or symbol_entrez ('TP53|7157')")
+    units: Units = Field(description="what the values are; checked, never guessed")
+    samples: str | None = Field(default=None, description="table of sample metadata; its first column is the sample")
+    study: str | None = Field(default=None, description="the study that all samples belong to")
+    study_column: str | None = Field(default=None, description="column of the sample metadata that names the study")
+    sample_prefix: str = Field(default="", description="put before sample names that are not unique between sources")
+    drop_columns: list[str] = Field(default_factory=list, description="columns of a table that are not samples")
+    exclude_samples: list[str] = Field(default_factory=list, description="samples to refuse")
+    delimiter: str | None = Field(default=None, min_length=1, max_length=1, description="default: by file suffix")
+    layer: str | None = Field(default=None, description="layer of an h5ad file that holds the values; default: X")
+    gene_column: str | None = Field(default=None, description="column of an h5ad file's var with the gene ids")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SourceSettings:
+        if (self.study is None) == (self.study_column is None):
+            raise ValueError(f"source {self.name}: give either study or study_column")
+        if self.study_column is not None and self.samples is None and self.format == "table":
+            raise ValueError(f"source {self.name}: study_column is a column of the samples table, which is not given")
+        if self.format == "table" and (self.layer or self.gene_column):
+            raise ValueError(f"source {self.name}: layer and gene_column are for h5ad files")
+        if self.format == "h5ad" and (self.delimiter or self.drop_columns):
+            raise ValueError(f"source {self.name}: delimiter and drop_columns are for tables")
+        return self
+
+
+class SplitSettings(Settings):
+    """How studies are divided: by name, or by fractions of the samples. A study is never divided."""
+
+    validation_fraction: float = Field(default=0.1, ge=0, lt=1)
+    test_fraction: float = Field(default=0.1, ge=0, lt=1)
+    validation: list[str] = Field(default_factory=list, description="validation studies by name")
+    test: list[str] = Field(default_factory=list, description="test studies by name; all others are for training")
+
+    @model_validator(mode="after")
+    def _disjoint(self) -> SplitSettings:
+        both = sorted(set(self.validation) & set(self.test))
+        if both:
+            raise ValueError(f"studies in both validation and test: {', '.join(both)}")
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError("validation_fraction and test_fraction leave nothing to train on")
+        return self
+
+    @property
+    def by_name(self) -> bool:
+        """Whether studies are named, so that the fractions do not count."""
+        return bool(self.validation or self.test)
+
+
+class BuildSettings(CommandSettings):
+    """Settings of `dataprep build`."""
+
+    corpus: str = Field(description="folder or s3:// prefix to write the corpus to")
+    root: str | None = Field(default=None, description="what relative paths start from; default: the YAML's folder")
+    sources: list[SourceSettings] = Field(min_length=1, description="the sources, earlier ones win over duplicates")
+    vocabulary: str | None = Field(default=None, description="gene list (CSV or Parquet); default: 20,024 genes")
+    min_nonzero_genes: int = Field(default=14_000, ge=1, description="vocabulary genes a profile must express")
+    split: SplitSettings = Field(default_factory=SplitSettings)
+    seed: int = Field(default=0, description="of the split by fractions and of the order of profiles")
+    rows_per_row_group: int = Field(default=64, ge=1, description="profiles that are read together at the least")
+    shard_bytes: int = Field(default=128_000_000, ge=1, description="size a shard should have, about")
+    samples_per_task: int = Field(default=512, ge=1, description="samples that one task holds in memory")
+    overwrite: bool = Field(default=False, description="replace a corpus that is there already")
+
+    @model_validator(mode="after")
+    def _unique_sources(self) -> BuildSettings:
+        names = [source.name for source in self.sources]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"source names used twice: {', '.join(repeated)}")
+        return self
+
+    def address(self, path: str) -> str:
+        """A path of the YAML as an address: relative ones start from the root."""
+        if path.startswith("s3://") or PurePosixPath(path).is_absolute():
+            return path
+        root = self.root if self.root is not None else str(self.config.parent if self.config else ".")
+        return f"{root.rstrip('/')}/{path}"
+
+    def rows_per_shard(self, genes: int) -> int:
+        """Profiles in a shard of about ``shard_bytes``: whole row groups, at least one."""
+        row_groups = self.shard_bytes // ((2 * genes + 8) * self.rows_per_row_group)
+        return max(1, row_groups) * self.rows_per_row_group
+
+
+class GraphSettings(CommandSettings):
+    """Settings of `dataprep graph`."""
+
+    corpus: str = Field(description="the corpus; the graph is built from its train split and written into it")
+    min_correlation: float = Field(default=0.4, gt=0, le=1, description="smallest |Pearson correlation| of an edge")
+    max_neighbours: int = Field(default=20, ge=1, description="strongest edges kept per gene")
+    max_samples: int = Field(default=20_000, ge=3, description="profiles used at the most, the first of the split")
+    genes_per_block: int = Field(default=2_000, ge=1, description="genes correlated with all others at a time")
+
+
+class InspectSettings(CommandSettings):
+    """Settings of `dataprep inspect`."""
+
+    corpus: CliPositionalArg[str] = Field(description="the corpus: a folder or s3:// prefix")
+
+
+class ExportSettings(CommandSettings):
+    """Settings of `dataprep export`."""
+
+    corpus: str = Field(description="the corpus")
+    output: str = Field(description="the .h5ad file to write")
+    split: Literal["train", "validation", "test", "all"] = Field(default="all", description="which profiles")
+
+
+class SimulateSettings(CommandSettings):
+    """Settings of `dataprep simulate`."""
+
+    output: str = Field(description="folder or s3:// prefix to write the cohort to")
+    samples: int = Field(default=400, ge=20, description="samples, over all studies")
+    genes: int | None = Field(default=None, ge=100, description="genes; default: the whole default vocabulary")
+    studies: int = Field(default=8, ge=1, description="studies, each with its own batch effect and depth")
+    tissues: int = Field(default=6, ge=1)
+    programs: int = Field(default=24, ge=1, description="latent programs that drive the genes")
+    seed: int = Field(default=0)

@@ -1,0 +1,61 @@
+"""A connection to Ray: to the cluster one was submitted to, or to one inside this process."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from dataprep.command_line import UserError
+
+
+@contextmanager
+def connected(min_cpus: int = 1) -> Iterator[None]:
+    """Use the Ray that is connected, else the cluster of ``RAY_ADDRESS``, else start one here for the time being.
+
+    ``min_cpus`` is the number of CPU slots a local one has at the least, whatever the machine has. Errors that tasks
+    raise as :class:`UserError` come out as such.
+    """
+    started = not ray.is_initialized()
+    if started:
+        _start(min_cpus)
+    try:
+        yield
+    except RayError as error:
+        raise user_error_in(error) or error from None
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def user_error_in(error: BaseException) -> UserError | None:
+    """The :class:`UserError` that a task raised, out of the wrappings Ray puts around it."""
+    waiting: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while waiting:
+        candidate = waiting.pop()
+        if candidate is None or id(candidate) in seen:
+            continue
+        seen.add(id(candidate))
+        if isinstance(candidate, UserError) and not isinstance(candidate, RayTaskError):
+            return candidate
+        waiting += [candidate.__cause__, candidate.__context__]
+        if isinstance(candidate, RayTaskError):
+            waiting.append(candidate.cause)
+    return None
+
+
+def _start(min_cpus: int) -> None:
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if os.environ.get("RAY_ADDRESS"):
+        try:
+            ray.init(**quiet)
+        except ConnectionError as error:
+            raise UserError(f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: {' '.join(str(error).split())}") from None
+    else:
+        cpus = max(min_cpus, os.cpu_count() or 1)
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)

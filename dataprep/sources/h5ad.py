@@ -1,0 +1,71 @@
+"""AnnData files: samples in obs, genes in var, values in X or a layer, dense or sparse by row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import h5py
+import numpy as np
+import pandas as pd
+from anndata.io import read_elem, sparse_dataset
+
+from dataprep.command_line import UserError
+from dataprep.config import SourceSettings
+from dataprep.sources import RawProfiles
+from dataprep.storage import Folder, split_file_address
+
+
+def list_samples(address: str) -> tuple[str, ...]:
+    """The names in obs, in order."""
+    return tuple(map(str, read_obs(address).index))
+
+
+def read_obs(address: str) -> pd.DataFrame:
+    """The metadata of all samples."""
+    with _opened(address) as file:
+        return read_elem(file["obs"])
+
+
+def read_samples(address: str, source: SourceSettings, start: int, stop: int) -> Iterator[RawProfiles]:
+    """Samples ``start`` to ``stop``. Raises :class:`UserError` where the layer or the gene column is not there."""
+    with _opened(address) as file:
+        gene_ids = _gene_ids(address, read_elem(file["var"]), source.gene_column)
+        samples = tuple(map(str, read_elem(file["obs"]).index[start:stop]))
+        values = _rows(_matrix(address, file, source.layer), start, stop)
+    yield RawProfiles(start, samples, gene_ids, values)
+
+
+def _gene_ids(address: str, var: pd.DataFrame, column: str | None) -> tuple[str, ...]:
+    if column is not None and column not in var.columns:
+        raise UserError(f"{address}: var has no column {column!r}; it has {', '.join(map(str, var.columns)) or 'none'}")
+    return tuple(map(str, var.index if column is None else var[column]))
+
+
+def _matrix(address: str, file: h5py.File, layer: str | None) -> h5py.Dataset | h5py.Group:
+    if layer is None:
+        return file["X"]
+    layers = file["layers"] if "layers" in file else {}
+    if layer not in layers:
+        raise UserError(f"{address} has no layer {layer!r}; it has {', '.join(layers) or 'none'}")
+    return layers[layer]
+
+
+def _rows(matrix: h5py.Dataset | h5py.Group, start: int, stop: int) -> np.ndarray:
+    if isinstance(matrix, h5py.Dataset):
+        return matrix[start:stop].astype(np.float32)
+    return sparse_dataset(matrix)[start:stop].toarray().astype(np.float32)
+
+
+@contextmanager
+def _opened(address: str) -> Iterator[h5py.File]:
+    folder, name = split_file_address(address)
+    try:
+        with Folder(folder).open(name) as stream, h5py.File(stream, "r") as file:
+            if "obs" not in file or "var" not in file:
+                raise UserError(f"{address} is not an AnnData file: it has no obs and var")
+            yield file
+    except FileNotFoundError:
+        raise UserError(f"no such file: {address}") from None
+    except OSError as error:
+        raise UserError(f"{address} is not a readable HDF5 file: {' '.join(str(error).split())}") from None
