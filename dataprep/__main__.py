@@ -6,7 +6,9 @@ import sys
 from typing import Any
 
 from dataprep.command_line import Command, main
-from dataprep.config import BuildSettings
+from dataprep.config import BuildSettings, ExportSettings, GraphSettings, InspectSettings, SimulateSettings
+from dataprep.inspection import inspect_corpus
+from dataprep.simulate import simulate
 
 
 def _build(settings: BuildSettings) -> dict[str, Any]:
@@ -18,6 +20,8 @@ def _build(settings: BuildSettings) -> dict[str, Any]:
 
 COMMANDS = {
     "build": Command(BuildSettings, _build, "turn sources into a corpus"),
+    "inspect": Command(InspectSettings, inspect_corpus, "check a corpus and summarise it"),
+    "simulate": Command(SimulateSettings, simulate, "make up a cohort of raw counts with known structure"),
 }
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ import pandas as pd
 import pyarrow as pa
 import ray
 import ray.data
+from ray.data.context import ShuffleStrategy
 
 from dataprep import quality_control as qc
 from dataprep.command_line import UserError
@@ -206,6 +207,8 @@ def _quiet_ray_data() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    # the default shuffle starts a pool of aggregators, which takes longer than a small build
+    context.shuffle_strategy = ShuffleStrategy.SORT_SHUFFLE_PULL_BASED
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
@@ -363,7 +366,7 @@ def _write_shards(
     )
     written = (
         profiles.map_batches(partial(_placed, places=places), batch_size=None, batch_format="pyarrow")
-        .groupby("shard", num_partitions=len(plan))
+        .groupby("shard")
         .map_groups(write, batch_format="pyarrow")
     )
     rows = [row for ref in written.to_arrow_refs() for row in ray.get(ref).to_pylist()]
