@@ -54,26 +54,28 @@ class Position:
             return self
         return replace(self, plan_base=self.consumed, plan_steps=0, plan_key=key)
 
-    def after_step(self, consumed: np.ndarray) -> Position:
-        """One step further; ``consumed`` is the union over all workers. At an epoch's end the next one begins."""
-        if consumed.all():
-            nothing = np.zeros_like(consumed)
-            return replace(
-                self,
-                step=self.step + 1,
-                epoch=self.epoch + 1,
-                step_in_epoch=0,
-                consumed=nothing,
-                plan_base=nothing,
-                plan_steps=0,
-            )
-        return replace(
-            self,
-            step=self.step + 1,
-            step_in_epoch=self.step_in_epoch + 1,
-            consumed=consumed,
-            plan_steps=self.plan_steps + 1,
-        )
+    def after_step(self) -> Position:
+        """One optimizer step further inside the epoch; ``consumed`` is brought up to date by :meth:`with_consumed`."""
+        return replace(self, step=self.step + 1, step_in_epoch=self.step_in_epoch + 1, plan_steps=self.plan_steps + 1)
+
+    def with_consumed(self, consumed: np.ndarray) -> Position:
+        """With what the workers really used, inside an epoch. Raises RuntimeError if it is not what was planned."""
+        position = replace(self, consumed=consumed)
+        position._check()
+        return position
+
+    def next_epoch(self, consumed: np.ndarray) -> Position:
+        """At the start of the next epoch. Raises RuntimeError unless every profile was used."""
+        if not consumed.all():
+            raise RuntimeError(f"epoch {self.epoch} ended with {int((~consumed).sum())} profiles unused")
+        nothing = np.zeros_like(consumed)
+        return replace(self, epoch=self.epoch + 1, step_in_epoch=0, consumed=nothing, plan_base=nothing, plan_steps=0)
+
+    def _check(self) -> None:
+        used = int(self.consumed.sum()) - int(self.plan_base.sum())
+        planned = self.plan_steps * self.plan_key.global_profiles
+        if used != planned:
+            raise RuntimeError(f"{used} profiles were used in {self.plan_steps} steps that planned for {planned}")
 
     def parts(self, layout: SplitLayout, seed: int, worker: int, epochs: int) -> Iterator[EpochPart]:
         """What ``worker`` has left to do: the rest of the running epoch, then whole epochs up to ``epochs``."""
@@ -104,28 +106,27 @@ class Position:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], bits: Mapping[str, Tensor]) -> Position:
-        """The inverse of :meth:`to_state`. Raises ValueError where the parts contradict each other."""
+        """The inverse of :meth:`to_state`. Raises RuntimeError where the parts contradict each other."""
         profiles = int(state["profiles"])
-        flags = {
-            name: np.unpackbits(bits[name].numpy(), count=profiles).astype(bool) for name in ("consumed", "plan_base")
-        }
+
+        def flags(name: str) -> np.ndarray:
+            return np.unpackbits(bits[name].numpy(), count=profiles).astype(bool)
+
         position = cls(
             step=int(state["step"]),
             epoch=int(state["epoch"]),
             step_in_epoch=int(state["step_in_epoch"]),
-            consumed=flags["consumed"],
-            plan_base=flags["plan_base"],
+            consumed=flags("consumed"),
+            plan_base=flags("plan_base"),
             plan_steps=int(state["plan_steps"]),
             plan_key=PlanKey(**state["plan_key"]),
         )
-        used = int(position.consumed.sum() - position.plan_base.sum())
-        if used != position.plan_steps * position.plan_key.global_profiles:
-            raise ValueError(f"{used} profiles were used in {position.plan_steps} steps of the plan")
+        position._check()
         return position
 
 
 class Ledger:
-    """One worker's record of the profiles it has used, and the union over all workers."""
+    """One worker's record of the profiles it has used in the running epoch, and the union over all workers."""
 
     def __init__(self, position: Position, first_row_id: int) -> None:
         self._before = position.consumed

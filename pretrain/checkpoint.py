@@ -50,7 +50,7 @@ class Checkpoint:
         return int(self.state["step"])
 
 
-class DamagedCheckpoint(UserError):
+class DamagedCheckpointError(UserError):
     """A checkpoint with a marker whose files do not match it."""
 
 
@@ -84,19 +84,18 @@ class CheckpointStore:
         place.write_text(MARKER, json.dumps({"format_version": FORMAT_VERSION, "files": files}, indent=1) + "\n")
 
     def read(self, step: int) -> Checkpoint:
-        """Read and verify. Raises DamagedCheckpoint where a file is missing or is not what the marker says."""
+        """Read and verify. Raises DamagedCheckpointError where a file is missing or is not what the marker says."""
         place = self._place(step)
         try:
             marker = json.loads(place.read_bytes(MARKER))
-            contents = {
-                name: _verified(place, name, marker["files"][name]) for name in (WEIGHTS, OPTIMIZER, ACCOUNTING)
-            }
-            state = json.loads(_verified(place, STATE, marker["files"][STATE]))
+            files = marker["files"]
+            contents = {name: _verified(place, name, files[name]) for name in (WEIGHTS, OPTIMIZER, ACCOUNTING)}
+            state = json.loads(_verified(place, STATE, files[STATE]))
             tensors = {name: load_tensors(content) for name, content in contents.items()}
         except (FileNotFoundError, KeyError, TypeError, ValueError, SafetensorError) as error:
             if isinstance(error, UserError):
                 raise
-            raise DamagedCheckpoint(f"{place.uri} is damaged: {' '.join(str(error).split())}") from None
+            raise DamagedCheckpointError(f"{place.uri} is damaged: {' '.join(str(error).split())}") from None
         return Checkpoint(tensors[WEIGHTS], tensors[OPTIMIZER], tensors[ACCOUNTING], state)
 
     def newest_good(self, tell: Callable[[str], None]) -> Checkpoint | None:
@@ -108,7 +107,7 @@ class CheckpointStore:
         for step in reversed(steps):
             try:
                 return self.read(step)
-            except DamagedCheckpoint as error:
+            except DamagedCheckpointError as error:
                 tell(f"CHECKPOINT PASSED OVER: {error}; going back to an older one")
         if steps:
             raise UserError(f"all {len(steps)} checkpoints in {self.folder.uri} are damaged; remove them to start anew")
@@ -174,7 +173,7 @@ def _name(step: int) -> str:
 def _verified(place: Folder, name: str, expected: Mapping[str, Any]) -> bytes:
     content = place.read_bytes(name)
     if len(content) != expected["bytes"] or hashlib.sha256(content).hexdigest() != expected["sha256"]:
-        raise DamagedCheckpoint(f"{place.uri}/{name} is not what its marker says ({len(content)} bytes)")
+        raise DamagedCheckpointError(f"{place.uri}/{name} is not what its marker says ({len(content)} bytes)")
     return content
 
 

@@ -1,0 +1,61 @@
+"""Every choice that depends on the device stands here: product precision, chunk sizes, what the allocator keeps."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from functools import cache
+
+import torch
+from torch import Tensor
+
+# Work tensors of a chunk stay inside the last-level cache of one CPU core pair; a GPU wants fewer, larger launches.
+CPU_CHUNK_ELEMENTS = 2**20
+CUDA_CHUNK_ELEMENTS = 2**26
+
+# glibc's mallopt parameters (malloc.h).
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_MAX = -4
+
+
+def chunk_rows(rows: int, elements_per_row: int, device: torch.device) -> int:
+    """Rows to work on at once, where each needs ``elements_per_row`` numbers of work space."""
+    budget = CPU_CHUNK_ELEMENTS if device.type == "cpu" else CUDA_CHUNK_ELEMENTS
+    return max(1, min(rows, budget // max(1, elements_per_row)))
+
+
+@cache
+def multiplies_bf16(device_type: str) -> bool:
+    """Whether the device has bfloat16 products of its own.
+
+    A CPU without them (AVX2, or AVX-512 without the BF16 or AMX extensions) emulates them at about a hundredth of
+    its fp32 rate.
+    """
+    if device_type == "cpu":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return True
+
+
+def autocast_to_bf16(precision: str, device: torch.device) -> bool:
+    """Whether precision "bf16" means bfloat16 products here; elsewhere it means fp32, which is exact and faster."""
+    return precision == "bf16" and multiplies_bf16(device.type)
+
+
+@cache
+def retain_freed_memory() -> bool:
+    """Have glibc keep freed memory for the next allocation instead of giving it back; True where that took effect.
+
+    Each step frees and asks for the same large tensors. By default glibc maps and unmaps every one of them, and the
+    kernel clears it page by page: on a virtual machine that cost more than the arithmetic (docs/performance.md).
+    Concerns the whole process and lasts until its end; peak memory stays what it was, idle memory becomes the peak.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    largest = 2**31 - 1
+    return bool(libc.mallopt(_M_MMAP_MAX, 0)) and bool(libc.mallopt(_M_TRIM_THRESHOLD, largest))
+
+
+def peak_dtype(tensor: Tensor) -> torch.dtype:
+    """Type to accumulate in: fp32 for bf16 operands, the operands' own type otherwise."""
+    return torch.promote_types(tensor.dtype, torch.float32)
