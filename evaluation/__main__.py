@@ -1,0 +1,33 @@
+"""``python -m evaluation COMMAND``."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from dataprep.command_line import Command, main
+from evaluation.config import EmbedSettings, RunSettings
+from evaluation.progress import quiet_libraries
+
+
+def _embed(settings: EmbedSettings) -> dict[str, Any]:
+    # torch takes seconds to import; --help and refused settings do without it
+    from evaluation.embed import embed
+
+    return embed(settings)
+
+
+def _run(settings: RunSettings) -> dict[str, Any]:
+    from evaluation.run import run
+
+    return run(settings)
+
+
+COMMANDS = {
+    "embed": Command(EmbedSettings, _embed, "embed profiles of a corpus or an .h5ad file"),
+    "run": Command(RunSettings, _run, "score a model on downstream tasks, beside simple methods"),
+}
+
+if __name__ == "__main__":
+    quiet_libraries()
+    sys.exit(main("evaluation", "Judge a pretrained model.", COMMANDS))
