@@ -7,6 +7,7 @@ from typing import Any
 
 from dataprep.command_line import Command, main
 from dataprep.config import BuildSettings, ExportSettings, GraphSettings, InspectSettings, SimulateSettings
+from dataprep.gene_graph import build_gene_graph
 from dataprep.inspection import inspect_corpus
 from dataprep.simulate import simulate
 
@@ -18,9 +19,18 @@ def _build(settings: BuildSettings) -> dict[str, Any]:
     return build(settings)
 
 
+def _export(settings: ExportSettings) -> dict[str, Any]:
+    # the same holds of anndata
+    from dataprep.anndata_export import export
+
+    return export(settings)
+
+
 COMMANDS = {
     "build": Command(BuildSettings, _build, "turn sources into a corpus"),
+    "graph": Command(GraphSettings, build_gene_graph, "build the gene graph of a corpus from its train split"),
     "inspect": Command(InspectSettings, inspect_corpus, "check a corpus and summarise it"),
+    "export": Command(ExportSettings, _export, "write a corpus as AnnData"),
     "simulate": Command(SimulateSettings, simulate, "make up a cohort of raw counts with known structure"),
 }
 

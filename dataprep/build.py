@@ -51,7 +51,7 @@ from dataprep.gene_graph import GRAPH_FILE
 from dataprep.gene_identifiers import map_genes
 from dataprep.gene_vocabulary import GeneVocabulary, default_vocabulary, read_vocabulary
 from dataprep.normalization import linear_values, log1p_tpm
-from dataprep.progress import ProgressBoard, watched
+from dataprep.progress import progress_board, watched
 from dataprep.ray_session import connected
 from dataprep.sample_metadata import labels_for, metadata_of
 from dataprep.sources import RawProfiles, h5ad, table
@@ -223,7 +223,7 @@ def _read_profiles(
     expected = Counter({source.name: 0 for source in settings.sources})
     for file in files:
         expected[file.source.name] += len(file.sample_ids)
-    board = ProgressBoard.remote(dict(expected))
+    board = progress_board(dict(expected))
     read = partial(
         _profile_blocks,
         tasks=ray.put(tasks),
@@ -259,9 +259,7 @@ def _raw_profiles(task: ReadTask) -> Iterator[RawProfiles]:
     return read(task.file.address, task.file.source, task.start, task.stop)
 
 
-def profile_block(
-    file: SourceFile, raw: RawProfiles, vocabulary: GeneVocabulary, min_nonzero_genes: int
-) -> pa.Table:
+def profile_block(file: SourceFile, raw: RawProfiles, vocabulary: GeneVocabulary, min_nonzero_genes: int) -> pa.Table:
     """Check, normalise and judge some profiles of a file. Refused ones come without their expression."""
     source, where = file.source, f"source {file.source.name} ({file.address})"
     genes = map_genes(where, raw.gene_ids, source.gene_id, vocabulary)
@@ -377,7 +375,8 @@ def _write_shards(
 
 def _shard_plan(splits: np.ndarray, rows_per_shard: int) -> tuple[np.ndarray, list[tuple[str, str, int]]]:
     """The shard number of every row id, int64 [N], and (path, split, first_row_id) of every shard."""
-    shard_of_row, plan = np.empty(len(splits), np.int64), []
+    shard_of_row = np.empty(len(splits), np.int64)
+    plan: list[tuple[str, str, int]] = []
     for split in SPLITS:
         rows = np.flatnonzero(splits == split)
         for part, start in enumerate(range(0, len(rows), rows_per_shard)):

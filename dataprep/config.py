@@ -113,7 +113,8 @@ class GraphSettings(CommandSettings):
     min_correlation: float = Field(default=0.4, gt=0, le=1, description="smallest |Pearson correlation| of an edge")
     max_neighbours: int = Field(default=20, ge=1, description="strongest edges kept per gene")
     max_samples: int = Field(default=20_000, ge=3, description="profiles used at the most, the first of the split")
-    genes_per_block: int = Field(default=2_000, ge=1, description="genes correlated with all others at a time")
+    min_common_samples: int = Field(default=20, ge=3, description="profiles that must measure both genes of an edge")
+    genes_per_block: int = Field(default=1_000, ge=1, description="genes correlated with all others at a time")
 
 
 class InspectSettings(CommandSettings):
@@ -140,3 +141,9 @@ class SimulateSettings(CommandSettings):
     tissues: int = Field(default=6, ge=1)
     programs: int = Field(default=24, ge=1, description="latent programs that drive the genes")
     seed: int = Field(default=0)
+
+    @model_validator(mode="after")
+    def _enough_samples(self) -> SimulateSettings:
+        if self.studies > self.samples:
+            raise ValueError(f"{self.samples} samples are too few for {self.studies} studies")
+        return self

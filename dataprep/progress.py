@@ -16,8 +16,7 @@ _POLL_SECONDS = 0.5
 _SECONDS_BETWEEN_TOTALS = 15.0
 
 
-@ray.remote(num_cpus=0)
-class ProgressBoard:
+class _Board:
     """Samples read and refused so far, by source. Counts are for the eye: a task that is repeated counts twice."""
 
     def __init__(self, expected: Mapping[str, int]) -> None:
@@ -33,6 +32,11 @@ class ProgressBoard:
     def state(self) -> dict[str, tuple[int, int, int]]:
         """(expected, read, refused) by source."""
         return {name: (count, self._read[name], self._refused[name]) for name, count in self._expected.items()}
+
+
+def progress_board(expected: Mapping[str, int]) -> Any:
+    """An actor that counts: ``board.add.remote(source, read, refused)``. ``expected`` samples by source."""
+    return ray.remote(num_cpus=0)(_Board).remote(expected)
 
 
 @contextmanager

@@ -50,12 +50,17 @@ def user_error_in(error: BaseException) -> UserError | None:
 
 
 def _start(min_cpus: int) -> None:
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if os.environ.get("RAY_ADDRESS"):
         try:
-            ray.init(**quiet)
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
         except ConnectionError as error:
             raise UserError(f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: {' '.join(str(error).split())}") from None
     else:
         cpus = max(min_cpus, os.cpu_count() or 1)
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )

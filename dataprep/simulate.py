@@ -34,7 +34,7 @@ GENES_FILE = "vocabulary.csv.gz"
 TRUTH_GENES_FILE = "truth_genes.parquet"
 TRUTH_SAMPLES_FILE = "truth_samples.parquet"
 
-_TISSUES = ("blood", "brain", "breast", "colon", "heart", "kidney", "liver", "lung", "muscle", "skin", "testis", "thyroid")
+_TISSUES = ("blood", "brain", "breast", "colon", "heart", "kidney", "liver", "lung", "muscle", "skin", "testis")
 _READS_PER_GENE = 1_000
 # Share of the genes a profile must express; the simulated ones express about 0.83, as real ones do.
 _MIN_NONZERO_SHARE = 0.7
@@ -50,15 +50,15 @@ _LONGEST_FOLLOW_UP_DAYS = 4_000.0
 class Truth:
     """What the counts are drawn from. K programs, G genes, T tissues.
 
-    ``base_G`` and ``loading_KG`` are natural logarithms of TPM; ``tissue_TK`` are mean activities; ``disease_K`` is what
-    the disease adds to them; ``hazard_K`` is the log hazard ratio per unit of activity.
+    ``base`` [G] and ``loading`` [K, G] are natural logarithms of TPM; ``tissue`` [T, K] are mean activities;
+    ``disease`` [K] is what the disease adds to them; ``hazard`` [K] is the log hazard ratio per unit of activity.
     """
 
-    base_G: np.ndarray
-    loading_KG: np.ndarray
-    tissue_TK: np.ndarray
-    disease_K: np.ndarray
-    hazard_K: np.ndarray
+    base: np.ndarray
+    loading: np.ndarray
+    tissue: np.ndarray
+    disease: np.ndarray
+    hazard: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def simulate(settings: SimulateSettings) -> dict[str, Any]:
         _write_study(folder, study, vocabulary, measured=_measured(settings, study.name, vocabulary))
         samples.append(study.labels.assign(**_programs(study.activities)))
     folder.write_bytes(TRUTH_SAMPLES_FILE, table_bytes(pa.Table.from_pandas(pd.concat(samples), preserve_index=False)))
-    genes = vocabulary.to_arrow().to_pandas().assign(base=truth.base_G, **_programs(truth.loading_KG.T))
+    genes = vocabulary.to_arrow().to_pandas().assign(base=truth.base, **_programs(truth.loading.T))
     folder.write_bytes(TRUTH_GENES_FILE, table_bytes(pa.Table.from_pandas(genes, preserve_index=False)))
     folder.write_bytes(GENES_FILE, _compressed(_delimited(vocabulary.to_arrow(), ",")))
     # the last, so that a folder with it is whole
@@ -116,18 +116,16 @@ def draw_studies(settings: SimulateSettings, vocabulary: GeneVocabulary, truth: 
         yield _draw_study(settings, vocabulary, truth, number, int(size))
 
 
-def _draw_study(
-    settings: SimulateSettings, vocabulary: GeneVocabulary, truth: Truth, number: int, size: int
-) -> Study:
+def _draw_study(settings: SimulateSettings, vocabulary: GeneVocabulary, truth: Truth, number: int, size: int) -> Study:
     rng = np.random.default_rng([settings.seed, 1, number])
     tissue = rng.integers(settings.tissues, size=size)
     diseased = rng.random(size) < 0.5
-    activities = truth.tissue_TK[tissue] + rng.normal(0.0, _INDIVIDUAL_SD, (size, settings.programs))
-    activities += diseased[:, None] * truth.disease_K
+    activities = truth.tissue[tissue] + rng.normal(0.0, _INDIVIDUAL_SD, (size, settings.programs))
+    activities += diseased[:, None] * truth.disease
     batch = rng.normal(0.0, _BATCH_SD, vocabulary.size)
     depth = vocabulary.size * _READS_PER_GENE * np.exp(rng.normal(0.0, 0.3))
     library = depth * np.exp(rng.normal(0.0, 0.3, size))
-    counts = _draw_counts(rng, truth.base_G + activities @ truth.loading_KG + batch, vocabulary.lengths_bp, library)
+    counts = _draw_counts(rng, truth.base + activities @ truth.loading + batch, vocabulary.lengths_bp, library)
     name = f"simulated_{number + 1:02d}"
     labels = pd.DataFrame(
         {
@@ -135,13 +133,15 @@ def _draw_study(
             "study": name,
             "tissue": [_tissue(index) for index in tissue],
             "disease": np.where(diseased, "disease", "healthy"),
-            **_survival(rng, (activities - truth.tissue_TK[tissue]) @ truth.hazard_K + 0.5 * diseased),
+            **_survival(rng, (activities - truth.tissue[tissue]) @ truth.hazard + 0.5 * diseased),
         }
     )
     return Study(name, counts, labels, activities)
 
 
-def _draw_counts(rng: np.random.Generator, log_tpm: np.ndarray, lengths_bp: np.ndarray, library: np.ndarray) -> np.ndarray:
+def _draw_counts(
+    rng: np.random.Generator, log_tpm: np.ndarray, lengths_bp: np.ndarray, library: np.ndarray
+) -> np.ndarray:
     """Negative binomial [n, G], as Poisson of a gamma: variance = mean + dispersion x mean^2."""
     share = np.exp(log_tpm) * lengths_bp
     mean = share / share.sum(axis=1, keepdims=True) * library[:, None]

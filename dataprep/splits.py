@@ -24,7 +24,7 @@ def split_studies(profiles_of: Mapping[str, int], settings: SplitSettings, seed:
 
 
 def _by_name(profiles_of: Mapping[str, int], settings: SplitSettings) -> dict[str, str]:
-    named = {study: "validation" for study in settings.validation} | {study: "test" for study in settings.test}
+    named = dict.fromkeys(settings.validation, "validation") | dict.fromkeys(settings.test, "test")
     absent = sorted(set(named) - set(profiles_of))
     if absent:
         raise UserError(

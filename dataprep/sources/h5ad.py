@@ -45,7 +45,7 @@ def _gene_ids(address: str, var: pd.DataFrame, column: str | None) -> tuple[str,
 def _matrix(address: str, file: h5py.File, layer: str | None) -> h5py.Dataset | h5py.Group:
     if layer is None:
         return file["X"]
-    layers = file["layers"] if "layers" in file else {}
+    layers = file.get("layers", {})
     if layer not in layers:
         raise UserError(f"{address} has no layer {layer!r}; it has {', '.join(layers) or 'none'}")
     return layers[layer]
