@@ -1,0 +1,34 @@
+"""``python -m cluster COMMAND``."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+
+from cluster.config import DownSettings, StatusSettings, SubmitSettings, UpSettings
+from cluster.local import down, status, up
+from cluster.submit import submit
+from dataprep.command_line import Command, main
+
+SUMMARY = "Bring up the services that the other packages use, and submit jobs to them."
+
+
+def run(argv: list[str]) -> int:
+    """Run one command. What follows ``--`` is the job's command line and reaches it untouched."""
+    own, entrypoint = argv, []
+    if "--" in argv:
+        split = argv.index("--")
+        own, entrypoint = argv[:split], argv[split + 1 :]
+    commands = {
+        "up": Command(UpSettings, up, "start the embedded object store, MLflow and Ray on this machine"),
+        "down": Command(DownSettings, down, "end them"),
+        "status": Command(StatusSettings, status, "show where they are and whether they answer"),
+        "submit": Command(
+            SubmitSettings, partial(submit, entrypoint=entrypoint), "run `-- COMMAND ...` as a job on the cluster"
+        ),
+    }
+    return main("cluster", SUMMARY, commands, own)
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,221 @@
+"""Bring the embedded services up, tell how they are, and end them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from cluster import processes
+from cluster.config import DownSettings, StatusSettings, UpSettings
+from cluster.services import FOREIGN_VARIABLES, LOOPBACK, SERVICES, Place, Service, job_environment
+from cluster.state import State, StateFolder, shell_lines
+from dataprep.command_line import UserError
+
+_POLL_SECONDS = 0.25
+_LOG_LINES = 15
+
+
+def up(settings: UpSettings, services: Sequence[Service] = SERVICES) -> dict[str, Any]:
+    """Start what does not run, wait until all of it answers, and return the services' addresses.
+
+    Safe to repeat: what runs is left alone, with the settings it was started with. If it is interrupted, what was
+    started is on record, and a second `up` or a `down` goes on from there.
+    """
+    folder = StateFolder.at(settings.state)
+    folder.make()
+    with folder.locked():
+        state = folder.read()
+        fresh = [service for service in services if not _runs(service, state)]
+        for service in fresh:
+            stop(service, folder, state)
+        state = _with_ports(state, fresh)
+        folder.write(state)
+        place = Place(folder, state.ports, folder.credentials(), settings)
+        folder.write_private(folder.environment_file.name, shell_lines(job_environment(place), FOREIGN_VARIABLES))
+        began = time.monotonic()
+        for service in fresh:
+            _start(service, place, state)
+        for service in services:
+            _wait_for(service, place, state)
+            how = f"started in {time.monotonic() - began:.1f} s" if service in fresh else "already running"
+            _say(f"{service.name:<7} {_address(service, state)}  {how}")
+    _say(f"settings for your shell: . {folder.environment_file}")
+    return {service.name: _address(service, state) for service in services}
+
+
+def down(settings: DownSettings) -> dict[str, Any]:
+    """End every process of the services, jobs included, and return how many there were. Safe to repeat."""
+    folder = StateFolder.at(settings.state)
+    with ExitStack() as stack:
+        if folder.exists:
+            stack.enter_context(folder.locked())
+        state = _state_or_none(folder)
+        ended = 0
+        # the object store last, so that what others still have to write finds it
+        for service in reversed(SERVICES):
+            ended += stop(service, folder, state, settings.grace_seconds)
+        if folder.exists:
+            folder.write(State(ports=state.ports))
+            if settings.delete_data:
+                _delete(folder)
+    _say(f"ended {ended} processes" if ended else "nothing was running")
+    return {"ended": ended}
+
+
+def status(settings: StatusSettings) -> list[dict[str, Any]]:
+    """Print how the services are. Raises :class:`UserError` if one that was started does not answer."""
+    folder = StateFolder.at(settings.state)
+    state = folder.read()
+    if not state.processes:
+        raise UserError(f"no services were started in {folder.path}; `python -m cluster up` does it")
+    place = Place(folder, state.ports, folder.credentials(), UpSettings(state=folder.path))
+    rows = [_row(service, place, state) for service in SERVICES if service.name in state.processes]
+    # standard output belongs to the JSON, if that is asked for
+    Console(stderr=settings.json_line).print(_table(rows))
+    if silent := [row["service"] for row in rows if not row["answers"]]:
+        if settings.json_line:
+            print(json.dumps(rows))
+        raise UserError(f"{', '.join(silent)} should run and does not answer; `python -m cluster up` starts it again")
+    return rows
+
+
+def stop(service: Service, folder: StateFolder, state: State, grace_seconds: float = 5.0) -> int:
+    """End all processes of one service and return how many there were."""
+    mark, root = _mark(service, folder), state.processes.get(service.name)
+    ended = processes.end(lambda: processes.belonging_to(mark, root), grace_seconds)
+    service.clean(folder, state.ports)
+    return ended
+
+
+def _start(service: Service, place: Place, state: State) -> None:
+    home = place.folder.path / service.name
+    home.mkdir(mode=0o700, exist_ok=True)
+    command = service.prepare(place)
+    started = processes.start(
+        command, _mark(service, place.folder), service.environment(place), home, place.folder.log(service.name)
+    )
+    state.processes[service.name] = started
+    # on record at once: an interruption from here on leaves nothing behind that `down` would not know
+    place.folder.write(state)
+
+
+def _wait_for(service: Service, place: Place, state: State) -> None:
+    """Return when the service answers. Raises :class:`UserError` with the end of its log if it does not."""
+    log = place.folder.log(service.name)
+    give_up_at = time.monotonic() + place.settings.timeout_seconds
+    while not service.answers(place):
+        if not _runs(service, state):
+            raise UserError(f"{service.name} ended while it was starting. {_end_of(log)}")
+        if time.monotonic() > give_up_at:
+            raise UserError(
+                f"{service.name} does not answer at {_address(service, state)} after "
+                f"{place.settings.timeout_seconds:.0f} s. {_end_of(log)}"
+            )
+        time.sleep(_POLL_SECONDS)
+
+
+def _end_of(log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines()[-_LOG_LINES:] if log.exists() else []
+    return "\n  ".join((f"The end of {log}:", *lines))
+
+
+def _with_ports(state: State, fresh: Sequence[Service]) -> State:
+    """The state with ports for the services to be started: the ones they had, else the usual ones, else free ones.
+
+    Raises :class:`UserError` where a service would have to move while others that know its address run.
+    """
+    ports = dict(state.ports)
+    others_run = any(_runs(service, state) for service in SERVICES if service not in fresh)
+    with ExitStack() as reserved:
+        for service in SERVICES:
+            for name, usual in service.ports.items():
+                if name in ports and service not in fresh:
+                    continue
+                port = _reserve((ports.get(name), usual, 0), reserved)
+                if others_run and name == _main_port(service) and ports.get(name, port) != port:
+                    raise UserError(
+                        f"port {ports[name]} of {service.name} was taken by another program, and the services that "
+                        f"run know it under that address; end that program, or `down` and `up` again"
+                    )
+                ports[name] = port
+    return State(ports, state.processes)
+
+
+def _reserve(wishes: Sequence[int | None], reserved: ExitStack) -> int:
+    """The first port of the wishes that is free (0 is any), kept from being chosen again while ``reserved`` is open."""
+    for wish in wishes:
+        if wish is None:
+            continue
+        candidate = reserved.enter_context(socket.socket())
+        candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            candidate.bind((LOOPBACK, wish))
+            candidate.listen()
+        except OSError:
+            continue
+        return int(candidate.getsockname()[1])
+    raise UserError("no free port on 127.0.0.1")
+
+
+def _runs(service: Service, state: State) -> bool:
+    process = state.processes.get(service.name)
+    return process is not None and process.find() is not None
+
+
+def _state_or_none(folder: StateFolder) -> State:
+    try:
+        return folder.read()
+    except UserError:
+        # the marks of the processes are enough to find them
+        return State()
+
+
+def _delete(folder: StateFolder) -> None:
+    for entry in folder.path.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    folder.path.rmdir()
+
+
+def _row(service: Service, place: Place, state: State) -> dict[str, Any]:
+    return {
+        "service": service.name,
+        "address": _address(service, state),
+        "pid": state.processes[service.name].pid,
+        "answers": _runs(service, state) and service.answers(place),
+    }
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> Table:
+    table = Table("service", "address", "pid", "answers", box=None)
+    for row in rows:
+        table.add_row(row["service"], row["address"], str(row["pid"]), "yes" if row["answers"] else "no")
+    return table
+
+
+def _main_port(service: Service) -> str:
+    return next(iter(service.ports))
+
+
+def _address(service: Service, state: State) -> str:
+    return f"http://{LOOPBACK}:{state.ports[_main_port(service)]}"
+
+
+def _mark(service: Service, folder: StateFolder) -> str:
+    return f"{folder.path}#{service.name}"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

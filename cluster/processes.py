@@ -1,0 +1,137 @@
+"""Start processes that outlive us, recognise them later, and end exactly those.
+
+A process is known by its pid together with its start time, so that another one that got a recycled pid is never
+taken for it. What it starts in turn (Ray's raylet, workers and jobs; MLflow's server workers) is known by being its
+descendant or, where the parent is gone, by a mark that it inherits in its environment.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from dataprep.command_line import UserError
+
+MARK = "BULKFORMER_EMBEDDED_SERVICE"
+# Start times are derived from the boot time, which moves a little when the clock is set.
+_SAME_START_SECONDS = 2.0
+_POLL_SECONDS = 0.1
+_KILL_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class ProcessId:
+    """A process that was started once, and no other one with the same pid."""
+
+    pid: int
+    started_at: float
+
+    def find(self) -> psutil.Process | None:
+        """The process if it still runs."""
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.started_at) < _SAME_START_SECONDS
+            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        except psutil.NoSuchProcess:
+            return None
+
+
+def start(argv: Sequence[str], mark: str, environment: Mapping[str, str], folder: Path, log: Path) -> ProcessId:
+    """Start a process in a session of its own, so that a terminal's ctrl-C or closing does not reach it.
+
+    Files that it makes are readable by their owner only.
+    """
+    marked = {
+        **environment,
+        MARK: mark,
+        # Ray's processes set their titles; without this the title overwrites the environment that others see
+        "SPT_NOENV": "1",
+    }
+    with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as stream:
+        process = subprocess.Popen(
+            argv,
+            env=marked,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            umask=0o077,
+        )
+    started = ProcessId(process.pid, psutil.Process(process.pid).create_time())
+    # it is meant to outlive us: without a return code the Popen object would warn that nobody waits for it
+    process.returncode = 0
+    return started
+
+
+def belonging_to(mark: str, root: ProcessId | None) -> list[psutil.Process]:
+    """All running processes of a service: the one started, its descendants, and what carries its mark."""
+    found: dict[int, psutil.Process] = {}
+    process = root.find() if root is not None else None
+    if process is not None:
+        for member in (process, *_descendants(process)):
+            found[member.pid] = member
+    for member in psutil.process_iter():
+        if member.pid not in found and _mark_of(member) == mark:
+            found[member.pid] = member
+    found.pop(os.getpid(), None)
+    return [member for member in found.values() if _runs(member)]
+
+
+def end(members: Callable[[], list[psutil.Process]], grace_seconds: float) -> int:
+    """Ask all processes that ``members`` finds to end, end those that have not after a while, until none is left.
+
+    Returns the number of processes that were there. Raises :class:`UserError` if one cannot be ended.
+    """
+    waiting = members()
+    known = {member.pid for member in waiting}
+    _signal(waiting, signal.SIGTERM)
+    give_up_at = time.monotonic() + grace_seconds
+    while waiting and time.monotonic() < give_up_at:
+        time.sleep(_POLL_SECONDS)
+        waiting = [member for member in waiting if _runs(member)]
+    give_up_at = time.monotonic() + _KILL_SECONDS
+    while waiting := members():
+        if time.monotonic() > give_up_at:
+            raise UserError(f"processes do not end: {', '.join(str(member.pid) for member in waiting)}")
+        known |= {member.pid for member in waiting}
+        _signal(waiting, signal.SIGKILL)
+        time.sleep(_POLL_SECONDS)
+    return len(known)
+
+
+def _descendants(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _mark_of(process: psutil.Process) -> str | None:
+    try:
+        return process.environ().get(MARK)
+    except (psutil.Error, OSError):
+        # not ours to look at, or gone meanwhile
+        return None
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _signal(processes: Sequence[psutil.Process], number: int) -> None:
+    for process in processes:
+        try:
+            process.send_signal(number)
+        except psutil.NoSuchProcess:
+            continue
