@@ -56,6 +56,12 @@ def retain_freed_memory() -> bool:
     return bool(libc.mallopt(_M_MMAP_MAX, 0)) and bool(libc.mallopt(_M_TRIM_THRESHOLD, largest))
 
 
+def product_dtype(tensor: Tensor) -> torch.dtype:
+    """Type in which products with ``tensor`` run: autocast's where that is on, the tensor's own otherwise."""
+    device_type = tensor.device.type
+    return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else tensor.dtype
+
+
 def peak_dtype(tensor: Tensor) -> torch.dtype:
     """Type to accumulate in: fp32 for bf16 operands, the operands' own type otherwise."""
     return torch.promote_types(tensor.dtype, torch.float32)

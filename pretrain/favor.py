@@ -36,9 +36,7 @@ def favor_attention(query_BGHK: Tensor, key_BGHK: Tensor, value_BGHK: Tensor, pr
 
 
 @torch.library.custom_op("bulkformer::favor_attention", mutates_args=())
-def _attention(
-    query: Tensor, key: Tensor, value: Tensor, projection: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _attention(query: Tensor, key: Tensor, value: Tensor, projection: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Output, denominators (B x G x H), S (B x H x M x J) and key maxima (B x H), the last three for the backward."""
     samples, genes, heads, width = query.shape
     wide = peak_dtype(query)

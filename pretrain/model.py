@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from dataprep.gene_graph import GeneGraph
 from torch import Tensor, nn
 
 from dataprep.command_line import UserError
+from dataprep.gene_graph import GeneGraph
 from pretrain.config import ModelShape
-from pretrain.kernels import GraphConvolution, performer_layer
+from pretrain.device import autocast_to_bf16
+from pretrain.kernels import apply_two_layer, graph_convolution, performer_layer
 
 # What released weights expect in the sample-context input where a gene is masked or missing. It exists only here.
 CONTEXT_FILL = -10.0
@@ -47,10 +48,10 @@ class RotaryExpressionEmbedding(nn.Module):
 class GraphAttentionBlock(nn.Module):
     """LayerNorm, residual graph convolution, then K Performer layers (each with its own residuals)."""
 
-    def __init__(self, shape: ModelShape, kernel: str) -> None:
+    def __init__(self, shape: ModelShape, kernel: str, graph: GeneGraph) -> None:
         super().__init__()
         self.layernorm = nn.LayerNorm(shape.dim)
-        self.g = GraphConvolution(shape.dim)
+        self.g = graph_convolution(shape, kernel, graph)
         self.f = nn.ModuleList(performer_layer(shape, kernel) for _ in range(shape.performer_layers))
 
     def forward(self, hidden_BGD: Tensor, edge_index_2E: Tensor, edge_weight_E: Tensor) -> Tensor:
@@ -83,6 +84,7 @@ class BulkFormer(nn.Module):
         if len(graph.source) and max(int(graph.source.max()), int(graph.target.max())) >= shape.genes:
             raise UserError(f"the gene graph names genes beyond the model's {shape.genes}")
         self.shape = shape
+        self.kernel = kernel
         self.precision = precision
         dim = shape.dim
         if shape.gene_identity == "learned":
@@ -97,7 +99,7 @@ class BulkFormer(nn.Module):
         self.expr_emb = RotaryExpressionEmbedding(dim)
         self.global_expr_proj = _two_layer(shape.genes, 4 * dim, dim)
         self.x_proj = _two_layer(dim, 4 * dim, dim)
-        self.gb_formers = nn.ModuleList(GraphAttentionBlock(shape, kernel) for _ in range(shape.blocks))
+        self.gb_formers = nn.ModuleList(GraphAttentionBlock(shape, kernel, graph) for _ in range(shape.blocks))
         self.layernorm = nn.LayerNorm(dim)
         self.head = nn.Sequential(
             nn.LayerNorm(dim + SUMMARY_FEATURES),
@@ -124,19 +126,22 @@ class BulkFormer(nn.Module):
             missing_rate = hidden_BG.float().mean(dim=1)
         rate_B = torch.as_tensor(missing_rate, dtype=torch.float32, device=expression_BG.device)
         rate_B = rate_B.expand(expression_BG.shape[0])
-        with torch.autocast(expression_BG.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with self._autocast(expression_BG.device):
             embedding_BGD = self._encode(expression_BG.masked_fill(hidden_BG, CONTEXT_FILL), hidden_BG)
             gene_embedding = self._append_summary(embedding_BGD, expression_BG, hidden_BG, rate_B)
             predicted_BG = self.head(gene_embedding).squeeze(-1)
         return ModelOutput(gene_embedding, correct_mean(predicted_BG.float(), expression_BG, hidden_BG))
 
+    def _autocast(self, device: torch.device) -> torch.autocast:
+        return torch.autocast(device.type, torch.bfloat16, enabled=autocast_to_bf16(self.precision, device))
+
     def _encode(self, filled_BG: Tensor, hidden_BG: Tensor) -> Tensor:
         identity = self.gene_emb_onehot_layer if self.shape.gene_identity == "learned" else self.gene_emb
         # one projection for all samples: identity does not depend on the profile
-        identity_GD = self.gene_emb_proj(identity(self.gene_indices))
+        identity_GD = apply_two_layer(self.gene_emb_proj, identity(self.gene_indices), self.kernel)
         context_BD = self.global_expr_proj(filled_BG)
         hidden_BGD = self.expr_emb(filled_BG, hidden_BG) + identity_GD + context_BD.unsqueeze(1)
-        hidden_BGD = self.x_proj(hidden_BGD)
+        hidden_BGD = apply_two_layer(self.x_proj, hidden_BGD, self.kernel)
         for block in self.gb_formers:
             hidden_BGD = block(hidden_BGD, self.edge_index, self.edge_weight)
         return self.layernorm(hidden_BGD)

@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from dataprep.gene_graph import GeneGraph
 from safetensors.torch import load_file
 
+from dataprep.gene_graph import GeneGraph
 from pretrain.config import ModelSettings, ModelShape
 from pretrain.loss import masked_squared_error, mean_squared_error
 from pretrain.model import BulkFormer
 
 GOLDEN = Path(os.environ.get("BULKFORMER_GOLDEN", Path(__file__).parents[3] / "shared" / "golden"))
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden files in {GOLDEN}")
-KERNELS = ["reference"]
+KERNELS = ["reference", "fused"]
 
 
 def load_golden(name: str, kernel: str) -> tuple[BulkFormer, dict[str, torch.Tensor]]:
