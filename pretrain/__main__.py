@@ -1,16 +1,38 @@
-"""``python -m pretrain COMMAND``."""
+"""``python -m pretrain COMMAND``.
+
+The modules behind a command are imported when it runs: they take seconds, and ``--help`` should not.
+"""
 
 import sys
+from typing import Any
 
 from dataprep.command_line import Command, main
-from pretrain.config import RunSettings
-from pretrain.released import ImportReleasedSettings, import_released
-from pretrain.run import run
+from pretrain.config import ExportSettings, ImportReleasedSettings, RunSettings
+
+
+def _run(settings: RunSettings) -> dict[str, Any]:
+    from pretrain.run import run
+
+    return run(settings)
+
+
+def _export(settings: ExportSettings) -> dict[str, Any]:
+    from pretrain.run_export import export_command
+
+    return export_command(settings)
+
+
+def _import_released(settings: ImportReleasedSettings) -> dict[str, Any]:
+    from pretrain.released import import_released
+
+    return import_released(settings)
+
 
 COMMANDS = {
-    "run": Command(RunSettings, run, "Pretrain a model on a corpus; started again, the run goes on."),
+    "run": Command(RunSettings, _run, "Pretrain a model on a corpus; started again, the run goes on."),
+    "export": Command(ExportSettings, _export, "Export a checkpoint of a run, or convert an export."),
     "import-released": Command(
-        ImportReleasedSettings, import_released, "Turn a released checkpoint into a model export."
+        ImportReleasedSettings, _import_released, "Turn a released checkpoint into a model export."
     ),
 }
 

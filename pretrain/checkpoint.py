@@ -98,6 +98,10 @@ class CheckpointStore:
             raise DamagedCheckpointError(f"{place.uri} is damaged: {' '.join(str(error).split())}") from None
         return Checkpoint(tensors[WEIGHTS], tensors[OPTIMIZER], tensors[ACCOUNTING], state)
 
+    def read_state(self, step: int) -> dict[str, Any]:
+        """``state.json`` alone, without the tensors."""
+        return dict(json.loads(self._place(step).read_bytes(STATE)))
+
     def newest_good(self, tell: Callable[[str], None]) -> Checkpoint | None:
         """The newest checkpoint that verifies; ``tell`` hears of every damaged one passed over.
 

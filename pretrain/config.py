@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import math
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -135,7 +136,7 @@ class OptimizerSettings(Settings):
 class ZeroSettings(Settings):
     """DeepSpeed ZeRO. Stage 1 is right even for one worker; see docs."""
 
-    stage: Literal[1, 2, 3] = Field(1, description="1 shards optimizer states, 2 also gradients, 3 also parameters")
+    stage: int = Field(1, ge=1, le=3, description="1 shards optimizer states, 2 also gradients, 3 also parameters")
 
 
 class WorkerSettings(Settings):
@@ -198,4 +199,34 @@ class RunSettings(CommandSettings):
     @model_validator(mode="after")
     def _check(self) -> RunSettings:
         read_size(self.model.size)
+        return self
+
+
+class ImportReleasedSettings(CommandSettings):
+    """Turn a released checkpoint into a model export."""
+
+    checkpoint: Path = Field(description="released state dict, .pt")
+    genes: Path = Field(description="gene list as published: CSV with at least ensg_id, in the model's order")
+    graph: Path = Field(description="edge index 2 x E, .pt; row 0 receives messages, row 1 sends them")
+    graph_weight: Path = Field(description="E edge weights, .pt")
+    output: str = Field(description="export folder or s3:// address")
+    heads: int = Field(8, ge=1, description="attention heads; all published models have 8")
+
+
+class ExportSettings(CommandSettings):
+    """Export a checkpoint of a run, or write an export as a released state dict."""
+
+    run: str | None = Field(None, description="run folder or s3:// address, STORAGE/NAME")
+    checkpoint: str = Field("last", description="last, best (by validation loss), or a step")
+    corpus: str | None = Field(None, description="the run's corpus, where it is not at its old address")
+    model: str | None = Field(None, description="model export to convert, instead of --run")
+    format: Literal["export", "released"] = Field(
+        "export", description="export: a model export folder; released: a .pt state dict with graph and gene list"
+    )
+    output: str = Field(description="folder to write to; for format export also s3://")
+
+    @model_validator(mode="after")
+    def _check(self) -> ExportSettings:
+        if (self.run is None) == (self.model is None):
+            raise ValueError("give either --run or --model")
         return self

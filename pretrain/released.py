@@ -1,7 +1,8 @@
-"""Released checkpoints in: a ``.pt`` state dict, the published gene list and graph files become an export."""
+"""Released checkpoints in and out: a ``.pt`` state dict with gene list and graph files, to an export and back."""
 
 from __future__ import annotations
 
+import csv
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,30 +10,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from dataprep.command_line import CommandSettings, UserError
+from dataprep.command_line import UserError
 from dataprep.gene_graph import GeneGraph
 from dataprep.gene_vocabulary import read_vocabulary
 from dataprep.storage import Folder
-from pretrain.config import ModelShape
-from pretrain.export import load_strictly, write_export
+from pretrain.config import ImportReleasedSettings, ModelShape
+from pretrain.export import ModelExport, load_strictly, write_export
 from pretrain.model import BulkFormer
 
 # nn.DataParallel and DistributedDataParallel put this before every name
 _PARALLEL_PREFIX = "module."
-
-
-class ImportReleasedSettings(CommandSettings):
-    """Turn a released checkpoint into a model export."""
-
-    checkpoint: Path = Field(description="released state dict, .pt")
-    genes: Path = Field(description="gene list as published: CSV with at least ensg_id, in the model's order")
-    graph: Path = Field(description="edge index 2 x E, .pt; row 0 receives messages, row 1 sends them")
-    graph_weight: Path = Field(description="E edge weights, .pt")
-    output: str = Field(description="export folder or s3:// address")
-    heads: int = Field(8, ge=1, description="attention heads; all published models have 8")
 
 
 def import_released(settings: ImportReleasedSettings) -> dict[str, Any]:
@@ -54,6 +43,26 @@ def import_released(settings: ImportReleasedSettings) -> dict[str, Any]:
         f"{shape.genes:,} genes, {graph.edges:,} edges -> {settings.output}"
     )
     return {"output": settings.output, "parameters": parameters, "model": shape.model_dump(mode="json")}
+
+
+def export_released(model: ModelExport, output: Path) -> dict[str, Any]:
+    """Write an export as the released files: ``model.pt``, ``genes.csv``, ``G.pt`` and ``G_weight.pt``.
+
+    The inverse of :func:`import_released`: the same tensors under the same names.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    # row 0 receives, row 1 sends: see _read_graph
+    edges = np.stack([model.graph.target, model.graph.source]).astype(np.int64)
+    torch.save(model.tensors(), output / "model.pt")
+    torch.save(torch.from_numpy(edges), output / "G.pt")
+    torch.save(torch.from_numpy(model.graph.weight.copy()), output / "G_weight.pt")
+    with (output / "genes.csv").open("w", newline="") as stream:
+        rows = csv.writer(stream)
+        rows.writerow(["gene_symbol", "ensg_id", "gene_length"])
+        genes = model.vocabulary
+        rows.writerows(zip(genes.symbols, genes.ensembl_ids, genes.lengths_bp.tolist(), strict=True))
+    print(f"{model.folder.uri} -> {output}: model.pt, genes.csv, G.pt, G_weight.pt")
+    return {"output": str(output)}
 
 
 def infer_shape(tensors: Mapping[str, Tensor], heads: int) -> ModelShape:
