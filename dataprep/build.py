@@ -51,12 +51,12 @@ from dataprep.gene_graph import GRAPH_FILE
 from dataprep.gene_identifiers import map_genes
 from dataprep.gene_vocabulary import GeneVocabulary, default_vocabulary, read_vocabulary
 from dataprep.normalization import linear_values, log1p_tpm
-from dataprep.progress import progress_board, watched
 from dataprep.ray_session import connected
 from dataprep.sample_metadata import labels_for, metadata_of
 from dataprep.sources import RawProfiles, h5ad, table
 from dataprep.splits import split_studies
 from dataprep.storage import Folder
+from dataprep.task_board import has_failed, raise_mistake, reporting, task_board, watched
 
 _BLOCK_SCHEMA = pa.schema(
     [
@@ -69,6 +69,17 @@ _BLOCK_SCHEMA = pa.schema(
         ("merged_genes", pa.int64()),
         ("vocabulary_genes", pa.int64()),
         ("expression", pa.large_binary()),
+    ]
+)
+
+_ENTRY_SCHEMA = pa.schema(
+    [
+        ("path", pa.string()),
+        ("split", pa.string()),
+        ("rows", pa.int64()),
+        ("first_row_id", pa.int64()),
+        ("bytes", pa.int64()),
+        ("sha256", pa.string()),
     ]
 )
 
@@ -111,11 +122,12 @@ def build(settings: BuildSettings) -> dict[str, Any]:
     samples = _samples_table(settings, files)
     with connected():
         _quiet_ray_data()
-        profiles = _read_profiles(settings, files, vocabulary)
+        board = task_board(_samples_by_source(files))
+        profiles = _read_profiles(settings, files, vocabulary, board)
         samples = _judged(samples, profiles, settings)
         kept = _in_order(samples[samples["reason"].isna()], settings)
         _clear(folder)
-        entries = _write_shards(profiles, kept, folder, vocabulary, settings)
+        entries = _write_shards(profiles, kept, folder, vocabulary, settings, board)
     manifest = _manifest(settings, vocabulary, samples, kept, entries, _write_tables(folder, samples, kept, vocabulary))
     folder.write_text(MANIFEST_FILE, manifest_text(manifest))
     return summary(folder, manifest)
@@ -213,17 +225,13 @@ def _quiet_ray_data() -> None:
 
 
 def _read_profiles(
-    settings: BuildSettings, files: Sequence[SourceFile], vocabulary: GeneVocabulary
+    settings: BuildSettings, files: Sequence[SourceFile], vocabulary: GeneVocabulary, board: Any
 ) -> ray.data.Dataset:
     tasks = [
         ReadTask(file, start, min(start + settings.samples_per_task, len(file.sample_ids)))
         for file in files
         for start in range(0, len(file.sample_ids), settings.samples_per_task)
     ]
-    expected = Counter({source.name: 0 for source in settings.sources})
-    for file in files:
-        expected[file.source.name] += len(file.sample_ids)
-    board = progress_board(dict(expected))
     read = partial(
         _profile_blocks,
         tasks=ray.put(tasks),
@@ -233,7 +241,16 @@ def _read_profiles(
     )
     numbers = ray.data.from_items([{"task": number} for number in range(len(tasks))], override_num_blocks=len(tasks))
     with watched(board):
-        return numbers.map_batches(read, batch_size=1, batch_format="pyarrow").materialize()
+        profiles = numbers.map_batches(read, batch_size=1, batch_format="pyarrow").materialize()
+    raise_mistake(board)
+    return profiles
+
+
+def _samples_by_source(files: Sequence[SourceFile]) -> dict[str, int]:
+    samples: Counter[str] = Counter()
+    for file in files:
+        samples[file.source.name] += len(file.sample_ids)
+    return dict(samples)
 
 
 def _profile_blocks(
@@ -247,11 +264,15 @@ def _profile_blocks(
     all_tasks: list[ReadTask] = ray.get(tasks)
     for number in batch.column("task").to_pylist():
         task = all_tasks[number]
-        for raw in _raw_profiles(task):
-            block = profile_block(task.file, raw, genes, min_nonzero_genes)
-            refused = len(block) - block.column("reason").null_count
-            board.add.remote(task.file.source.name, len(block), refused)
-            yield block
+        if has_failed(board):
+            return
+        with reporting(board):
+            for raw in _raw_profiles(task):
+                block = profile_block(task.file, raw, genes, min_nonzero_genes)
+                refused = len(block) - block.column("reason").null_count
+                # waiting keeps the counts true when the last task ends
+                ray.get(board.add.remote(task.file.source.name, len(block), refused))
+                yield block
 
 
 def _raw_profiles(task: ReadTask) -> Iterator[RawProfiles]:
@@ -350,6 +371,7 @@ def _write_shards(
     folder: Folder,
     vocabulary: GeneVocabulary,
     settings: BuildSettings,
+    board: Any,
 ) -> list[ShardEntry]:
     rows_per_shard = settings.rows_per_shard(vocabulary.size)
     shard_of_row, plan = _shard_plan(kept["split"].to_numpy(), rows_per_shard)
@@ -361,6 +383,7 @@ def _write_shards(
         folder=folder,
         vocabulary=ray.put(vocabulary),
         rows_per_row_group=settings.rows_per_row_group,
+        board=board,
     )
     written = (
         profiles.map_batches(partial(_placed, places=places), batch_size=None, batch_format="pyarrow")
@@ -368,6 +391,7 @@ def _write_shards(
         .map_groups(write, batch_format="pyarrow")
     )
     rows = [row for ref in written.to_arrow_refs() for row in ray.get(ref).to_pylist()]
+    raise_mistake(board)
     entries = [ShardEntry(**row) for row in sorted(rows, key=lambda row: row["first_row_id"])]
     assert [entry.path for entry in entries] == [path for path, _, _ in plan]
     return entries
@@ -406,6 +430,7 @@ def _write_group(
     folder: Folder,
     vocabulary: ray.ObjectRef,
     rows_per_row_group: int,
+    board: Any,
 ) -> pa.Table:
     path, split, first_row_id = plan[group.column("shard")[0].as_py()]
     order = np.argsort(group.column("row_id").to_numpy())
@@ -413,8 +438,11 @@ def _write_group(
     width = BYTES_PER_VALUE * genes.size
     packed = group.column("expression").cast(pa.binary(width)).combine_chunks()
     expression = np.frombuffer(packed.buffers()[1], "<f2").reshape(-1, genes.size)[order]
-    entry = write_shard(folder, path, split, first_row_id, expression, genes, rows_per_row_group)
-    return pa.Table.from_pylist([entry.model_dump()])
+    written: list[dict[str, Any]] = []
+    with reporting(board):
+        entry = write_shard(folder, path, split, first_row_id, expression, genes, rows_per_row_group)
+        written.append(entry.model_dump())
+    return pa.Table.from_pylist(written, schema=_ENTRY_SCHEMA)
 
 
 def _write_tables(

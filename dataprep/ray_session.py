@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayTaskError
 
 from dataprep.command_line import UserError
 
@@ -17,16 +17,14 @@ from dataprep.command_line import UserError
 def connected(min_cpus: int = 1) -> Iterator[None]:
     """Use the Ray that is connected, else the cluster of ``RAY_ADDRESS``, else start one here for the time being.
 
-    ``min_cpus`` is the number of CPU slots a local one has at the least, whatever the machine has. Errors that tasks
-    raise as :class:`UserError` come out as such.
+    ``min_cpus`` is the number of CPU slots a local one has at the least, whatever the machine has. Raises
+    :class:`UserError` where the cluster does not answer.
     """
     started = not ray.is_initialized()
     if started:
         _start(min_cpus)
     try:
         yield
-    except RayError as error:
-        raise user_error_in(error) or error from None
     finally:
         if started:
             ray.shutdown()

@@ -1,4 +1,8 @@
-"""Progress of reading, counted by the tasks and shown by the driver: one line per source, and per while."""
+"""What tasks tell the driver while they run: how far they are, and the user's mistake one of them met.
+
+A mistake goes this way rather than as an exception: Ray Data would add its own words to the message, print every
+traceback on the terminal and leave the other tasks running to their end.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,8 @@ from typing import Any
 
 import ray
 
+from dataprep.command_line import UserError
+
 _POLL_SECONDS = 0.5
 _SECONDS_BETWEEN_TOTALS = 15.0
 
@@ -23,20 +29,47 @@ class _Board:
         self._expected = expected
         self._read: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
+        self._mistake: UserError | None = None
 
     def add(self, source: str, read: int, refused: int) -> None:
-        """Count some samples of a source."""
         self._read[source] += read
         self._refused[source] += refused
+
+    def fail(self, mistake: UserError) -> None:
+        self._mistake = self._mistake or mistake
+
+    def mistake(self) -> UserError | None:
+        return self._mistake
 
     def state(self) -> dict[str, tuple[int, int, int]]:
         """(expected, read, refused) by source."""
         return {name: (count, self._read[name], self._refused[name]) for name, count in self._expected.items()}
 
 
-def progress_board(expected: Mapping[str, int]) -> Any:
-    """An actor that counts: ``board.add.remote(source, read, refused)``. ``expected`` samples by source."""
+def task_board(expected: Mapping[str, int]) -> Any:
+    """A handle of the actor that keeps the board; ``expected`` is the number of samples by source."""
     return ray.remote(num_cpus=0)(_Board).remote(expected)
+
+
+@contextmanager
+def reporting(board: Any) -> Iterator[None]:
+    """In a task: a :class:`UserError` ends the block and goes to the board."""
+    try:
+        yield
+    except UserError as mistake:
+        ray.get(board.fail.remote(mistake))
+
+
+def has_failed(board: Any) -> bool:
+    """In a task: whether there is no point in going on."""
+    return ray.get(board.mistake.remote()) is not None
+
+
+def raise_mistake(board: Any) -> None:
+    """In the driver, after the tasks: raise what one of them reported."""
+    mistake = ray.get(board.mistake.remote())
+    if mistake is not None:
+        raise mistake
 
 
 @contextmanager
@@ -47,19 +80,9 @@ def watched(board: Any) -> Iterator[None]:
     watcher.start()
     try:
         yield
-        _flush(board)
     finally:
         done.set()
         watcher.join()
-
-
-def _flush(board: Any) -> None:
-    # actor calls of finished tasks may still be on their way
-    deadline = time.monotonic() + 2.0
-    while time.monotonic() < deadline:
-        if all(read >= expected for expected, read, _ in ray.get(board.state.remote()).values()):
-            return
-        time.sleep(0.05)
 
 
 def _watch(board: Any, done: threading.Event) -> None:
