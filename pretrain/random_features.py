@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from performer_pytorch.performer_pytorch import FastAttention
 from torch import Tensor, nn
 
 
-def orthogonal_features(rows: int, columns: int, generator: torch.Generator) -> Tensor:
+def orthogonal_features(rows: int, columns: int, generator: np.random.Generator) -> Tensor:
     """Random features ``rows x columns``: orthogonal blocks whose rows have the norms of Gaussian vectors.
 
     The construction of Choromanski et al. 2021 (Rethinking attention with Performers), regularised as
@@ -15,11 +16,11 @@ def orthogonal_features(rows: int, columns: int, generator: torch.Generator) -> 
     """
     blocks = []
     for start in range(0, rows, columns):
-        gaussian = torch.randn(columns, columns, generator=generator)
+        gaussian = torch.from_numpy(generator.standard_normal((columns, columns)))
         orthogonal, _ = torch.linalg.qr(gaussian)
         blocks.append(orthogonal.T[: min(columns, rows - start)])
-    norms = torch.randn(rows, columns, generator=generator).norm(dim=1)
-    return norms.unsqueeze(1) * torch.cat(blocks)
+    norms = torch.from_numpy(generator.standard_normal((rows, columns))).norm(dim=1)
+    return (norms.unsqueeze(1) * torch.cat(blocks)).float()
 
 
 def redraw_random_features(model: nn.Module, seed: int, step: int, every_steps: int) -> None:
@@ -31,7 +32,8 @@ def redraw_random_features(model: nn.Module, seed: int, step: int, every_steps: 
     drawing = step // every_steps if every_steps else 0
     layers = [module for module in model.modules() if isinstance(module, FastAttention)]
     for index, layer in enumerate(layers):
-        generator = torch.Generator().manual_seed(_mixed(seed, drawing, index))
+        # NumPy's generator takes the whole key; torch's on the CPU would keep 32 bits of it
+        generator = np.random.default_rng([seed, drawing, index])
         features = orthogonal_features(layer.nb_features, layer.dim_heads, generator)
         with torch.no_grad():
             layer.projection_matrix.copy_(features)
@@ -39,8 +41,3 @@ def redraw_random_features(model: nn.Module, seed: int, step: int, every_steps: 
 
 def is_redraw_step(step: int, every_steps: int) -> bool:
     return every_steps > 0 and step % every_steps == 0
-
-
-def _mixed(seed: int, drawing: int, layer: int) -> int:
-    # distinct for all practical values: seed < 2^31, drawing < 2^20, layer < 2^12
-    return (seed << 32) ^ (drawing << 12) ^ layer
