@@ -29,6 +29,7 @@ EXCLUDES = (
     "__pycache__",
     "*.egg-info",
     ".*_cache",
+    ".hypothesis",
     "/.local",
     "/build",
     "/data",
@@ -60,8 +61,7 @@ def submit(settings: SubmitSettings, entrypoint: Sequence[str]) -> dict[str, Any
             f"job {name} goes on; `ray job logs -f {name}` follows it, `ray job stop {name}` ends it"
         ) from None
     if status != "SUCCEEDED":
-        message = (client.get_job_info(name).message or "").strip().splitlines()
-        raise UserError(f"job {name} {status.lower()}{': ' + message[0] if message else ''}")
+        raise UserError(f"job {name} {status.lower()}{_reason(client.get_job_info(name).message)}")
     return {"job": name, "status": str(status)}
 
 
@@ -118,8 +118,7 @@ def _client(settings: SubmitSettings) -> JobSubmissionClient:
     # only now: Ray reads those variables when it is imported
     from ray.job_submission import JobSubmissionClient
 
-    for logger in ("ray", "ray.dashboard", "ray._private"):
-        logging.getLogger(logger).setLevel(logging.WARNING)
+    _hush("ray")
     try:
         return JobSubmissionClient(address)
     except (ConnectionError, RuntimeError) as error:
@@ -144,9 +143,24 @@ async def _follow(client: JobSubmissionClient, name: str) -> JobStatus:
     return status
 
 
+def _hush(package: str) -> None:
+    """Keep a package's chatter off the terminal; its errors are raised anyway."""
+    for name in logging.root.manager.loggerDict:
+        if name == package or name.startswith(f"{package}."):
+            logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _reason(message: str | None) -> str:
+    """What Ray says of a failed job, without the log that was already printed."""
+    reason = (message or "").partition(", last available logs")[0].strip()
+    return f": {reason.splitlines()[0]}" if reason else ""
+
+
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _last_line(error: Exception) -> str:
-    return next(reversed(str(error).strip().splitlines()), type(error).__name__)
+    """The exception at the end of the server's traceback."""
+    lines = [line.strip() for line in str(error).splitlines() if len(line.strip()) > 1]
+    return lines[-1].removeprefix("ValueError: ") if lines else type(error).__name__

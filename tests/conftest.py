@@ -1,0 +1,140 @@
+"""Real services for the tests of every package: an S3 server, an MLflow server, Ray.
+
+Each is started when the first test asks for it, serves the whole session, and is ended by its own pid.
+"""
+
+import os
+
+# Read by Ray, DeepSpeed and PyTorch when they are imported, so before any test module is.
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import itertools
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import ray
+
+from cluster.config import DownSettings, UpSettings
+from cluster.local import down, stop, up
+from cluster.services import BUCKET, FOREIGN_VARIABLES, ObjectStore, Place, Service, Tracking, job_environment
+from cluster.state import StateFolder
+
+# Logical: workers of a training group and the tasks that read for them hold one each at the same time.
+RAY_CPUS = 8
+
+
+@dataclass
+class RunningService:
+    """A real service for the session. Tests of an outage stop it and start it again; ports and data stay."""
+
+    service: Service
+    state: Path
+
+    def start(self) -> None:
+        up(UpSettings(state=self.state), [self.service])
+
+    def stop(self) -> None:
+        folder = StateFolder.at(self.state)
+        stop(self.service, folder, folder.read())
+
+    @property
+    def address(self) -> str:
+        folder = StateFolder.at(self.state)
+        return f"http://127.0.0.1:{folder.read().ports[self.service.name]}"
+
+
+@dataclass
+class S3Server(RunningService):
+    """The S3 server. Its address and credentials are in the AWS_* variables of the session."""
+
+    bucket: str = BUCKET
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    def prefix(self, name: str = "test") -> str:
+        """``s3://bucket/...`` that nobody has used yet."""
+        return f"s3://{self.bucket}/tests/{name}-{next(self._numbers)}"
+
+
+@pytest.fixture(scope="session")
+def services_state() -> Iterator[Path]:
+    """State folder of the session's services; whatever runs in it is ended with the session."""
+    # not pytest's folder: the path has to be short enough for Unix sockets
+    folder = Path(tempfile.mkdtemp(prefix="bulkformer-tests-", dir="/tmp"))
+    try:
+        yield folder
+    finally:
+        down(DownSettings(state=folder, grace_seconds=2.0))
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def _session_environment() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="session")
+def s3_server(services_state: Path, _session_environment: pytest.MonkeyPatch) -> S3Server:
+    """A running S3 server with one bucket; the environment of the session points to it."""
+    server = S3Server(ObjectStore(), services_state)
+    server.start()
+    _point_to_services(services_state, _session_environment, "AWS_", "NO_PROXY")
+    return server
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(
+    s3_server: S3Server, services_state: Path, _session_environment: pytest.MonkeyPatch
+) -> RunningService:
+    """A running MLflow server with artifacts in the bucket; MLFLOW_TRACKING_URI of the session points to it."""
+    server = RunningService(Tracking(), services_state)
+    server.start()
+    _point_to_services(services_state, _session_environment, "MLFLOW_")
+    if ray.is_initialized():
+        # workers have the environment of the moment in which Ray was started
+        ray.shutdown()
+        _start_ray()
+    return server
+
+
+@pytest.fixture(scope="session")
+def ray_session(s3_server: S3Server) -> Iterator[None]:
+    """Ray in this process, with the S3 server (and MLflow, if a test asked for it) in its workers' environment."""
+    _start_ray()
+    yield
+    ray.shutdown()
+
+
+def _start_ray() -> None:
+    ray.init(
+        num_cpus=RAY_CPUS,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="warning",
+        object_store_memory=512 * 2**20,
+        # the tests' modules are not installed; workers unpickle functions that are defined in them
+        runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parents[1])}},
+    )
+
+
+def _point_to_services(state: Path, patch: pytest.MonkeyPatch, *prefixes: str) -> None:
+    folder = StateFolder.at(state)
+    place = Place(folder, folder.read().ports, folder.credentials(), UpSettings(state=state))
+    for name in FOREIGN_VARIABLES:
+        if name.startswith(prefixes):
+            patch.delenv(name, raising=False)
+    for name, value in job_environment(place).items():
+        if name.startswith(prefixes):
+            patch.setenv(name, value)
