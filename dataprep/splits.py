@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 
 from dataprep.command_line import UserError
@@ -14,7 +15,8 @@ def split_studies(profiles_of: Mapping[str, int], settings: SplitSettings, seed:
 
     Named studies go where they are named, all others to train. Otherwise studies are taken in an order that depends
     on the seed and their names alone, and each goes to test, else to validation, where it fits into what that split
-    may still take, else to train; the smallest study left goes to a split that would stay empty. Raises
+    may still take, else to train; a split that would stay empty gets
+    the smallest study that another can spare. Raises
     :class:`UserError` for a named study that is not there and where nothing is left to train on.
     """
     split_of = _by_name(profiles_of, settings) if settings.by_name else _by_fraction(profiles_of, settings, seed)
@@ -45,9 +47,11 @@ def _by_fraction(profiles_of: Mapping[str, int], settings: SplitSettings, seed: 
         if chosen != "train":
             room[chosen] -= profiles_of[study]
     for split in wanted:
-        training = [study for study, chosen in split_of.items() if chosen == "train"]
-        if split not in split_of.values() and len(training) > 1:
-            split_of[min(training, key=lambda study: (profiles_of[study], study))] = split
+        studies_in = Counter(split_of.values())
+        spare = [study for study, chosen in split_of.items() if studies_in[chosen] > 1]
+        if split not in studies_in and spare:
+            chosen_study = min(spare, key=lambda study: (split_of[study] != "train", profiles_of[study], study))
+            split_of[chosen_study] = split
     return split_of
 
 

@@ -1,0 +1,61 @@
+"""Gene ids of every published form find their vocabulary gene; foreign ones are recognised for what they are."""
+
+import pytest
+
+from dataprep.command_line import UserError
+from dataprep.config import GeneId
+from dataprep.gene_identifiers import map_genes, strip_version
+from dataprep.gene_vocabulary import default_vocabulary
+
+TP53, XIST = "ENSG00000141510", "ENSG00000229807"
+
+
+@pytest.mark.parametrize(
+    ("gene_id", "kind"),
+    [(TP53, "ensembl"), (f"{TP53}.18", "ensembl"), ("TP53", "symbol"), ("TP53|7157", "symbol_entrez")],
+)
+def test_every_form_of_id_finds_its_gene(gene_id: str, kind: GeneId) -> None:
+    genes = map_genes("x", [gene_id], kind, default_vocabulary())
+    assert genes.columns.tolist() == [default_vocabulary().column_of[TP53]]
+    assert (genes.unknown, genes.merged, genes.measured) == (0, 0, 1)
+
+
+@pytest.mark.parametrize("gene_id", ["ENSG00000182378.15", "ENSG00000182378.15_PAR_Y", "ENSG00000182378_PAR_Y"])
+def test_versions_and_pseudo_autosomal_marks_are_stripped(gene_id: str) -> None:
+    assert strip_version(gene_id) == "ENSG00000182378"
+
+
+def test_a_pseudo_autosomal_copy_is_merged_with_its_gene() -> None:
+    genes = map_genes("x", ["ENSG00000182378.15", "ENSG00000182378.15_PAR_Y"], "ensembl", default_vocabulary())
+    assert genes.columns[0] == genes.columns[1] >= 0
+    assert (genes.merged, genes.measured) == (1, 1)
+
+
+def test_genes_that_are_not_protein_coding_have_a_length_but_no_column() -> None:
+    genes = map_genes("x", [TP53, XIST], "ensembl", default_vocabulary())
+    assert genes.columns[1] == -1
+    assert genes.lengths_bp[1] > 1000
+    assert genes.unknown == 0
+
+
+def test_an_unknown_gene_counts_as_1000_bp() -> None:
+    genes = map_genes("x", ["TP53|7157", "?|100130426"], "symbol_entrez", default_vocabulary())
+    assert genes.lengths_bp[1] == 1000
+    assert (genes.columns[1], genes.unknown) == (-1, 1)
+
+
+@pytest.mark.parametrize(
+    ("gene_ids", "kind", "message"),
+    [
+        (["ENSMUSG00000059552", "ENSMUSG00000022346"], "ensembl", r"2 of 2 gene ids .* mouse genes \(ENSMUSG\)"),
+        (["Trp53", "Gapdh", "Actb"], "symbol", "3 of 3 gene ids .* written like mouse symbols"),
+        (["one", "two", TP53], "ensembl", r"2 of 3 gene ids are not human genes as ensembl, e\.g\. 'one', 'two'"),
+        ([TP53, XIST], "symbol", r"look like Ensembl ids \(gene_id: ensembl\)"),
+        (["TP53", "XIST"], "ensembl", r"look like symbols \(gene_id: symbol or symbol_entrez\)"),
+        (["TP53|7157", "XIST|7503"], "symbol", r"look like SYMBOL\|Entrez \(gene_id: symbol_entrez\)"),
+        (["TP53", "TP53", "XIST"], "symbol", r"1 of 3 gene ids occur more than once, e\.g\. 'TP53'"),
+    ],
+)
+def test_foreign_ids_are_refused_with_the_likely_reason(gene_ids: list[str], kind: GeneId, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        map_genes("x", gene_ids, kind, default_vocabulary())
