@@ -107,6 +107,8 @@ class ObjectStore:
             f"-ip={LOOPBACK}",
             f"-ip.bind={LOOPBACK}",
             "-master.telemetry=false",
+            # the only master still waits this long for others before it elects itself
+            "-master.electionTimeout=1s",
             f"-master.port={port['s3_master']}",
             f"-master.port.grpc={port['s3_master_grpc']}",
             # every bucket takes volumes of its own; they are not allocated in advance

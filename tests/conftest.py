@@ -124,8 +124,6 @@ def _start_ray() -> None:
         log_to_driver=False,
         logging_level="warning",
         object_store_memory=512 * 2**20,
-        # the tests' modules are not installed; workers unpickle functions that are defined in them
-        runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parents[1])}},
     )
 
 
