@@ -1,0 +1,54 @@
+# Everything here is safe to repeat. `make help` lists what there is.
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# the first Python that is new enough
+PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo up down status test lint bench
+
+help:
+	@echo 'make install   make $(VENV) and install everything into it'
+	@echo 'make demo      raw counts to a trained model to scores, on services that run on this machine'
+	@echo 'make up        start those services: object store, MLflow, Ray'
+	@echo 'make status    show where they are and whether they answer'
+	@echo 'make down      end them; their data stays in .local'
+	@echo 'make test      the whole test suite'
+	@echo 'make lint      what CI checks beside the tests'
+	@echo 'make bench     benchmarks'
+
+install: $(INSTALLED)
+
+# done again only when one of these files has changed; the packages themselves are used from this folder
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -n '$(PYTHON)' || { echo 'error: Python 3.11 or later is needed' >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[services,test]'
+	@touch $@
+
+demo: install
+	PATH="$(abspath $(BIN)):$$PATH" examples/demo.sh
+
+up: install
+	$(BIN)/python -m cluster up
+
+status: install
+	$(BIN)/python -m cluster status
+
+down:
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m cluster down; fi
+
+test: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+bench: install
+	@set -e; for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python $$script; done

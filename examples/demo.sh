@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Raw counts to a trained model to scores, in a few minutes on two cores. `make demo` runs it in the environment of
+# `make install`; it can be repeated, each time as a new run.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+step() { printf '\n== %s\n' "$*" >&2; }
+
+step "object store, MLflow and Ray on this machine"
+python -m cluster up
+. .local/env
+
+# one place in the bucket, so that a repeat does not fill the disk; one name per run, as MLflow keeps all of them
+demo=s3://bulkformer/demo
+run=demo-$(date +%Y%m%d-%H%M%S)
+python -c "from dataprep.storage import Folder; Folder('s3://bulkformer').remove('demo')"
+
+step "a made-up cohort: 400 samples of 2,000 genes, 8 studies, raw counts"
+python -m dataprep simulate --samples 400 --genes 2000 --output $demo/raw
+
+step "the corpus: TPM, quality control, split by study, Parquet"
+python -c "from dataprep.storage import Folder; print(Folder('$demo/raw').read_text('build.yaml'))" > .local/demo.yaml
+python -m dataprep build --config .local/demo.yaml --corpus $demo/corpus
+python -m dataprep graph --corpus $demo/corpus
+python -m dataprep inspect $demo/corpus
+
+step "pretraining, as a Ray job of two workers"
+python -m cluster submit --name "$run" -- python -m pretrain run \
+    --corpus $demo/corpus --storage $demo/runs --name "$run" \
+    --model.size tiny --model.kernel fused --workers.count 2 \
+    --batch.global-profiles 32 --batch.micro-profiles 8 --optimizer.learning-rate 0.003 --max-steps 60
+
+step "scores on studies that it has not seen, beside simple methods"
+python -m evaluation run --model "$demo/runs/$run/export" --corpus $demo/corpus \
+    --imputation.max-profiles 50 --imputation.resamples 200 --classification.folds 5
+
+step "done"
+echo "runs and artifacts: $MLFLOW_TRACKING_URI"
+echo "make down ends the services; make demo again uses them as they are"
