@@ -1,0 +1,69 @@
+"""Build files are read strictly; contradictions are named before anything is read."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dataprep.command_line import UserError, read_settings
+from dataprep.config import BuildSettings, InspectSettings, SimulateSettings
+
+SOURCE = {"name": "x", "path": "x.tsv", "gene_id": "ensembl", "units": "counts", "study": "x"}
+EXAMPLE = Path(__file__).parents[2] / "examples" / "real_studies.yaml"
+
+
+def read(tmp_path: Path, *arguments: str, **content: Any) -> BuildSettings:
+    (tmp_path / "build.yaml").write_text(yaml.safe_dump({"corpus": "c", "sources": [SOURCE]} | content))
+    return read_settings(BuildSettings, ["--config", str(tmp_path / "build.yaml"), *arguments])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"source": []}, r"unknown setting source \(did you mean 'sources'\?\)"),
+        ({"sources": [SOURCE | {"unit": "counts"}]}, r"unknown setting sources\.0\.unit \(did you mean 'units'\?\)"),
+        ({"sources": [SOURCE | {"units": "reads"}]}, r"sources\.0\.units: .*'counts', 'estimated_counts'.* 'reads'"),
+        ({"sources": [{k: v for k, v in SOURCE.items() if k != "units"}]}, r"setting sources\.0\.units is missing"),
+        ({"sources": []}, "sources: .*at least 1"),
+        ({"sources": [SOURCE, SOURCE]}, "source names used twice: x"),
+        ({"sources": [SOURCE | {"study_column": "s"}]}, "give either study or study_column"),
+        ({"sources": [SOURCE | {"layer": "counts"}]}, "layer and gene_column are for h5ad"),
+        ({"split": {"tests": []}}, r"unknown setting split\.tests \(did you mean 'test'\?\)"),
+    ],
+)
+def test_a_bad_build_file_is_a_bad_argument(tmp_path: Path, content: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as raised:
+        read(tmp_path, **content)
+    assert raised.value.exit_code == 2
+    assert "\n" not in str(raised.value)
+
+
+def test_paths_start_from_the_build_file_unless_there_is_a_root(tmp_path: Path) -> None:
+    assert read(tmp_path).address("a/b.tsv") == f"{tmp_path}/a/b.tsv"
+    assert read(tmp_path, "--root", "/data/").address("a/b.tsv") == "/data/a/b.tsv"
+    assert read(tmp_path, root="s3://bucket/raw").address("a/b.tsv") == "s3://bucket/raw/a/b.tsv"
+    assert read(tmp_path, "--root", "/data").address("s3://bucket/b.tsv") == "s3://bucket/b.tsv"
+    assert read(tmp_path, "--root", "/data").address("/else/b.tsv") == "/else/b.tsv"
+
+
+def test_shards_are_about_the_size_asked_for_and_whole_row_groups(tmp_path: Path) -> None:
+    rows = read(tmp_path).rows_per_shard(20_024)
+    assert rows % 64 == 0
+    assert 0.97 * 128e6 < rows * (2 * 20_024 + 8) <= 128e6
+    assert read(tmp_path, "--shard-bytes", "1").rows_per_shard(20_024) == 64
+
+
+def test_the_build_file_of_the_real_studies_is_valid() -> None:
+    settings = read_settings(BuildSettings, ["--config", str(EXAMPLE), "--corpus", "c"])
+    assert len(settings.sources) >= 20
+    assert len(settings.split.test) >= 7
+
+
+def test_inspect_takes_the_corpus_by_position() -> None:
+    assert read_settings(InspectSettings, ["s3://bucket/corpus"]).corpus == "s3://bucket/corpus"
+
+
+def test_more_studies_than_samples_is_a_bad_argument() -> None:
+    with pytest.raises(UserError, match="20 samples are too few for 30 studies"):
+        read_settings(SimulateSettings, ["--output", "x", "--samples", "20", "--studies", "30"])

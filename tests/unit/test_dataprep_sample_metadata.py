@@ -1,0 +1,66 @@
+"""Metadata is kept as given, and samples without a row or a study are named."""
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from dataprep.command_line import UserError
+from dataprep.config import SourceSettings
+from dataprep.sample_metadata import labels_for, read_metadata
+
+
+def source(**settings: Any) -> SourceSettings:
+    given = {"name": "x", "path": "x", "gene_id": "ensembl", "units": "counts", "samples": "y", "study_column": "study"}
+    return SourceSettings(**given | settings)
+
+
+@pytest.mark.parametrize("name", ["s.tsv", "s.tsv.gz", "s.csv"])
+def test_values_are_strings_as_given_and_null_where_empty(tmp_path: Path, name: str) -> None:
+    text = "sample\tstudy\tage\tstage\na\tS\t044\tNA\nb\tS\t\tii\n".replace("\t", "," if name.endswith("csv") else "\t")
+    (tmp_path / name).write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+    table = read_metadata(str(tmp_path / name))
+    assert table["age"].tolist()[0] == "044"
+    assert pd.isna(table["age"].tolist()[1])
+    assert table["stage"].tolist() == ["NA", "ii"]
+
+
+def test_rows_come_in_the_order_of_the_samples() -> None:
+    metadata = pd.DataFrame({"study": ["S", "S", "T"], "age": ["1", "2", "3"]}, index=["a", "b", "c"])
+    labels = labels_for(source(), ["c", "a"], metadata)
+    assert labels["age"].tolist() == ["3", "1"]
+    assert labels["study_id"].tolist() == ["T", "S"]
+
+
+def test_given_columns_do_not_replace_those_of_the_corpus() -> None:
+    metadata = pd.DataFrame({"study": ["S"], "sample_id": ["other"], "split": ["x"]}, index=["a"])
+    labels = labels_for(source(), ["a"], metadata)
+    assert {"sample_id_given", "split_given"} <= set(labels.columns)
+    assert "split" not in labels.columns
+
+
+@pytest.mark.parametrize(
+    ("samples", "metadata", "settings", "message"),
+    [
+        (["a", "z"], {"study": ["S"]}, {}, "1 of 2 samples have no row in the sample metadata, e.g. 'z'"),
+        (["a"], {"study": [None]}, {}, "1 of 1 samples have no study"),
+        (["a"], {"age": ["1"]}, {}, "no column 'study'; there are age"),
+    ],
+)
+def test_samples_that_cannot_be_placed_are_named(
+    samples: list[str], metadata: dict[str, list[Any]], settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        labels_for(source(**settings), samples, pd.DataFrame(metadata, index=["a"]))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("", "is empty"), ("sample\tage\na\t1\na\t2\n", "1 samples have several rows, e.g. a")],
+)
+def test_a_bad_metadata_table_is_named(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "s.tsv").write_text(content)
+    with pytest.raises(UserError, match=message):
+        read_metadata(str(tmp_path / "s.tsv"))
