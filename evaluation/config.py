@@ -58,7 +58,6 @@ class ImputationSettings(Settings):
     fit_profiles: int = Field(3000, ge=3, description="train profiles that the baselines are fitted on, at the most")
     ranks: list[int] = Field([10, 50, 200, 400], min_length=1, description="components of probabilistic PCA to try")
     tuning_profiles: int = Field(200, ge=1, description="profiles that choose the rank, at the most")
-    refills: int = Field(2, ge=0, description="rounds of expected values for what train profiles do not measure")
     resamples: int = Field(1000, ge=100, description="bootstrap resamples for the confidence intervals")
 
     @model_validator(mode="after")

@@ -122,13 +122,13 @@ def fit_baselines(
         )
     event(f"fitting baselines on {len(train_NG):,} train profiles")
     largest = max(settings.ranks)
-    pca = fit_probabilistic_pca(train_NG, largest, settings.refills)
+    pca = fit_probabilistic_pca(train_NG, largest)
     tuning_ids, tuning_NG = read_split(corpus, "validation", settings.tuning_profiles)
     chosen_on, candidates = "validation", pca
     if split == "validation" or not len(tuning_ids):
         held = max(1, int(_TUNING_SHARE * len(train_NG)))
         chosen_on, tuning_ids, tuning_NG = "a fifth of train", np.arange(held), train_NG[:held]
-        candidates = fit_probabilistic_pca(train_NG[held:], largest, settings.refills)
+        candidates = fit_probabilistic_pca(train_NG[held:], largest)
     rank = choose_rank(candidates, settings.ranks, tuning_ids, tuning_NG, settings.mask_rate, seed)
     event(f"probabilistic PCA: {rank} components, chosen on {chosen_on}")
     baselines: dict[str, Predictor] = {
