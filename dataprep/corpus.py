@@ -378,14 +378,24 @@ def _sha256(corpus: Corpus, name: str) -> str:
 
 @contextmanager
 def _opened_shard(folder: Folder, shard: Shard) -> Iterator[pq.ParquetFile]:
-    stream: IO[bytes]
     try:
-        with folder.open(shard.path) as stream:
-            yield pq.ParquetFile(stream, pre_buffer=True)
+        with _shard_file(folder, shard) as file:
+            yield pq.ParquetFile(file, pre_buffer=not folder.is_local)
     except FileNotFoundError:
         raise UserError(f"{folder.uri}/{shard.path} is missing") from None
     except (pa.ArrowInvalid, io.UnsupportedOperation) as error:
         raise UserError(f"{folder.uri}/{shard.path} is damaged: {' '.join(str(error).split())}") from None
+
+
+@contextmanager
+def _shard_file(folder: Folder, shard: Shard) -> Iterator[IO[bytes] | pa.MemoryMappedFile]:
+    if folder.is_local:
+        # profiles become views of the page cache, at three times the rate of reading
+        with pa.memory_map(f"{folder.path}/{shard.path}") as file:
+            yield file
+    else:
+        with folder.open(shard.path, read_ahead=False) as stream:
+            yield stream
 
 
 def _parsed_manifest(folder: Folder, text: str) -> Manifest:

@@ -129,9 +129,11 @@ class Folder:
         self._attempt(lambda: self.filesystem.get_file(self._file(name), str(target)))
 
     @contextmanager
-    def open(self, name: str) -> Iterator[IO[bytes]]:
-        """A seekable stream for reading."""
-        stream = self._attempt(lambda: self.filesystem.open(self._file(name), "rb"))
+    def open(self, name: str, read_ahead: bool = True) -> Iterator[IO[bytes]]:
+        """A seekable stream for reading. Without ``read_ahead`` an object store sends just the bytes asked for: for
+        readers that know which parts of a large file they want; else it sends 50 MB at a time."""
+        cache = {} if self.is_local or read_ahead else {"cache_type": "none"}
+        stream = self._attempt(lambda: self.filesystem.open(self._file(name), "rb", **cache))
         try:
             yield stream
         finally:
@@ -175,7 +177,11 @@ class Folder:
         """Raise :class:`UserError` unless the bucket exists and the credentials are accepted."""
         if not self.is_local:
             bucket = self.path.partition("/")[0]
-            self._attempt(lambda: self.filesystem.call_s3("head_bucket", Bucket=bucket))
+            try:
+                self._attempt(lambda: self.filesystem.call_s3("head_bucket", Bucket=bucket))
+            except FileNotFoundError:
+                # a server may answer a plain 404, which s3fs takes for a missing file
+                raise UserError(f"{self.uri}: the bucket does not exist") from None
 
     def _file(self, name: str) -> str:
         return f"{self.path}/{_checked(name)}"

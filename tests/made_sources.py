@@ -58,14 +58,16 @@ def write_vocabulary(root: Path, genes: int = GENES) -> str:
     return "genes.csv"
 
 
-def build_settings(root: Path, sources: list[dict[str, Any]], corpus: str | None = None, **more: Any) -> BuildSettings:
-    """Settings as the command reads them from ``ROOT/build.yaml``."""
+def build_settings(
+    folder: Path, sources: list[dict[str, Any]], corpus: str | None = None, **more: Any
+) -> BuildSettings:
+    """Settings as the command reads them from ``FOLDER/build.yaml``."""
     content = {
-        "vocabulary": write_vocabulary(root),
+        "vocabulary": write_vocabulary(folder),
         "min_nonzero_genes": 10,
         "rows_per_row_group": 4,
-        "corpus": corpus or str(root / "corpus"),
+        "corpus": corpus or str(folder / "corpus"),
         "sources": sources,
     }
-    (root / "build.yaml").write_text(yaml.safe_dump(content | more))
-    return read_settings(BuildSettings, ["--config", str(root / "build.yaml")])
+    (folder / "build.yaml").write_text(yaml.safe_dump(content | more))
+    return read_settings(BuildSettings, ["--config", str(folder / "build.yaml")])

@@ -1,4 +1,7 @@
-"""AnnData files: samples in obs, genes in var, values in X or a layer, dense or sparse by row."""
+"""AnnData files: samples in obs, genes in var, values in X or a layer, dense or sparse by row.
+
+anndata is imported where it is used: it takes a second, which every worker of a build would pay.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ from contextlib import contextmanager
 import h5py
 import numpy as np
 import pandas as pd
-from anndata.io import read_elem, sparse_dataset
 
 from dataprep.command_line import UserError
 from dataprep.config import SourceSettings
@@ -23,12 +25,16 @@ def list_samples(address: str) -> tuple[str, ...]:
 
 def read_obs(address: str) -> pd.DataFrame:
     """The metadata of all samples."""
+    from anndata.io import read_elem
+
     with _opened(address) as file:
         return read_elem(file["obs"])
 
 
 def read_samples(address: str, source: SourceSettings, start: int, stop: int) -> Iterator[RawProfiles]:
     """Samples ``start`` to ``stop``. Raises :class:`UserError` where the layer or the gene column is not there."""
+    from anndata.io import read_elem
+
     with _opened(address) as file:
         gene_ids = _gene_ids(address, read_elem(file["var"]), source.gene_column)
         samples = tuple(map(str, read_elem(file["obs"]).index[start:stop]))
@@ -52,6 +58,8 @@ def _matrix(address: str, file: h5py.File, layer: str | None) -> h5py.Dataset | 
 
 
 def _rows(matrix: h5py.Dataset | h5py.Group, start: int, stop: int) -> np.ndarray:
+    from anndata.io import sparse_dataset
+
     if isinstance(matrix, h5py.Dataset):
         return matrix[start:stop].astype(np.float32)
     return sparse_dataset(matrix)[start:stop].toarray().astype(np.float32)
