@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import secrets
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -76,7 +77,7 @@ class StateFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep a second `up` or `down` out. Raises :class:`UserError` if one is at work."""
-        with (self.path / "lock").open("w") as stream:
+        with os.fdopen(os.open(self.path / "lock", os.O_WRONLY | os.O_CREAT, 0o600), "w") as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -129,5 +130,5 @@ def shell_lines(variables: Mapping[str, str], unset: tuple[str, ...]) -> str:
     """The variables as a file that a shell can source."""
     lines = ["# Settings of the embedded services. Secret: for this user's own shells and jobs."]
     lines += [f"unset {name}" for name in unset]
-    lines += [f"export {name}='{value}'" for name, value in variables.items()]
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
     return "\n".join(lines) + "\n"
