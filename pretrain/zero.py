@@ -42,6 +42,9 @@ def start_engine(model: nn.Module, settings: RunSettings, workers: int) -> Any:
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if settings.workers.gpu else "cpu")
     import deepspeed  # takes seconds, and only workers need it
 
+    # DeepSpeed would compile an operator for all-reduce through shared memory, a minute of g++ on every new machine;
+    # only its inference path uses it.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
