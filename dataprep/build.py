@@ -49,7 +49,7 @@ from dataprep.corpus import (
 )
 from dataprep.gene_graph import GRAPH_FILE
 from dataprep.gene_identifiers import map_genes
-from dataprep.gene_vocabulary import GeneVocabulary, default_vocabulary, read_vocabulary
+from dataprep.gene_vocabulary import GeneVocabulary, default_vocabulary, read_aliases, read_vocabulary
 from dataprep.normalization import linear_values, log1p_tpm
 from dataprep.ray_session import connected
 from dataprep.sample_metadata import labels_for, metadata_of
@@ -118,12 +118,15 @@ def build(settings: BuildSettings) -> dict[str, Any]:
             f"min_nonzero_genes {settings.min_nonzero_genes:,} is more than the vocabulary's {vocabulary.size:,} genes",
             exit_code=2,
         )
+    aliases: dict[str, str] = {}
+    if settings.gene_aliases is not None:
+        aliases = read_aliases(settings.address(settings.gene_aliases))
     files = _list_files(settings)
     samples = _samples_table(settings, files)
     with connected():
         _quiet_ray_data()
         board = task_board(_samples_by_source(files))
-        profiles = _read_profiles(settings, files, vocabulary, board)
+        profiles = _read_profiles(settings, files, vocabulary, aliases, board)
         samples = _judged(samples, profiles, settings)
         kept = _in_order(samples[samples["reason"].isna()], settings)
         _clear(folder)
@@ -225,7 +228,11 @@ def _quiet_ray_data() -> None:
 
 
 def _read_profiles(
-    settings: BuildSettings, files: Sequence[SourceFile], vocabulary: GeneVocabulary, board: Any
+    settings: BuildSettings,
+    files: Sequence[SourceFile],
+    vocabulary: GeneVocabulary,
+    aliases: Mapping[str, str],
+    board: Any,
 ) -> ray.data.Dataset:
     tasks = [
         ReadTask(file, start, min(start + settings.samples_per_task, len(file.sample_ids)))
@@ -235,7 +242,7 @@ def _read_profiles(
     read = partial(
         _profile_blocks,
         tasks=ray.put(tasks),
-        vocabulary=ray.put(vocabulary),
+        genes=ray.put((vocabulary, aliases)),
         min_nonzero_genes=settings.min_nonzero_genes,
         board=board,
     )
@@ -256,11 +263,11 @@ def _samples_by_source(files: Sequence[SourceFile]) -> dict[str, int]:
 def _profile_blocks(
     batch: pa.Table,
     tasks: ray.ObjectRef,
-    vocabulary: ray.ObjectRef,
+    genes: ray.ObjectRef,
     min_nonzero_genes: int,
     board: Any,
 ) -> Iterator[pa.Table]:
-    genes: GeneVocabulary = ray.get(vocabulary)
+    vocabulary, aliases = ray.get(genes)
     all_tasks: list[ReadTask] = ray.get(tasks)
     for number in batch.column("task").to_pylist():
         task = all_tasks[number]
@@ -268,7 +275,7 @@ def _profile_blocks(
             return
         with reporting(board):
             for raw in _raw_profiles(task):
-                block = profile_block(task.file, raw, genes, min_nonzero_genes)
+                block = profile_block(task.file, raw, vocabulary, aliases, min_nonzero_genes)
                 refused = len(block) - block.column("reason").null_count
                 # waiting keeps the counts true when the last task ends
                 ray.get(board.add.remote(task.file.source.name, len(block), refused))
@@ -280,10 +287,16 @@ def _raw_profiles(task: ReadTask) -> Iterator[RawProfiles]:
     return read(task.file.address, task.file.source, task.start, task.stop)
 
 
-def profile_block(file: SourceFile, raw: RawProfiles, vocabulary: GeneVocabulary, min_nonzero_genes: int) -> pa.Table:
+def profile_block(
+    file: SourceFile,
+    raw: RawProfiles,
+    vocabulary: GeneVocabulary,
+    aliases: Mapping[str, str],
+    min_nonzero_genes: int,
+) -> pa.Table:
     """Check, normalise and judge some profiles of a file. Refused ones come without their expression."""
     source, where = file.source, f"source {file.source.name} ({file.address})"
-    genes = map_genes(where, raw.gene_ids, source.gene_id, vocabulary)
+    genes = map_genes(where, raw.gene_ids, source.gene_id, vocabulary, aliases)
     linear = linear_values(where, raw.values, source.units, raw.sample_ids, raw.gene_ids)
     totals = linear.sum(axis=1, dtype=np.float64)
     expression = log1p_tpm(linear, source.units, genes, vocabulary.size)

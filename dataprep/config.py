@@ -77,6 +77,7 @@ class BuildSettings(CommandSettings):
     root: str | None = Field(default=None, description="what relative paths start from; default: the YAML's folder")
     sources: list[SourceSettings] = Field(min_length=1, description="the sources, earlier ones win over duplicates")
     vocabulary: str | None = Field(default=None, description="gene list (CSV or Parquet); default: 20,024 genes")
+    gene_aliases: str | None = Field(default=None, description="CSV of former symbols and Entrez ids: name, ensembl_id")
     min_nonzero_genes: int = Field(default=14_000, ge=1, description="vocabulary genes a profile must express")
     split: SplitSettings = Field(default_factory=SplitSettings)
     seed: int = Field(default=0, description="of the split by fractions and of the order of profiles")

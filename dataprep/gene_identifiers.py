@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -37,13 +38,22 @@ class GeneMapping:
         return int((self.columns >= 0).sum()) - self.merged
 
 
-def map_genes(where: str, gene_ids: Sequence[str], kind: GeneId, vocabulary: GeneVocabulary) -> GeneMapping:
+def map_genes(
+    where: str,
+    gene_ids: Sequence[str],
+    kind: GeneId,
+    vocabulary: GeneVocabulary,
+    aliases: Mapping[str, str] = MappingProxyType({}),
+) -> GeneMapping:
     """Map the ids of the source ``where`` to the vocabulary.
 
+    ``aliases`` gives Ensembl ids of names that are no current symbols: former symbols and Entrez numbers.
     Raises :class:`UserError` where ids repeat, are those of a mouse, or are unknown for more than half.
     """
     _require_unique(where, gene_ids)
     known_ids = _ensembl_ids(gene_ids, kind, vocabulary)
+    if kind != "ensembl":
+        known_ids = _with_aliases(gene_ids, known_ids, aliases)
     unknown = sum(gene is None for gene in known_ids)
     if 2 * unknown > len(gene_ids):
         raise UserError(f"{where}: {_why_unknown(gene_ids, known_ids, kind)}")
@@ -70,6 +80,22 @@ def _ensembl_ids(gene_ids: Sequence[str], kind: GeneId, vocabulary: GeneVocabula
     own = {symbol: gene for symbol, gene in zip(vocabulary.symbols, vocabulary.ensembl_ids, strict=True) if symbol}
     symbols = [gene.partition("|")[0] if kind == "symbol_entrez" else gene for gene in gene_ids]
     return [own.get(symbol) or reference.ensembl_id_of.get(symbol) for symbol in symbols]
+
+
+def _with_aliases(
+    gene_ids: Sequence[str], known_ids: Sequence[str | None], aliases: Mapping[str, str]
+) -> list[str | None]:
+    """Look up what is unknown by its Entrez number, then by its symbol as a former one. A gene that the source also
+    has under another name keeps that one: the alias is then more likely to mean something else."""
+    taken = {gene for gene in known_ids if gene is not None}
+    found = list(known_ids)
+    for row, gene_id in enumerate(gene_ids):
+        symbol, _, entrez = gene_id.partition("|")
+        gene = aliases.get(entrez) or aliases.get(symbol)
+        if found[row] is None and gene is not None and gene not in taken:
+            found[row] = gene
+            taken.add(gene)
+    return found
 
 
 def _length_bp(gene: str | None, vocabulary: GeneVocabulary) -> float:

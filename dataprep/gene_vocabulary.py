@@ -155,6 +155,17 @@ def read_vocabulary(address: str) -> GeneVocabulary:
     )
 
 
+def read_aliases(address: str) -> dict[str, str]:
+    """Ensembl ids by name, from a CSV file (also gzip) with columns name and ensembl_id, as
+    ``python -m dataprep.make_gene_aliases`` writes it. Raises :class:`UserError` where a column is missing."""
+    table = _read_table(address)
+    absent = [column for column in ("name", "ensembl_id") if column not in table.column_names]
+    if absent:
+        raise UserError(f"{address}: no column {' and '.join(absent)}; it has {', '.join(table.column_names)}")
+    names, genes = (table.column(column).cast(pa.string()).to_pylist() for column in ("name", "ensembl_id"))
+    return dict(zip(names, genes, strict=True))
+
+
 def _packaged_rows() -> list[dict[str, str]]:
     packed = (resources.files("dataprep") / PACKAGED_TABLE).read_bytes()
     return list(csv.DictReader(io.StringIO(gzip.decompress(packed).decode())))

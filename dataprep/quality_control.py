@@ -14,7 +14,7 @@ TOO_FEW_GENES = "too_few_nonzero_genes"
 def nonzero_genes(expression: np.ndarray) -> np.ndarray:
     """How many vocabulary genes each profile, float16 [n, G], expresses: int64 [n]. Unmeasured (NaN) is not zero
     and not expressed either."""
-    return np.count_nonzero(np.nan_to_num(expression, nan=0.0), axis=1)
+    return np.count_nonzero(expression > 0, axis=1)
 
 
 def refusal(totals: np.ndarray, nonzero: np.ndarray, min_nonzero_genes: int) -> list[str | None]:

@@ -1,11 +1,17 @@
 """Gene ids of every published form find their vocabulary gene; foreign ones are recognised for what they are."""
 
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
 import pytest
 
+from dataprep import make_gene_aliases
 from dataprep.command_line import UserError
 from dataprep.config import GeneId
 from dataprep.gene_identifiers import map_genes, strip_version
-from dataprep.gene_vocabulary import default_vocabulary
+from dataprep.gene_vocabulary import default_vocabulary, read_aliases
+from dataprep.make_gene_aliases import unambiguous
 
 TP53, XIST = "ENSG00000141510", "ENSG00000229807"
 
@@ -59,3 +65,48 @@ def test_an_unknown_gene_counts_as_1000_bp() -> None:
 def test_foreign_ids_are_refused_with_the_likely_reason(gene_ids: list[str], kind: GeneId, message: str) -> None:
     with pytest.raises(UserError, match=message):
         map_genes("x", gene_ids, kind, default_vocabulary())
+
+
+ALIASES = {"7157": TP53, "P53": TP53, "OLD": XIST}
+
+
+@pytest.mark.parametrize(
+    ("gene_id", "kind"), [("P53|7157", "symbol_entrez"), ("?|7157", "symbol_entrez"), ("P53", "symbol")]
+)
+def test_a_former_symbol_or_entrez_number_finds_its_gene(gene_id: str, kind: GeneId) -> None:
+    genes = map_genes("x", [gene_id], kind, default_vocabulary(), ALIASES)
+    assert genes.columns.tolist() == [default_vocabulary().column_of[TP53]]
+
+
+def test_an_alias_gives_way_to_the_current_symbol_of_the_same_source() -> None:
+    genes = map_genes("x", ["P53", "TP53", "OLD"], "symbol", default_vocabulary(), ALIASES)
+    assert (genes.columns[0], genes.unknown, genes.merged) == (-1, 1, 0)
+    assert genes.columns[1] == default_vocabulary().column_of[TP53]
+
+
+def test_names_that_mean_several_genes_or_are_current_symbols_are_no_aliases() -> None:
+    pairs = [("P53", TP53), ("BOTH", TP53), ("BOTH", XIST), ("XIST", TP53), ("7157", TP53), ("HAPLOTYPE", "ENSG9")]
+    assert unambiguous(pairs) == {"P53": TP53, "7157": TP53}
+
+
+def test_aliases_are_made_from_a_database_and_read_again(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "org.sqlite")) as database:
+        database.executescript(
+            f"""
+            create table genes (_id integer, gene_id text);
+            create table ensembl (_id integer, ensembl_id text);
+            create table alias (_id integer, alias_symbol text);
+            insert into genes values (1, '7157');
+            insert into ensembl values (1, '{TP53}');
+            insert into alias values (1, 'P53'), (1, 'TP53');
+            """
+        )
+    output = tmp_path / "aliases.csv.gz"
+    make_gene_aliases.main(["--orgdb", str(tmp_path / "org.sqlite"), "--output", str(output)])
+    assert read_aliases(str(output)) == {"7157": TP53, "P53": TP53}
+
+
+def test_a_table_without_aliases_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("name,gene\nP53,TP53\n")
+    with pytest.raises(UserError, match="no column ensembl_id; it has name, gene"):
+        read_aliases(str(tmp_path / "a.csv"))
