@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import sys
 import time
@@ -67,7 +66,7 @@ def down(settings: DownSettings) -> dict[str, Any]:
         if folder.exists:
             folder.write(State(ports=state.ports))
             if settings.delete_data:
-                _delete(folder)
+                folder.delete()
     _say(f"ended {ended} processes" if ended else "nothing was running")
     return {"ended": ended}
 
@@ -132,17 +131,18 @@ def _end_of(log: Path) -> str:
 def _with_ports(state: State, fresh: Sequence[Service]) -> State:
     """The state with ports for the services to be started: the ones they had, else the usual ones, else free ones.
 
-    Raises :class:`UserError` where a service would have to move while others that know its address run.
+    Raises :class:`UserError` where a service would have to move while others that know its address run: a service
+    knows those before it in SERVICES.
     """
     ports = dict(state.ports)
-    others_run = any(_runs(service, state) for service in SERVICES if service not in fresh)
     with ExitStack() as reserved:
-        for service in SERVICES:
+        for position, service in enumerate(SERVICES):
+            is_known = any(_runs(other, state) for other in SERVICES[position + 1 :])
             for name, usual in service.ports.items():
                 if name in ports and service not in fresh:
                     continue
                 port = _reserve((ports.get(name), usual, 0), reserved)
-                if others_run and name == _main_port(service) and ports.get(name, port) != port:
+                if is_known and name == _main_port(service) and ports.get(name, port) != port:
                     raise UserError(
                         f"port {ports[name]} of {service.name} was taken by another program, and the services that "
                         f"run know it under that address; end that program, or `down` and `up` again"
@@ -178,15 +178,6 @@ def _state_or_none(folder: StateFolder) -> State:
     except UserError:
         # the marks of the processes are enough to find them
         return State()
-
-
-def _delete(folder: StateFolder) -> None:
-    for entry in folder.path.iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
-    folder.path.rmdir()
 
 
 def _row(service: Service, place: Place, state: State) -> dict[str, Any]:

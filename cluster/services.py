@@ -7,12 +7,12 @@ variables.
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
 import stat
 import sysconfig
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -279,9 +279,15 @@ def job_environment(place: Place) -> dict[str, str]:
         # Makes Ray take 127.0.0.1 as the node's address and listen there only, as it does on macOS. With the
         # machine's own address it would listen on every interface.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        # a proxy of the site cannot reach this machine's loopback
-        "NO_PROXY": ",".join(filter(None, (os.environ.get("NO_PROXY"), LOOPBACK, "localhost"))),
+        **_without_proxy(),
     }
+
+
+def _without_proxy() -> dict[str, str]:
+    """A proxy of the site cannot reach this machine's loopback."""
+    exceptions = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    value = ",".join(filter(None, (exceptions, LOOPBACK, "localhost")))
+    return {"NO_PROXY": value, "no_proxy": value}
 
 
 def storage_options(place: Place) -> dict[str, str]:
@@ -347,5 +353,5 @@ def _get(url: str, token: str | None = None) -> bytes | None:
     try:
         with opener.open(request, timeout=_ANSWER_SECONDS) as answer:
             return bytes(answer.read())
-    except (OSError, urllib.error.URLError):
+    except (OSError, http.client.HTTPException):
         return None

@@ -14,6 +14,7 @@ import json
 import os
 import secrets
 import shlex
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -23,6 +24,9 @@ from cluster.processes import ProcessId
 from dataprep.command_line import UserError
 
 _FORMAT = 1
+# All that is ever made in the folder, and so all that is ever deleted.
+_FILES = ("state.json", "credentials.json", "ray-token", "env", "lock")
+_FOLDERS = ("logs", "s3", "mlflow", "ray")
 
 
 @dataclass(frozen=True)
@@ -69,10 +73,24 @@ class StateFolder:
         return self.path / "logs" / f"{service}.log"
 
     def make(self) -> None:
-        """Make the folder, or see to it that an existing one is ours alone."""
+        """Make the folder, or see to it that an existing one is readable by its owner only.
+
+        Raises :class:`UserError` for a folder of something else.
+        """
+        if self.exists and (names := {entry.name for entry in self.path.iterdir()}) and names.isdisjoint(_FILES):
+            raise UserError(f"--state {self.path} holds other files ({min(names)}); name a folder of its own", 2)
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path.chmod(0o700)
         (self.path / "logs").mkdir(mode=0o700, exist_ok=True)
+
+    def delete(self) -> None:
+        """Delete all that was made in the folder, and the folder if nothing else is in it."""
+        for name in _FOLDERS:
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for name in _FILES:
+            (self.path / name).unlink(missing_ok=True)
+        if not any(self.path.iterdir()):
+            self.path.rmdir()
 
     @contextmanager
     def locked(self) -> Iterator[None]:

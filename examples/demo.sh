@@ -19,8 +19,11 @@ step "a made-up cohort: 400 samples of 2,000 genes, 8 studies, raw counts"
 python -m dataprep simulate --samples 400 --genes 2000 --output $demo/raw
 
 step "the corpus: TPM, quality control, split by study, Parquet"
-python -c "from dataprep.storage import Folder; print(Folder('$demo/raw').read_text('build.yaml'))" > .local/demo.yaml
-python -m dataprep build --config .local/demo.yaml --corpus $demo/corpus
+# simulate wrote beside the counts what they are; a settings file has to be on this machine
+settings=$(mktemp)
+trap 'rm -f "$settings"' EXIT
+python -c "from dataprep.storage import Folder; print(Folder('$demo/raw').read_text('build.yaml'))" > "$settings"
+python -m dataprep build --config "$settings" --corpus $demo/corpus
 python -m dataprep graph --corpus $demo/corpus
 python -m dataprep inspect $demo/corpus
 
@@ -28,11 +31,11 @@ step "pretraining, as a Ray job of two workers"
 python -m cluster submit --name "$run" -- python -m pretrain run \
     --corpus $demo/corpus --storage $demo/runs --name "$run" \
     --model.size tiny --model.kernel fused --workers.count 2 \
-    --batch.global-profiles 32 --batch.micro-profiles 8 --optimizer.learning-rate 0.003 --max-steps 60
+    --batch.global-profiles 32 --batch.micro-profiles 8 --optimizer.learning-rate 0.003 --max-steps 80
 
 step "scores on studies that it has not seen, beside simple methods"
 python -m evaluation run --model "$demo/runs/$run/export" --corpus $demo/corpus \
-    --imputation.max-profiles 50 --imputation.resamples 200 --classification.folds 5
+    --label tissue --imputation.resamples 200 --classification.folds 5 --classification.trees 100
 
 step "done"
 echo "runs and artifacts: $MLFLOW_TRACKING_URI"

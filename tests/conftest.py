@@ -90,7 +90,7 @@ def s3_server(services_state: Path, _session_environment: pytest.MonkeyPatch) ->
     """A running S3 server with one bucket; the environment of the session points to it."""
     server = S3Server(ObjectStore(), services_state)
     server.start()
-    _point_to_services(services_state, _session_environment, "AWS_", "NO_PROXY")
+    _point_to_services(services_state, _session_environment, "AWS_", "NO_PROXY", "no_proxy")
     return server
 
 

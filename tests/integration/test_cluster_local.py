@@ -3,10 +3,12 @@
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import sysconfig
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -196,6 +198,21 @@ def test_a_job_and_its_tasks_have_the_credentials_without_being_sent_them(state:
     assert not [secret for secret in secrets_of(state) if secret in job.stdout + job.stderr]
 
 
+def test_ctrl_c_leaves_the_job_running_and_says_how_to_end_it(state: Path):
+    command = [sys.executable, "-m", "cluster", "submit", "--state", str(state), "--name", "long", "--", "sleep", "600"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as following:
+        assert "job long submitted" in following.stderr.readline()
+        time.sleep(2)
+        following.send_signal(signal.SIGINT)
+        message = following.stderr.read()
+
+    assert following.returncode == 1
+    assert message.startswith("error: job long goes on; ")
+    token = StateFolder.at(state).credentials().ray_token
+    assert '"status": "STOPPED"' not in get(f"{address(state, 'dashboard')}/api/jobs/long", token)
+    assert '"status": "FAILED"' not in get(f"{address(state, 'dashboard')}/api/jobs/long", token)
+
+
 def test_what_ray_tells_of_its_jobs_holds_no_secret(state: Path):
     told = get(f"{address(state, 'dashboard')}/api/jobs/", StateFolder.at(state).credentials().ray_token)
 
@@ -327,9 +344,10 @@ def test_down_finds_the_services_without_their_state(tmp_path: Path):
 
 
 def test_a_service_that_cannot_start_is_named_with_the_end_of_its_log(tmp_path: Path, capsys):
-    (tmp_path / "s" / "s3").mkdir(parents=True)
-    # a file where the folder of volumes should be
-    (tmp_path / "s" / "s3" / "data").mkdir()
+    StateFolder.at(tmp_path / "s").make()
+    StateFolder.at(tmp_path / "s").credentials()
+    (tmp_path / "s" / "s3" / "data").mkdir(parents=True)
+    # a file where a folder should be
     (tmp_path / "s" / "s3" / "data" / "filerldb2").write_text("not a database")
 
     code = run(["up", "--state", str(tmp_path / "s"), "--timeout-seconds", "20"])

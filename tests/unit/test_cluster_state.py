@@ -83,3 +83,22 @@ def test_a_shell_reads_the_variables_as_they_are():
     script = lines + 'printf "%s|%s|%s" "$A" "$B" "${GONE-none}"'
     shell = subprocess.run(["sh", "-c", script], env={**os.environ, "GONE": "here"}, capture_output=True, text=True)
     assert shell.stdout == "x $HOME 'y'|1|none"
+
+
+def test_a_folder_of_something_else_is_neither_used_nor_closed(tmp_path: Path):
+    (tmp_path / "thesis.txt").write_text("x")
+    tmp_path.chmod(0o755)
+
+    with pytest.raises(UserError, match=r"holds other files \(thesis\.txt\)"):
+        StateFolder.at(tmp_path).make()
+
+    assert mode(tmp_path) == 0o755
+
+
+def test_only_what_was_made_is_deleted(folder: StateFolder):
+    folder.credentials()
+    (folder.path / "notes.txt").write_text("mine")
+
+    folder.delete()
+
+    assert [entry.name for entry in folder.path.iterdir()] == ["notes.txt"]
