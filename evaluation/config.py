@@ -73,6 +73,7 @@ class ClassificationSettings(Settings):
     split: Splits = Field("all", description="which profiles; pretraining has seen those of train, without labels")
     pooling: Pooling = Field("mean", description="of gene embeddings; all = max + mean + median")
     min_class_samples: int = Field(10, ge=2, description="classes with fewer samples are left out")
+    max_labels: int = Field(4, ge=1, description="labels to classify where none is named, those with most samples")
     max_profiles: int = Field(2000, ge=20, description="labelled profiles of one label to use, at the most")
     folds: int = Field(10, ge=2, description="folds, or as many as the smallest class allows")
     grouping: Literal["auto", "study", "none"] = Field(

@@ -27,11 +27,11 @@ from dataprep.corpus import Corpus
 from evaluation.config import ClassificationSettings
 from evaluation.metrics import classification_scores, fold_interval
 from evaluation.profiles import corpus_stream, splits_named
-from evaluation.progress import tracked
+from evaluation.progress import event, tracked
 from evaluation.results import Score, TaskResult
 
-# Columns of samples.parquet that are not labels.
-_OWN_COLUMNS = ("sample_id", "study_id", "split", "row_id", "source")
+# Columns of samples.parquet that are not labels; `study` is what metadata tables call the study.
+_OWN_COLUMNS = ("sample_id", "study_id", "study", "split", "row_id", "source")
 _LEAST_CLASSES = 2
 # A column of which most values are rare is a name or a measurement, not a class.
 _LEAST_SHARE_IN_CLASSES = 0.5
@@ -66,16 +66,23 @@ class Folds:
 
 
 def usable_labels(corpus: Corpus, settings: ClassificationSettings, seed: int) -> list[LabelledProfiles]:
-    """Every label column with at least two classes of enough samples, which together hold most of its samples."""
+    """Label columns worth classifying, those with most samples first, at most ``max_labels``.
+
+    Such a column has at least two classes of enough samples, which together hold most of its samples.
+    """
     samples = _samples(corpus, settings)
     found = []
     for column in _label_columns(samples):
         labelled = _labelled(samples, column, settings, seed)
-        given = sum(value not in (None, "") for value in samples.column(column).to_pylist())
-        kept = sum(size for size in _class_sizes(samples, column).values() if size >= settings.min_class_samples)
-        if len(labelled.classes) >= _LEAST_CLASSES and kept >= _LEAST_SHARE_IN_CLASSES * given:
+        sizes = _class_sizes(samples, column)
+        kept = sum(sizes[name] for name in labelled.classes)
+        if len(labelled.classes) >= _LEAST_CLASSES and kept >= _LEAST_SHARE_IN_CLASSES * sizes.total():
             found.append(labelled)
-    return found
+    found.sort(key=lambda labelled: -len(labelled.row_ids))
+    if len(found) > settings.max_labels:
+        rest = ", ".join(labelled.label for labelled in found[settings.max_labels :])
+        event(f"classifying the {settings.max_labels} labels with most samples; left out: {rest}")
+    return found[: settings.max_labels]
 
 
 def named_label(corpus: Corpus, column: str, settings: ClassificationSettings, seed: int) -> LabelledProfiles:
