@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import platform
+from collections.abc import Callable
 from functools import cache
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # Work tensors of a chunk stay inside the last-level cache of one CPU core pair; a GPU wants fewer, larger launches.
 CPU_CHUNK_ELEMENTS = 2**20
@@ -62,6 +67,17 @@ def product_dtype(tensor: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else tensor.dtype
 
 
-def peak_dtype(tensor: Tensor) -> torch.dtype:
+@cache
+def _compiled(function: Callable[P, R]) -> Callable[P, R]:
+    # symbolic sizes: neither the last chunk nor a smaller last batch compiles anything anew
+    return torch.compile(function, dynamic=True, fullgraph=True)
+
+
+def maybe_compiled(function: Callable[P, R], compile: bool) -> Callable[P, R]:
+    """``function`` of tensors, or its compiled form: one loop in place of one per operation."""
+    return _compiled(function) if compile else function
+
+
+def sum_dtype(tensor: Tensor) -> torch.dtype:
     """Type to accumulate in: fp32 for bf16 operands, the operands' own type otherwise."""
     return torch.promote_types(tensor.dtype, torch.float32)

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pretrain.device import maybe_compiled
+
 _LEVELS = 2**16
 # Multipliers of a 32-bit hash with low bias (Wellons, hash-prospector), and of the golden ratio, as signed numbers.
 _FIRST = 0x7FEB352D
@@ -27,9 +29,9 @@ def draw_seed(device: torch.device) -> Tensor:
     return torch.randint(2**31 - 1, (1,), dtype=torch.int32, device=device)
 
 
-def rounded_rate(rate: float) -> float:
-    """The dropout probability that is applied for ``rate``."""
-    return round(rate * _LEVELS) / _LEVELS
+def kept_scale(rate: float) -> float:
+    """What kept entries are multiplied by: 1 / (1 - the probability that is applied for ``rate``)."""
+    return _LEVELS / (_LEVELS - round(rate * _LEVELS))
 
 
 def kept(seed: Tensor, start: int, rows: int, columns: int, rate: float) -> Tensor:
@@ -53,30 +55,50 @@ def _mixed(bits: Tensor) -> Tensor:
     return bits ^ ((bits >> 16) & 0xFFFF)
 
 
-def drop(values_RC: Tensor, seed: Tensor, rate: float) -> Tensor:
-    """Dropout of ``values`` (any shape; the last dimension is the columns) with mask :func:`kept`."""
-    return torch.ops.bulkformer.drop(values_RC, seed, rate)
+def add_dropped(residual: Tensor, branch: Tensor, rate: float, compile: bool) -> Tensor:
+    """``residual + dropout(branch)``, both of any one shape whose last dimension is the columns of the mask."""
+    return torch.ops.bulkformer.add_dropped(residual, branch, draw_seed(branch.device), rate, compile)
 
 
-@torch.library.custom_op("bulkformer::drop", mutates_args=())
-def _drop(values: Tensor, seed: Tensor, rate: float) -> Tensor:
-    rows_RC = values.reshape(-1, values.shape[-1])
-    kept_RC = kept(seed, 0, *rows_RC.shape, rate)
-    return (rows_RC * kept_RC).mul_(1 / (1 - rounded_rate(rate))).view(values.shape)
+@torch.library.custom_op("bulkformer::add_dropped", mutates_args=())
+def _add_dropped(residual: Tensor, branch: Tensor, seed: Tensor, rate: float, compile: bool) -> Tensor:
+    residual_RC, branch_RC = (tensor.reshape(-1, tensor.shape[-1]) for tensor in (residual, branch))
+    return maybe_compiled(_add_dropped_rows, compile)(residual_RC, branch_RC, seed, rate).view(residual.shape)
 
 
-@_drop.register_fake
-def _(values: Tensor, seed: Tensor, rate: float) -> Tensor:
-    return values.new_empty(values.shape)
+def _add_dropped_rows(residual_RC: Tensor, branch_RC: Tensor, seed: Tensor, rate: float) -> Tensor:
+    return residual_RC + _dropped_rows(branch_RC, seed, rate)
 
 
-def _setup(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: Tensor) -> None:
-    ctx.save_for_backward(inputs[1])
-    ctx.rate = inputs[2]
+def _dropped_rows(branch_RC: Tensor, seed: Tensor, rate: float) -> Tensor:
+    return torch.where(kept(seed, 0, branch_RC.shape[0], branch_RC.shape[1], rate), branch_RC * kept_scale(rate), 0.0)
 
 
-def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-    return torch.ops.bulkformer.drop(gradient, *ctx.saved_tensors, ctx.rate), None, None
+@torch.library.custom_op("bulkformer::dropped", mutates_args=())
+def _dropped(branch: Tensor, seed: Tensor, rate: float, compile: bool) -> Tensor:
+    rows_RC = branch.reshape(-1, branch.shape[-1])
+    return maybe_compiled(_dropped_rows, compile)(rows_RC, seed, rate).view(branch.shape)
 
 
-_drop.register_autograd(_backward, setup_context=_setup)
+@_add_dropped.register_fake
+def _(residual: Tensor, branch: Tensor, seed: Tensor, rate: float, compile: bool) -> Tensor:
+    return residual.new_empty(residual.shape, dtype=torch.promote_types(residual.dtype, branch.dtype))
+
+
+@_dropped.register_fake
+def _(branch: Tensor, seed: Tensor, rate: float, compile: bool) -> Tensor:
+    return branch.new_empty(branch.shape)
+
+
+def _setup(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, float, bool], output: Tensor) -> None:
+    _, branch, seed, *ctx.options = inputs
+    ctx.save_for_backward(seed)
+    ctx.branch_dtype = branch.dtype
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    dropped = torch.ops.bulkformer.dropped(gradient, *ctx.saved_tensors, *ctx.options)
+    return gradient, dropped.to(ctx.branch_dtype), None, None, None
+
+
+_add_dropped.register_autograd(_backward, setup_context=_setup)

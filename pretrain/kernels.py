@@ -13,6 +13,9 @@ Shapes in names: B samples, G genes, D width, E edges, H heads, K = D / H.
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any, NamedTuple
+
 import torch
 from performer_pytorch import Performer
 from performer_pytorch.performer_pytorch import FeedForward, SelfAttention
@@ -21,10 +24,19 @@ from torch_geometric.nn import GCNConv
 
 from dataprep.gene_graph import GeneGraph
 from pretrain.config import ModelShape
-from pretrain.dropout import draw_seed, drop
+from pretrain.device import sum_dtype
+from pretrain.dropout import add_dropped, draw_seed
 from pretrain.favor import favor_attention
 from pretrain.graph_product import Adjacency
 from pretrain.two_layer import two_layer
+
+
+class KernelOptions(NamedTuple):
+    """How the inner parts are computed; none of it changes a tensor's name or, beyond rounding, a number."""
+
+    fused: bool = False
+    compile: bool = False
+    recompute: bool = False
 
 
 class GraphConvolution(GCNConv):
@@ -42,8 +54,9 @@ class FusedGraphConvolution(GraphConvolution):
         self.adjacency = adjacency
 
     def forward(self, hidden_BGD: Tensor, edge_index_2E: Tensor, edge_weight_E: Tensor) -> Tensor:
-        """2 D (D + E/G) FLOPs per gene. The edges are already in the adjacency."""
-        return self.adjacency(self.lin(hidden_BGD).float()) + self.bias
+        """2 D (D + E/G) FLOPs per gene. The edges are already in the adjacency. Sums in fp32 under bf16."""
+        messages_BGD = self.lin(hidden_BGD)
+        return self.adjacency(messages_BGD.to(sum_dtype(messages_BGD))) + self.bias
 
 
 class FusedPerformer(Performer):
@@ -54,37 +67,43 @@ class FusedPerformer(Performer):
     feed-forward's hidden layer; the published code keeps 25 D + 6 H M.
     """
 
+    def __init__(self, *arguments: Any, compile: bool, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.compile_parts = compile
+
     def forward(self, hidden_BGD: Tensor) -> Tensor:
         attention, feed_forward = self.net.layers[0]
-        hidden_BGD = hidden_BGD + self._attend(attention.fn, attention.norm(hidden_BGD))
+        hidden_BGD = self._attend(attention.fn, attention.norm(hidden_BGD), hidden_BGD)
         return self._feed_forward(feed_forward.fn.fn, feed_forward.norm(hidden_BGD), hidden_BGD)
 
-    def _attend(self, attention: SelfAttention, normed_BGD: Tensor) -> Tensor:
+    def _attend(self, attention: SelfAttention, normed_BGD: Tensor, residual_BGD: Tensor) -> Tensor:
         projections = (attention.to_q, attention.to_k, attention.to_v)
         query, key, value = (project(normed_BGD).unflatten(-1, (attention.heads, -1)) for project in projections)
         answer_BGHK = favor_attention(query, key, value, attention.fast_attention.projection_matrix)
         branch_BGD = attention.to_out(answer_BGHK.flatten(2))
         rate = attention.dropout.p
-        return drop(branch_BGD, draw_seed(branch_BGD.device), rate) if self.training and rate else branch_BGD
+        if not (self.training and rate):
+            return residual_BGD + branch_BGD
+        return add_dropped(residual_BGD, branch_BGD, rate, self.compile_parts)
 
-    def _feed_forward(self, feed_forward: FeedForward, normed_BGD: Tensor, residual_BGD: Tensor) -> Tensor:
-        rate = feed_forward.dropout.p if self.training else 0.0
+    def _feed_forward(self, layers: FeedForward, normed_BGD: Tensor, residual_BGD: Tensor) -> Tensor:
+        rate = layers.dropout.p if self.training else 0.0
         seed = draw_seed(normed_BGD.device) if rate else None
-        return two_layer(normed_BGD, feed_forward.w1, feed_forward.w2, "gelu", residual_BGD, rate, seed)
+        return two_layer(normed_BGD, layers.w1, layers.w2, "gelu", residual_BGD, rate, seed, self.compile_parts)
 
 
-def graph_convolution(shape: ModelShape, kernel: str, graph: GeneGraph) -> GraphConvolution:
-    if kernel == "fused":
+def graph_convolution(shape: ModelShape, graph: GeneGraph, options: KernelOptions) -> GraphConvolution:
+    if options.fused:
         return FusedGraphConvolution(shape.dim, Adjacency(graph, shape.genes))
     return GraphConvolution(shape.dim)
 
 
-def performer_layer(shape: ModelShape, kernel: str) -> Performer:
+def performer_layer(shape: ModelShape, options: KernelOptions) -> Performer:
     """One Performer of depth 1. Random features are redrawn by the training loop, never by the module itself:
 
     each rank would draw its own, and recomputing activations would draw in between.
     """
-    implementation = FusedPerformer if kernel == "fused" else Performer
+    implementation = partial(FusedPerformer, compile=options.compile) if options.fused else Performer
     # performer-pytorch draws its features on the CPU and cannot do so for a default device that holds no data (meta)
     with torch.device("cpu"):
         layer = implementation(
@@ -101,6 +120,14 @@ def performer_layer(shape: ModelShape, kernel: str) -> Performer:
     return layer.to(torch.get_default_device())
 
 
-def apply_two_layer(layers: nn.Sequential, inputs: Tensor, kernel: str) -> Tensor:
+class FusedTwoLinear(nn.Sequential):
+    """Linear, ReLU, Linear in chunks: see :mod:`pretrain.two_layer`."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return two_layer(inputs, self[0], self[2], "relu")
+
+
+def two_linear(inputs: int, hidden: int, outputs: int, options: KernelOptions) -> nn.Sequential:
     """Linear, ReLU, Linear on the last dimension."""
-    return two_layer(inputs, layers[0], layers[2], "relu") if kernel == "fused" else layers(inputs)
+    implementation = FusedTwoLinear if options.fused else nn.Sequential
+    return implementation(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))

@@ -10,12 +10,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from dataprep.command_line import UserError
 from dataprep.gene_graph import GeneGraph
 from pretrain.config import ModelShape
 from pretrain.device import autocast_to_bf16
-from pretrain.kernels import apply_two_layer, graph_convolution, performer_layer
+from pretrain.kernels import KernelOptions, graph_convolution, performer_layer, two_linear
+from pretrain.pooling import Pooling, pool_genes
 
 # What released weights expect in the sample-context input where a gene is masked or missing. It exists only here.
 CONTEXT_FILL = -10.0
@@ -48,29 +50,32 @@ class RotaryExpressionEmbedding(nn.Module):
 class GraphAttentionBlock(nn.Module):
     """LayerNorm, residual graph convolution, then K Performer layers (each with its own residuals)."""
 
-    def __init__(self, shape: ModelShape, kernel: str, graph: GeneGraph) -> None:
+    def __init__(self, shape: ModelShape, graph: GeneGraph, options: KernelOptions) -> None:
         super().__init__()
         self.layernorm = nn.LayerNorm(shape.dim)
-        self.g = graph_convolution(shape, kernel, graph)
-        self.f = nn.ModuleList(performer_layer(shape, kernel) for _ in range(shape.performer_layers))
+        self.g = graph_convolution(shape, graph, options)
+        self.f = nn.ModuleList(performer_layer(shape, options) for _ in range(shape.performer_layers))
+        self.recompute = options.recompute
 
     def forward(self, hidden_BGD: Tensor, edge_index_2E: Tensor, edge_weight_E: Tensor) -> Tensor:
         hidden_BGD = self.layernorm(hidden_BGD)
         hidden_BGD = hidden_BGD + self.g(hidden_BGD, edge_index_2E, edge_weight_E)
         for layer in self.f:
-            hidden_BGD = layer(hidden_BGD)
+            if self.recompute and torch.is_grad_enabled():
+                hidden_BGD = checkpoint(layer, hidden_BGD, use_reentrant=False)
+            else:
+                hidden_BGD = layer(hidden_BGD)
         return hidden_BGD
-
-
-def _two_layer(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
 
 
 class BulkFormer(nn.Module):
     """The model as published, for any size.
 
-    ``precision`` "bf16" runs the forward pass under bfloat16 autocast with fp32 parameters; the expression values,
-    the summary features, the mean correction and the loss stay in fp32.
+    ``kernel`` "fused" computes the same numbers faster and in less memory (:mod:`pretrain.kernels`); ``compile``
+    compiles its elementwise parts. ``recompute`` keeps only the input of each Performer layer and computes the rest
+    again in the backward pass. ``precision`` "bf16" runs the forward pass under bfloat16 autocast with fp32 parameters,
+    on devices that multiply bfloat16 (:func:`pretrain.device.multiplies_bf16`); the expression values, the summary
+    features, the mean correction and the loss stay in fp32.
     """
 
     def __init__(
@@ -79,13 +84,16 @@ class BulkFormer(nn.Module):
         graph: GeneGraph,
         kernel: str = "reference",
         precision: str = "fp32",
+        compile: bool = False,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         if len(graph.source) and max(int(graph.source.max()), int(graph.target.max())) >= shape.genes:
             raise UserError(f"the gene graph names genes beyond the model's {shape.genes}")
         self.shape = shape
-        self.kernel = kernel
         self.precision = precision
+        self._identity_cache: tuple[object, Tensor] | None = None
+        options = KernelOptions(kernel == "fused", compile, recompute)
         dim = shape.dim
         if shape.gene_identity == "learned":
             self.gene_emb_onehot_layer = nn.Embedding(shape.genes, dim)
@@ -95,19 +103,18 @@ class BulkFormer(nn.Module):
             # filled with protein embeddings before training; trained like any parameter
             self.gene_emb = nn.Embedding(shape.genes, shape.identity_width)
             identity_width = shape.identity_width
-        self.gene_emb_proj = _two_layer(identity_width, 4 * dim, dim)
+        self.gene_emb_proj = two_linear(identity_width, 4 * dim, dim, options)
         self.expr_emb = RotaryExpressionEmbedding(dim)
-        self.global_expr_proj = _two_layer(shape.genes, 4 * dim, dim)
-        self.x_proj = _two_layer(dim, 4 * dim, dim)
-        self.gb_formers = nn.ModuleList(GraphAttentionBlock(shape, kernel, graph) for _ in range(shape.blocks))
+        self.global_expr_proj = two_linear(shape.genes, 4 * dim, dim, options)
+        self.x_proj = two_linear(dim, 4 * dim, dim, options)
+        self.gb_formers = nn.ModuleList(GraphAttentionBlock(shape, graph, options) for _ in range(shape.blocks))
         self.layernorm = nn.LayerNorm(dim)
-        self.head = nn.Sequential(
-            nn.LayerNorm(dim + SUMMARY_FEATURES),
-            nn.Linear(dim + SUMMARY_FEATURES, dim),
-            nn.ReLU(),
-            nn.Linear(dim, 1),
-            nn.ReLU(),
-        )
+        # A gene whose first outputs are negative would get no gradient through the last ReLU, and the mean
+        # correction leaves this bias none either, so it starts where expression is: above zero.
+        last = nn.Linear(dim, 1)
+        nn.init.constant_(last.bias, 1.0)
+        widened = dim + SUMMARY_FEATURES
+        self.head = nn.Sequential(nn.LayerNorm(widened), nn.Linear(widened, dim), nn.ReLU(), last, nn.ReLU())
         # not persistent: released checkpoints keep the graph in files of its own, and so do our exports
         edges = torch.stack([torch.from_numpy(graph.source).long(), torch.from_numpy(graph.target).long()])
         self.register_buffer("edge_index", edges, persistent=False)
@@ -120,42 +127,62 @@ class BulkFormer(nn.Module):
         ``expression_BG``: float B x G, log1p(TPM), NaN where a gene is masked or missing. ``missing_rate``: one number
         or B numbers; by default each profile's share of NaN.
         """
-        hidden_BG = torch.isnan(expression_BG)
-        expression_BG = expression_BG.float()
-        if missing_rate is None:
-            missing_rate = hidden_BG.float().mean(dim=1)
-        rate_B = torch.as_tensor(missing_rate, dtype=torch.float32, device=expression_BG.device)
-        rate_B = rate_B.expand(expression_BG.shape[0])
+        inputs = _ModelInput.of(expression_BG, missing_rate)
         with self._autocast(expression_BG.device):
-            embedding_BGD = self._encode(expression_BG.masked_fill(hidden_BG, CONTEXT_FILL), hidden_BG)
-            gene_embedding = self._append_summary(embedding_BGD, expression_BG, hidden_BG, rate_B)
+            embedding_BGD = self._encode(inputs)
+            summary_BG3 = inputs.summary().to(embedding_BGD.dtype).unsqueeze(1)
+            summary_BG3 = summary_BG3.expand(-1, embedding_BGD.shape[1], -1)
+            gene_embedding = torch.cat([embedding_BGD, summary_BG3], dim=-1)
             predicted_BG = self.head(gene_embedding).squeeze(-1)
-        return ModelOutput(gene_embedding, correct_mean(predicted_BG.float(), expression_BG, hidden_BG))
+        return ModelOutput(gene_embedding, correct_mean(predicted_BG.float(), inputs.expression, inputs.hidden))
+
+    def pooled_embedding(
+        self,
+        expression_BG: Tensor,
+        missing_rate: Tensor | float | None = None,
+        pooling: Pooling = "mean",
+        gene_indices: Tensor | None = None,
+    ) -> Tensor:
+        """Embeddings of samples: those of the genes ``gene_indices`` (default: all) pooled on the device, B x (D+3).
+
+        The numbers of pooling ``forward(...).gene_embedding``, without the head and without widening every gene's
+        embedding by three numbers that are the same for all.
+        """
+        inputs = _ModelInput.of(expression_BG, missing_rate)
+        with self._autocast(expression_BG.device):
+            embedding_BGD = self._encode(inputs).float()
+        if gene_indices is not None:
+            embedding_BGD = embedding_BGD[:, gene_indices]
+        # mean, max and median of a constant are the constant; "all" adds the three
+        summary_B3 = inputs.summary() * (3 if pooling == "all" else 1)
+        return torch.cat([pool_genes(embedding_BGD, pooling), summary_B3], dim=-1)
+
+    def train(self, mode: bool = True) -> BulkFormer:
+        self._identity_cache = None
+        return super().train(mode)
 
     def _autocast(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, torch.bfloat16, enabled=autocast_to_bf16(self.precision, device))
 
-    def _encode(self, filled_BG: Tensor, hidden_BG: Tensor) -> Tensor:
-        identity = self.gene_emb_onehot_layer if self.shape.gene_identity == "learned" else self.gene_emb
-        # one projection for all samples: identity does not depend on the profile
-        identity_GD = apply_two_layer(self.gene_emb_proj, identity(self.gene_indices), self.kernel)
+    def _encode(self, inputs: _ModelInput) -> Tensor:
+        filled_BG = inputs.expression.masked_fill(inputs.hidden, CONTEXT_FILL)
         context_BD = self.global_expr_proj(filled_BG)
-        hidden_BGD = self.expr_emb(filled_BG, hidden_BG) + identity_GD + context_BD.unsqueeze(1)
-        hidden_BGD = apply_two_layer(self.x_proj, hidden_BGD, self.kernel)
+        hidden_BGD = self.expr_emb(filled_BG, inputs.hidden) + self._identity() + context_BD.unsqueeze(1)
+        hidden_BGD = self.x_proj(hidden_BGD)
         for block in self.gb_formers:
             hidden_BGD = block(hidden_BGD, self.edge_index, self.edge_weight)
         return self.layernorm(hidden_BGD)
 
-    def _append_summary(
-        self, embedding_BGD: Tensor, expression_BG: Tensor, hidden_BG: Tensor, rate_B: Tensor
-    ) -> Tensor:
-        mean_B = mean_where(expression_BG, ~hidden_BG)
-        # hidden genes count as not zero, as their fill value does in the released code
-        nonzero_B = ((expression_BG != 0) | hidden_BG).float().mean(dim=1)
-        summary_B3 = torch.stack([rate_B, mean_B, nonzero_B], dim=-1)
-        genes = embedding_BGD.shape[1]
-        summary_BG3 = summary_B3.to(embedding_BGD.dtype).unsqueeze(1).expand(-1, genes, -1)
-        return torch.cat([embedding_BGD, summary_BG3], dim=-1)
+    def _identity(self) -> Tensor:
+        """Projected gene identity, G x D: once per pass, not per sample; in inference once until weights change."""
+        table = self.gene_emb_onehot_layer if self.shape.gene_identity == "learned" else self.gene_emb
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self.gene_emb_proj(table(self.gene_indices))
+        weights = [*table.parameters(), *self.gene_emb_proj.parameters()]
+        state = [(weight.data_ptr(), weight._version) for weight in weights], torch.is_autocast_enabled("cpu")
+        if self._identity_cache is None or self._identity_cache[0] != state:
+            self._identity_cache = state, self.gene_emb_proj(table(self.gene_indices))
+        return self._identity_cache[1]
 
     @classmethod
     def from_pretrained(cls, uri: str, kernel: str = "reference", precision: str = "fp32") -> BulkFormer:
@@ -166,6 +193,29 @@ class BulkFormer(nn.Module):
         from pretrain.export import load_model  # export builds on this module
 
         return load_model(uri, kernel=kernel, precision=precision)
+
+
+class _ModelInput(NamedTuple):
+    """A batch as the model sees it: ``expression`` B x G, fp32, NaN at ``hidden`` genes; ``missing_rate`` B."""
+
+    expression: Tensor
+    hidden: Tensor
+    missing_rate: Tensor
+
+    @classmethod
+    def of(cls, expression_BG: Tensor, missing_rate: Tensor | float | None) -> _ModelInput:
+        hidden_BG = torch.isnan(expression_BG)
+        if missing_rate is None:
+            missing_rate = hidden_BG.float().mean(dim=1)
+        rate_B = torch.as_tensor(missing_rate, dtype=torch.float32, device=expression_BG.device)
+        return cls(expression_BG.float(), hidden_BG, rate_B.expand(expression_BG.shape[0]))
+
+    def summary(self) -> Tensor:
+        """Missing rate as given, mean over observed genes, share not zero: the three features every gene gets."""
+        mean_B = mean_where(self.expression, ~self.hidden)
+        # hidden genes count as not zero, as their fill value does in the released code
+        nonzero_B = ((self.expression != 0) | self.hidden).float().mean(dim=1)
+        return torch.stack([self.missing_rate, mean_B, nonzero_B], dim=-1)
 
 
 def mean_where(values_BG: Tensor, chosen_BG: Tensor) -> Tensor:

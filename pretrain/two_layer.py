@@ -15,25 +15,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pretrain.device import chunk_rows, peak_dtype, product_dtype
-from pretrain.dropout import kept, rounded_rate
+from pretrain.device import chunk_rows, maybe_compiled, product_dtype, sum_dtype
+from pretrain.dropout import kept, kept_scale
 
 Activation = Literal["relu", "gelu"]
 
 
 def two_layer(
     input_RI: Tensor,
-    first: nn.Linear,
-    second: nn.Linear,
+    first: nn.Module,
+    second: nn.Module,
     activation: Activation,
     residual_RO: Tensor | None = None,
     dropout: float = 0.0,
     seed: Tensor | None = None,
+    compile: bool = False,
 ) -> Tensor:
     """The perceptron of ``first`` and ``second`` on the last dimension, plus ``residual`` where one is given.
 
-    ``dropout`` acts on the hidden layer and needs a ``seed``. Forward: 2 (I + O) H FLOPs per row. Backward: twice
-    that. Kept for it: the input and the hidden layer (before a GELU, after a ReLU).
+    ``dropout`` acts on the hidden layer of a GELU and needs a ``seed``. Forward: 2 (I + O) H FLOPs per row. Backward:
+    twice that. Kept for it: the input and the hidden layer (before a GELU, after a ReLU). ``compile`` compiles what
+    happens to a chunk of the hidden layer between its two products; the numbers are those of the eager path.
     """
     tensors = (input_RI, first.weight, first.bias, second.weight, second.bias)
     keep_hidden = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
@@ -41,7 +43,9 @@ def two_layer(
     rows = input_RI.reshape(-1, input_RI.shape[-1]).to(product_dtype(input_RI))
     residual = None if residual_RO is None else residual_RO.reshape(-1, residual_RO.shape[-1])
     weights = (tensor.to(rows.dtype) for tensor in tensors[1:])
-    output, _ = torch.ops.bulkformer.two_layer(rows, *weights, residual, seed, activation, dropout, keep_hidden)
+    output, _ = torch.ops.bulkformer.two_layer(
+        rows, *weights, residual, seed, activation, dropout, keep_hidden, compile
+    )
     return output.view(*input_RI.shape[:-1], output.shape[-1])
 
 
@@ -57,17 +61,17 @@ def _two_layer(
     activation: str,
     dropout: float,
     keep_hidden: bool,
+    compile: bool,
 ) -> tuple[Tensor, Tensor]:
     """Output (R x O) and what the backward pass needs of the hidden layer (R x H, or 0 x H where nothing is kept)."""
     rows, hidden_width = len(input), len(weight1)
     hidden_RH = input.new_empty(rows if keep_hidden else 0, hidden_width)
     output_RO = input.new_empty(rows, len(weight2), dtype=_output_dtype(input, residual))
+    activate = maybe_compiled(_gelu, compile) if activation == "gelu" else _relu_
     for chunk in _chunks(input, hidden_width):
         stored = hidden_RH[chunk] if keep_hidden else input.new_empty(chunk.stop - chunk.start, hidden_width)
         hidden_CH = torch.addmm(bias1, input[chunk], weight1.T, out=stored)
-        active_CH = _activate_(hidden_CH, activation)
-        if seed is not None:
-            active_CH = _drop_(active_CH, seed, chunk, dropout)
+        active_CH = activate(hidden_CH, seed, chunk.start, dropout)
         produced_CO = torch.addmm(bias2, active_CH, weight2.T)
         output_RO[chunk] = produced_CO if residual is None else produced_CO.add(residual[chunk])
     return output_RO, hidden_RH
@@ -83,46 +87,59 @@ def _two_layer_backward(
     seed: Tensor | None,
     activation: str,
     dropout: float,
+    compile: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of the input, both weights and both biases, the latter four summed in :func:`peak_dtype`."""
-    wide = peak_dtype(input)
+    """Gradients of the input, both weights and both biases, the latter four summed in :func:`sum_dtype`."""
+    wide = sum_dtype(input)
     grad_input_RI = input.new_empty(input.shape)
     grad1_HI, grad2_OH = weight1.new_zeros(weight1.shape, dtype=wide), weight2.new_zeros(weight2.shape, dtype=wide)
     bias1_H = grad1_HI.new_zeros(len(weight1))
+    through = maybe_compiled(_through_gelu, compile) if activation == "gelu" else _through_relu
     for chunk in _chunks(input, 2 * len(weight1)):
         grad_CO, hidden_CH = gradient[chunk].to(input.dtype), hidden[chunk]
         grad_active_CH = grad_CO @ weight2
-        active_CH = F.gelu(hidden_CH) if activation == "gelu" else hidden_CH
-        if seed is not None:
-            active_CH = _drop_(active_CH, seed, chunk, dropout)
-            grad_active_CH = _drop_(grad_active_CH, seed, chunk, dropout)
+        active_CH, grad_hidden_CH = through(grad_active_CH, hidden_CH, seed, chunk.start, dropout)
         _add_product(grad2_OH, grad_CO.T, active_CH)
-        grad_hidden_CH = _through_activation(grad_active_CH, hidden_CH, activation)
         _add_product(grad1_HI, grad_hidden_CH.T, input[chunk])
         bias1_H += grad_hidden_CH.sum(dim=0, dtype=wide)
         torch.mm(grad_hidden_CH, weight1, out=grad_input_RI[chunk])
     bias2_O = gradient.sum(dim=0, dtype=wide)
-    return grad_input_RI, *(grad.to(input.dtype) for grad in (grad1_HI, bias1_H, grad2_OH, bias2_O))
+    narrow = input.dtype
+    return grad_input_RI, grad1_HI.to(narrow), bias1_H.to(narrow), grad2_OH.to(narrow), bias2_O.to(narrow)
 
 
 def _output_dtype(input: Tensor, residual: Tensor | None) -> torch.dtype:
     return input.dtype if residual is None else torch.promote_types(input.dtype, residual.dtype)
 
 
-def _activate_(hidden_CH: Tensor, activation: str) -> Tensor:
-    """ReLU in place, since its derivative follows from its result; GELU to a new tensor."""
-    return F.gelu(hidden_CH) if activation == "gelu" else hidden_CH.relu_()
+def _relu_(hidden_CH: Tensor, _seed: Tensor | None, _start: int, _dropout: float) -> Tensor:
+    """In place: its derivative follows from its result."""
+    return hidden_CH.relu_()
 
 
-def _through_activation(gradient_CH: Tensor, hidden_CH: Tensor, activation: str) -> Tensor:
-    if activation == "gelu":
-        return torch.ops.aten.gelu_backward(gradient_CH, hidden_CH)
-    return torch.ops.aten.threshold_backward(gradient_CH, hidden_CH, 0)
+def _through_relu(
+    gradient_CH: Tensor, active_CH: Tensor, _seed: Tensor | None, _start: int, _dropout: float
+) -> tuple[Tensor, Tensor]:
+    return active_CH, torch.ops.aten.threshold_backward(gradient_CH, active_CH, 0)
 
 
-def _drop_(values_CH: Tensor, seed: Tensor, chunk: slice, rate: float) -> Tensor:
-    kept_CH = kept(seed, chunk.start, *values_CH.shape, rate)
-    return values_CH.mul_(kept_CH).mul_(1 / (1 - rounded_rate(rate)))
+def _gelu(hidden_CH: Tensor, seed: Tensor | None, start: int, dropout: float) -> Tensor:
+    active_CH = F.gelu(hidden_CH)
+    if seed is None:
+        return active_CH
+    kept_CH = kept(seed, start, hidden_CH.shape[0], hidden_CH.shape[1], dropout)
+    return torch.where(kept_CH, active_CH * kept_scale(dropout), 0.0)
+
+
+def _through_gelu(
+    gradient_CH: Tensor, hidden_CH: Tensor, seed: Tensor | None, start: int, dropout: float
+) -> tuple[Tensor, Tensor]:
+    """The dropped activation once more, and the gradient before the activation."""
+    active_CH, gradient_CH = F.gelu(hidden_CH), torch.ops.aten.gelu_backward(gradient_CH, hidden_CH)
+    if seed is None:
+        return active_CH, gradient_CH
+    kept_CH, scale = kept(seed, start, hidden_CH.shape[0], hidden_CH.shape[1], dropout), kept_scale(dropout)
+    return torch.where(kept_CH, active_CH * scale, 0.0), torch.where(kept_CH, gradient_CH * scale, 0.0)
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
@@ -150,6 +167,7 @@ def _(
     activation: str,
     dropout: float,
     keep_hidden: bool,
+    compile: bool,
 ) -> tuple[Tensor, Tensor]:
     rows = input.shape[0]
     output = input.new_empty(rows, weight2.shape[0], dtype=_output_dtype(input, residual))
@@ -166,6 +184,7 @@ def _(
     seed: Tensor | None,
     activation: str,
     dropout: float,
+    compile: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     biases = input.new_empty(weight1.shape[0]), input.new_empty(weight2.shape[0])
     return (
@@ -178,15 +197,15 @@ def _(
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    input, weight1, _, weight2, _, residual, seed, activation, dropout, _ = inputs
+    input, weight1, _, weight2, _, residual, seed, activation, dropout, _, compile = inputs
     ctx.save_for_backward(input, weight1, weight2, output[1], seed)
     ctx.mark_non_differentiable(output[1])
-    ctx.activation, ctx.dropout, ctx.has_residual = activation, dropout, residual is not None
+    ctx.options, ctx.has_residual = (activation, dropout, compile), residual is not None
 
 
 def _backward(ctx: Any, gradient: Tensor, _hidden: Tensor) -> tuple[Tensor | None, ...]:
-    gradients = torch.ops.bulkformer.two_layer_backward(gradient, *ctx.saved_tensors, ctx.activation, ctx.dropout)
-    return *gradients, gradient if ctx.has_residual else None, None, None, None, None
+    gradients = torch.ops.bulkformer.two_layer_backward(gradient, *ctx.saved_tensors, *ctx.options)
+    return *gradients, gradient if ctx.has_residual else None, *(None,) * 5
 
 
 _two_layer.register_autograd(_backward, setup_context=_setup)
