@@ -134,7 +134,9 @@ class ProfileStream:
         context.enable_progress_bars = False
         # without it, blocks arrive in the order in which tasks end
         context.execution_options.preserve_order = True
-        dataset = ray.data.range(len(windows), override_num_blocks=len(windows)).map_batches(
+        numbers = [{"id": number} for number in range(len(windows))]
+        # from_items puts its blocks into the object store itself; range() would start a task, and a process, for each
+        dataset = ray.data.from_items(numbers, override_num_blocks=len(windows)).map_batches(
             _read_numbered,  # type: ignore[arg-type]  # Ray's type names no Arrow table
             fn_kwargs={"folder": self._folder, "windows": list(windows)},
             batch_size=None,
