@@ -3,20 +3,9 @@
 Each is started when the first test asks for it, serves the whole session, and is ended by its own pid.
 """
 
-import os
-
-# Read by Ray, DeepSpeed and PyTorch when they are imported, so before any test module is.
-os.environ.setdefault("DS_ACCELERATOR", "cpu")
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-os.environ.setdefault("OMP_NUM_THREADS", "2")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
 import itertools
+import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -24,12 +13,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-import ray
 
 from cluster.config import DownSettings, UpSettings
 from cluster.local import down, stop, up
 from cluster.services import BUCKET, FOREIGN_VARIABLES, ObjectStore, Place, Service, Tracking, job_environment
 from cluster.state import StateFolder
+
+# Settings of the shell that the tests are started from; the tests have services of their own.
+_FOREIGN_PREFIXES = ("AWS_", "MLFLOW_", "RAY_")
+# Read by Ray, DeepSpeed and PyTorch when they are imported, which test modules do and this one must not.
+_ENVIRONMENT = {
+    "CUDA_VISIBLE_DEVICES": "",
+    "DS_ACCELERATOR": "cpu",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "OMP_NUM_THREADS": "2",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # a token of this session's own: without one Ray would put one into the user's home and leave it there
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    # listen on 127.0.0.1 only; see cluster.services
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+for _name in [name for name in os.environ if name.startswith(_FOREIGN_PREFIXES) and name != "AWS_CA_BUNDLE"]:
+    del os.environ[_name]
+os.environ.update(_ENVIRONMENT)
 
 # Logical: workers of a training group and the tasks that read for them hold one each at the same time.
 RAY_CPUS = 8
@@ -102,6 +111,8 @@ def mlflow_server(
     server = RunningService(Tracking(), services_state)
     server.start()
     _point_to_services(services_state, _session_environment, "MLFLOW_")
+    import ray
+
     if ray.is_initialized():
         # workers have the environment of the moment in which Ray was started
         ray.shutdown()
@@ -112,13 +123,18 @@ def mlflow_server(
 @pytest.fixture(scope="session")
 def ray_session(s3_server: S3Server) -> Iterator[None]:
     """Ray in this process, with the S3 server (and MLflow, if a test asked for it) in its workers' environment."""
+    import ray
+
     _start_ray()
     yield
     ray.shutdown()
 
 
 def _start_ray() -> None:
+    import ray
+
     ray.init(
+        address="local",
         num_cpus=RAY_CPUS,
         include_dashboard=False,
         log_to_driver=False,
