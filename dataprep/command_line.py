@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, cast, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -149,7 +149,7 @@ def read_settings(model: type[S], arguments: Sequence[str], prog: str = "", summ
     except SettingsError as error:
         raise UserError(_unrecognised(str(error), model), exit_code=2) from None
     # back to the plain class, so that settings compare and pickle as what they are
-    return model.model_construct(_fields_set=parsed.model_fields_set, **parsed.__dict__)
+    return cast(S, model.model_construct(_fields_set=parsed.model_fields_set, **parsed.__dict__))
 
 
 def _config_path(arguments: Sequence[str]) -> Path | None:
