@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from dataprep.command_line import Command, main
-from pretrain.config import ExportSettings, ImportReleasedSettings, RunSettings
+from pretrain.config import BenchSettings, ExportSettings, ImportReleasedSettings, RunSettings
 
 
 def _run(settings: RunSettings) -> dict[str, Any]:
@@ -28,9 +28,16 @@ def _import_released(settings: ImportReleasedSettings) -> dict[str, Any]:
     return import_released(settings)
 
 
+def _bench(settings: BenchSettings) -> list[dict[str, Any]]:
+    from pretrain.bench import bench
+
+    return bench(settings)
+
+
 COMMANDS = {
     "run": Command(RunSettings, _run, "Pretrain a model on a corpus; started again, the run goes on."),
     "export": Command(ExportSettings, _export, "Export a checkpoint of a run, or convert an export."),
+    "bench": Command(BenchSettings, _bench, "Time training steps per kernel and size; memory, share of GEMM peak."),
     "import-released": Command(
         ImportReleasedSettings, _import_released, "Turn a released checkpoint into a model export."
     ),

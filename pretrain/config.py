@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.resources
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import Field, model_validator
@@ -14,6 +15,9 @@ from dataprep.command_line import CommandSettings, Settings, UserError
 
 Kernel = Literal["reference", "fused"]
 Precision = Literal["fp32", "bf16"]
+# What the backward pass computes again instead of keeping: nothing; the widened hidden layers of feed-forwards and
+# other two-layer perceptrons (a third of what is kept, for 6 % more products); or Performer layers but for their input.
+Recompute = Literal["nothing", "hidden", "layers"]
 
 # Width of the ESM2 (650M) protein embeddings that the preprint's gene table was initialised from.
 ESM2_WIDTH = 1280
@@ -74,6 +78,12 @@ class ModelSettings(Settings):
     attention_dropout: float = Field(0.05, ge=0, lt=1)
     feed_forward_dropout: float = Field(0.1, ge=0, lt=1)
     kernel: Kernel = Field("reference", description="how attention and graph product are computed")
+    compile: bool = Field(
+        False, description="fused kernel: compile elementwise parts; costs some 10 s and g++ at the start of a process"
+    )
+    recompute: Recompute = Field(
+        "nothing", description="what backward computes again instead of keeping it: nothing, hidden (fused), layers"
+    )
     redraw_every_steps: int = Field(
         1000, ge=0, description="optimizer steps between redraws of the random features; 0 keeps the first"
     )
@@ -230,3 +240,50 @@ class ExportSettings(CommandSettings):
         if (self.run is None) == (self.model is None):
             raise ValueError("give either --run or --model")
         return self
+
+
+class BenchSettings(CommandSettings):
+    """Measure training steps: time, memory, and share of what the machine can multiply."""
+
+    size: str = Field("50M", description="named sizes, with commas")
+    kernel: str = Field("reference,fused", description="kernels to compare, with commas")
+    precision: str = Field("fp32", description="fp32, bf16, with commas")
+    micro_batch: str = Field("2", description="profiles in a step, with commas")
+    genes: int = Field(20_010, ge=2, description="vocabulary; the published models have 20,010")
+    edges_per_gene: int = Field(20, ge=0)
+    steps: int = Field(5, ge=1, description="timed steps of each case; the median counts")
+    warmup_steps: int = Field(2, ge=0, description="steps of each case before the timed ones")
+    threads: int = Field(0, ge=0, description="torch threads; 0 takes one per core")
+    compile: bool = Field(True, description="fused kernel: compile elementwise parts")
+    recompute: Recompute = Field("hidden", description="fused kernel: what backward computes again")
+    retain_memory: Literal["fused", "all", "none"] = Field(
+        "fused", description="whose process keeps freed memory, as training workers with the fused kernel do"
+    )
+
+    def sizes(self) -> list[str]:
+        return _listed(self.size, size_names(), "size")
+
+    def kernels(self) -> list[str]:
+        return _listed(self.kernel, get_args(Kernel), "kernel")
+
+    def precisions(self) -> list[str]:
+        return _listed(self.precision, get_args(Precision), "precision")
+
+    def micro_batches(self) -> list[int]:
+        parts = self.micro_batch.split(",")
+        if not all(part.isdecimal() and int(part) for part in parts):
+            raise ValueError(f"micro_batch is numbers from 1 on with commas, not {self.micro_batch!r}")
+        return [int(part) for part in parts]
+
+    @model_validator(mode="after")
+    def _check(self) -> BenchSettings:
+        self.sizes(), self.kernels(), self.precisions(), self.micro_batches()
+        return self
+
+
+def _listed(text: str, valid: Sequence[str], name: str) -> list[str]:
+    parts = text.split(",")
+    unknown = [part for part in parts if part not in valid]
+    if unknown:
+        raise ValueError(f"unknown {name} {unknown[0]!r}; valid, with commas: {', '.join(valid)}")
+    return parts

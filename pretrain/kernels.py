@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import GCNConv
 
 from dataprep.gene_graph import GeneGraph
-from pretrain.config import ModelShape
+from pretrain.config import ModelShape, Recompute
 from pretrain.device import sum_dtype
 from pretrain.dropout import add_dropped, draw_seed
 from pretrain.favor import favor_attention
@@ -36,7 +36,7 @@ class KernelOptions(NamedTuple):
 
     fused: bool = False
     compile: bool = False
-    recompute: bool = False
+    recompute: Recompute = "nothing"
 
 
 class GraphConvolution(GCNConv):
@@ -67,9 +67,9 @@ class FusedPerformer(Performer):
     feed-forward's hidden layer; the published code keeps 25 D + 6 H M.
     """
 
-    def __init__(self, *arguments: Any, compile: bool, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.compile_parts = compile
+    def __init__(self, *arguments: Any, options: KernelOptions, **numbers: Any) -> None:
+        super().__init__(*arguments, **numbers)
+        self.options = options
 
     def forward(self, hidden_BGD: Tensor) -> Tensor:
         attention, feed_forward = self.net.layers[0]
@@ -84,12 +84,13 @@ class FusedPerformer(Performer):
         rate = attention.dropout.p
         if not (self.training and rate):
             return residual_BGD + branch_BGD
-        return add_dropped(residual_BGD, branch_BGD, rate, self.compile_parts)
+        return add_dropped(residual_BGD, branch_BGD, rate, self.options.compile)
 
     def _feed_forward(self, layers: FeedForward, normed_BGD: Tensor, residual_BGD: Tensor) -> Tensor:
         rate = layers.dropout.p if self.training else 0.0
         seed = draw_seed(normed_BGD.device) if rate else None
-        return two_layer(normed_BGD, layers.w1, layers.w2, "gelu", residual_BGD, rate, seed, self.compile_parts)
+        compile, recompute = self.options.compile, self.options.recompute == "hidden"
+        return two_layer(normed_BGD, layers.w1, layers.w2, "gelu", residual_BGD, rate, seed, compile, recompute)
 
 
 def graph_convolution(shape: ModelShape, graph: GeneGraph, options: KernelOptions) -> GraphConvolution:
@@ -103,7 +104,7 @@ def performer_layer(shape: ModelShape, options: KernelOptions) -> Performer:
 
     each rank would draw its own, and recomputing activations would draw in between.
     """
-    implementation = partial(FusedPerformer, compile=options.compile) if options.fused else Performer
+    implementation = partial(FusedPerformer, options=options) if options.fused else Performer
     # performer-pytorch draws its features on the CPU and cannot do so for a default device that holds no data (meta)
     with torch.device("cpu"):
         layer = implementation(
@@ -123,11 +124,15 @@ def performer_layer(shape: ModelShape, options: KernelOptions) -> Performer:
 class FusedTwoLinear(nn.Sequential):
     """Linear, ReLU, Linear in chunks: see :mod:`pretrain.two_layer`."""
 
+    def __init__(self, *layers: nn.Module, recompute: bool) -> None:
+        super().__init__(*layers)
+        self.recompute = recompute
+
     def forward(self, inputs: Tensor) -> Tensor:
-        return two_layer(inputs, self[0], self[2], "relu")
+        return two_layer(inputs, self[0], self[2], "relu", recompute=self.recompute)
 
 
 def two_linear(inputs: int, hidden: int, outputs: int, options: KernelOptions) -> nn.Sequential:
     """Linear, ReLU, Linear on the last dimension."""
-    implementation = FusedTwoLinear if options.fused else nn.Sequential
-    return implementation(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
+    layers = nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs)
+    return FusedTwoLinear(*layers, recompute=options.recompute == "hidden") if options.fused else nn.Sequential(*layers)

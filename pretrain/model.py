@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dataprep.command_line import UserError
 from dataprep.gene_graph import GeneGraph
-from pretrain.config import ModelShape
+from pretrain.config import ModelShape, Recompute
 from pretrain.device import autocast_to_bf16
 from pretrain.kernels import KernelOptions, graph_convolution, performer_layer, two_linear
 from pretrain.pooling import Pooling, pool_genes
@@ -55,7 +55,7 @@ class GraphAttentionBlock(nn.Module):
         self.layernorm = nn.LayerNorm(shape.dim)
         self.g = graph_convolution(shape, graph, options)
         self.f = nn.ModuleList(performer_layer(shape, options) for _ in range(shape.performer_layers))
-        self.recompute = options.recompute
+        self.recompute = options.recompute == "layers"
 
     def forward(self, hidden_BGD: Tensor, edge_index_2E: Tensor, edge_weight_E: Tensor) -> Tensor:
         hidden_BGD = self.layernorm(hidden_BGD)
@@ -72,10 +72,11 @@ class BulkFormer(nn.Module):
     """The model as published, for any size.
 
     ``kernel`` "fused" computes the same numbers faster and in less memory (:mod:`pretrain.kernels`); ``compile``
-    compiles its elementwise parts. ``recompute`` keeps only the input of each Performer layer and computes the rest
-    again in the backward pass. ``precision`` "bf16" runs the forward pass under bfloat16 autocast with fp32 parameters,
-    on devices that multiply bfloat16 (:func:`pretrain.device.multiplies_bf16`); the expression values, the summary
-    features, the mean correction and the loss stay in fp32.
+    compiles its elementwise parts. ``recompute`` is what the backward pass computes again instead of keeping it
+    (:data:`pretrain.config.Recompute`; "hidden" acts with the fused kernel only). ``precision`` "bf16" runs the forward
+    pass under bfloat16 autocast with fp32 parameters, on devices that multiply bfloat16
+    (:func:`pretrain.device.multiplies_bf16`); the expression values, the summary features, the mean correction and the
+    loss stay in fp32.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class BulkFormer(nn.Module):
         kernel: str = "reference",
         precision: str = "fp32",
         compile: bool = False,
-        recompute: bool = False,
+        recompute: Recompute = "nothing",
     ) -> None:
         super().__init__()
         if len(graph.source) and max(int(graph.source.max()), int(graph.target.max())) >= shape.genes:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pretrain.device import chunk_rows, maybe_compiled, product_dtype, sum_dtype
-from pretrain.dropout import kept, kept_scale
+from pretrain.dropout import kept
 
 Activation = Literal["relu", "gelu"]
 
@@ -30,15 +30,17 @@ def two_layer(
     dropout: float = 0.0,
     seed: Tensor | None = None,
     compile: bool = False,
+    recompute: bool = False,
 ) -> Tensor:
     """The perceptron of ``first`` and ``second`` on the last dimension, plus ``residual`` where one is given.
 
     ``dropout`` acts on the hidden layer of a GELU and needs a ``seed``. Forward: 2 (I + O) H FLOPs per row. Backward:
-    twice that. Kept for it: the input and the hidden layer (before a GELU, after a ReLU). ``compile`` compiles what
-    happens to a chunk of the hidden layer between its two products; the numbers are those of the eager path.
+    twice that. Kept for it: the input and the hidden layer (before a GELU, after a ReLU), or with ``recompute`` the
+    input alone, for another 2 I H FLOPs. ``compile`` compiles what happens to a chunk of the hidden layer between its
+    two products; the numbers are those of the eager path.
     """
     tensors = (input_RI, first.weight, first.bias, second.weight, second.bias)
-    keep_hidden = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    keep_hidden = not recompute and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     assert not dropout or activation == "gelu", "what is kept of a ReLU is its result, which dropout would change"
     rows = input_RI.reshape(-1, input_RI.shape[-1]).to(product_dtype(input_RI))
     residual = None if residual_RO is None else residual_RO.reshape(-1, residual_RO.shape[-1])
@@ -67,10 +69,10 @@ def _two_layer(
     rows, hidden_width = len(input), len(weight1)
     hidden_RH = input.new_empty(rows if keep_hidden else 0, hidden_width)
     output_RO = input.new_empty(rows, len(weight2), dtype=_output_dtype(input, residual))
-    activate = maybe_compiled(_gelu, compile) if activation == "gelu" else _relu_
+    activate = maybe_compiled(_gelu, compile) if activation == "gelu" else _relu
     for chunk in _chunks(input, hidden_width):
         stored = hidden_RH[chunk] if keep_hidden else input.new_empty(chunk.stop - chunk.start, hidden_width)
-        hidden_CH = torch.addmm(bias1, input[chunk], weight1.T, out=stored)
+        hidden_CH = _first_layer(input[chunk], weight1, bias1, activation, stored)
         active_CH = activate(hidden_CH, seed, chunk.start, dropout)
         produced_CO = torch.addmm(bias2, active_CH, weight2.T)
         output_RO[chunk] = produced_CO if residual is None else produced_CO.add(residual[chunk])
@@ -82,6 +84,7 @@ def _two_layer_backward(
     gradient: Tensor,
     input: Tensor,
     weight1: Tensor,
+    bias1: Tensor,
     weight2: Tensor,
     hidden: Tensor,
     seed: Tensor | None,
@@ -96,7 +99,9 @@ def _two_layer_backward(
     bias1_H = grad1_HI.new_zeros(len(weight1))
     through = maybe_compiled(_through_gelu, compile) if activation == "gelu" else _through_relu
     for chunk in _chunks(input, 2 * len(weight1)):
-        grad_CO, hidden_CH = gradient[chunk].to(input.dtype), hidden[chunk]
+        grad_CO = gradient[chunk].to(input.dtype)
+        kept_hidden = len(hidden) == len(input)
+        hidden_CH = hidden[chunk] if kept_hidden else _first_layer(input[chunk], weight1, bias1, activation)
         grad_active_CH = grad_CO @ weight2
         active_CH, grad_hidden_CH = through(grad_active_CH, hidden_CH, seed, chunk.start, dropout)
         _add_product(grad2_OH, grad_CO.T, active_CH)
@@ -112,9 +117,16 @@ def _output_dtype(input: Tensor, residual: Tensor | None) -> torch.dtype:
     return input.dtype if residual is None else torch.promote_types(input.dtype, residual.dtype)
 
 
-def _relu_(hidden_CH: Tensor, _seed: Tensor | None, _start: int, _dropout: float) -> Tensor:
-    """In place: its derivative follows from its result."""
-    return hidden_CH.relu_()
+def _first_layer(
+    input_CI: Tensor, weight_HI: Tensor, bias_H: Tensor, activation: str, out: Tensor | None = None
+) -> Tensor:
+    """The hidden layer as the backward pass wants it: before a GELU, after a ReLU (its result gives its derivative)."""
+    hidden_CH = torch.addmm(bias_H, input_CI, weight_HI.T, out=out)
+    return hidden_CH.relu_() if activation == "relu" else hidden_CH
+
+
+def _relu(active_CH: Tensor, _seed: Tensor | None, _start: int, _dropout: float) -> Tensor:
+    return active_CH
 
 
 def _through_relu(
@@ -128,7 +140,7 @@ def _gelu(hidden_CH: Tensor, seed: Tensor | None, start: int, dropout: float) ->
     if seed is None:
         return active_CH
     kept_CH = kept(seed, start, hidden_CH.shape[0], hidden_CH.shape[1], dropout)
-    return torch.where(kept_CH, active_CH * kept_scale(dropout), 0.0)
+    return torch.where(kept_CH, active_CH * (1 / (1 - dropout)), 0.0)
 
 
 def _through_gelu(
@@ -138,7 +150,7 @@ def _through_gelu(
     active_CH, gradient_CH = F.gelu(hidden_CH), torch.ops.aten.gelu_backward(gradient_CH, hidden_CH)
     if seed is None:
         return active_CH, gradient_CH
-    kept_CH, scale = kept(seed, start, hidden_CH.shape[0], hidden_CH.shape[1], dropout), kept_scale(dropout)
+    kept_CH, scale = kept(seed, start, hidden_CH.shape[0], hidden_CH.shape[1], dropout), 1 / (1 - dropout)
     return torch.where(kept_CH, active_CH * scale, 0.0), torch.where(kept_CH, gradient_CH * scale, 0.0)
 
 
@@ -179,6 +191,7 @@ def _(
     gradient: Tensor,
     input: Tensor,
     weight1: Tensor,
+    bias1: Tensor,
     weight2: Tensor,
     hidden: Tensor,
     seed: Tensor | None,
@@ -197,8 +210,8 @@ def _(
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    input, weight1, _, weight2, _, residual, seed, activation, dropout, _, compile = inputs
-    ctx.save_for_backward(input, weight1, weight2, output[1], seed)
+    input, weight1, bias1, weight2, _, residual, seed, activation, dropout, _, compile = inputs
+    ctx.save_for_backward(input, weight1, bias1, weight2, output[1], seed)
     ctx.mark_non_differentiable(output[1])
     ctx.options, ctx.has_residual = (activation, dropout, compile), residual is not None
 
