@@ -55,8 +55,8 @@ def add_dropped(residual: Tensor, branch: Tensor, rate: float, compile: bool) ->
 
 @torch.library.custom_op("bulkformer::add_dropped", mutates_args=())
 def _add_dropped(residual: Tensor, branch: Tensor, seed: Tensor, rate: float, compile: bool) -> Tensor:
-    residual_RC, branch_RC = (tensor.reshape(-1, tensor.shape[-1]) for tensor in (residual, branch))
-    return maybe_compiled(_add_dropped_rows, compile)(residual_RC, branch_RC, seed, rate).view(residual.shape)
+    function = maybe_compiled(_add_dropped_rows, compile)
+    return function(_rows(residual), _rows(branch), seed, rate).view(residual.shape)
 
 
 def _add_dropped_rows(residual_RC: Tensor, branch_RC: Tensor, seed: Tensor, rate: float) -> Tensor:
@@ -67,10 +67,14 @@ def _dropped_rows(branch_RC: Tensor, seed: Tensor, rate: float) -> Tensor:
     return torch.where(kept(seed, 0, branch_RC.shape[0], branch_RC.shape[1], rate), branch_RC * (1 / (1 - rate)), 0.0)
 
 
+def _rows(tensor: Tensor) -> Tensor:
+    # .data, since a view would have compiled code depend on the shape of what it views: anew for a batch of one
+    return tensor.reshape(-1, tensor.shape[-1]).data
+
+
 @torch.library.custom_op("bulkformer::dropped", mutates_args=())
 def _dropped(branch: Tensor, seed: Tensor, rate: float, compile: bool) -> Tensor:
-    rows_RC = branch.reshape(-1, branch.shape[-1])
-    return maybe_compiled(_dropped_rows, compile)(rows_RC, seed, rate).view(branch.shape)
+    return maybe_compiled(_dropped_rows, compile)(_rows(branch), seed, rate).view(branch.shape)
 
 
 @_add_dropped.register_fake
