@@ -200,7 +200,14 @@ def test_a_job_and_its_tasks_have_the_credentials_without_being_sent_them(state:
 
 def test_ctrl_c_leaves_the_job_running_and_says_how_to_end_it(state: Path):
     command = [sys.executable, "-m", "cluster", "submit", "--state", str(state), "--name", "long", "--", "sleep", "600"]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as following:
+
+    def hear_interrupts() -> None:
+        # a background process of a shell, as CI may be, is started deaf to them, and so are its children
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts
+    ) as following:
         assert "job long submitted" in following.stderr.readline()
         time.sleep(2)
         following.send_signal(signal.SIGINT)
