@@ -133,7 +133,7 @@ def _train(settings: RunSettings, steps: int) -> None:
         train_loop_config={"job": TrainingJob(settings, code_fingerprint(), board)},
         torch_config=TorchConfig(backend="nccl" if settings.workers.gpu else "gloo"),
         scaling_config=_scaling(settings),
-        run_config=RunConfig(
+        run_config=RunConfig(  # type: ignore[call-arg]  # at run time it is Train V2's, which has worker_runtime_env
             # what Ray Train itself stores of a run: checkpoints are ours, so it is next to nothing
             name=uuid.uuid4().hex,
             storage_path=folder.path,
