@@ -85,7 +85,7 @@ class Folder:
 
     def read_bytes(self, name: str) -> bytes:
         """Content of a file. Raises FileNotFoundError."""
-        return self._attempt(lambda: self.filesystem.cat_file(self._file(name)))
+        return self.attempt(lambda: self.filesystem.cat_file(self._file(name)))
 
     def read_text(self, name: str) -> str:
         return self.read_bytes(name).decode()
@@ -93,7 +93,7 @@ class Folder:
     def write_bytes(self, name: str, content: bytes) -> None:
         """Write a whole file: a reader sees the old content or the new, never a part."""
         if not self.is_local:
-            self._attempt(lambda: self.filesystem.pipe_file(self._file(name), content))
+            self.attempt(lambda: self.filesystem.pipe_file(self._file(name), content))
             return
         target = Path(self._file(name))
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ class Folder:
     def upload(self, source: Path, name: str) -> None:
         """Copy a local file here; as :meth:`write_bytes`, whole or not at all."""
         if not self.is_local:
-            self._attempt(lambda: self.filesystem.put_file(str(source), self._file(name)))
+            self.attempt(lambda: self.filesystem.put_file(str(source), self._file(name)))
             return
         target = Path(self._file(name))
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -126,34 +126,34 @@ class Folder:
 
     def download(self, name: str, target: Path) -> None:
         """Copy a file from here to the local disk. Raises FileNotFoundError."""
-        self._attempt(lambda: self.filesystem.get_file(self._file(name), str(target)))
+        self.attempt(lambda: self.filesystem.get_file(self._file(name), str(target)))
 
     @contextmanager
     def open(self, name: str, read_ahead: bool = True) -> Iterator[IO[bytes]]:
         """A seekable stream for reading. Without ``read_ahead`` an object store sends just the bytes asked for: for
         readers that know which parts of a large file they want; else it sends 50 MB at a time."""
         cache = {} if self.is_local or read_ahead else {"cache_type": "none"}
-        stream = self._attempt(lambda: self.filesystem.open(self._file(name), "rb", **cache))
+        stream = self.attempt(lambda: self.filesystem.open(self._file(name), "rb", **cache))
         try:
             yield stream
         finally:
             stream.close()
 
     def exists(self, name: str) -> bool:
-        return self._attempt(lambda: bool(self.filesystem.exists(self._file(name))))
+        return self.attempt(lambda: bool(self.filesystem.exists(self._file(name))))
 
     def size_bytes(self, name: str) -> int:
-        return int(self._attempt(lambda: self.filesystem.info(self._file(name)))["size"])
+        return int(self.attempt(lambda: self.filesystem.info(self._file(name)))["size"])
 
     def files(self) -> list[str]:
         """Names, relative to this folder, of all files below it, sorted; empty where it does not exist."""
-        found = self._attempt(lambda: self.filesystem.find(self.path))
+        found = self.attempt(lambda: self.filesystem.find(self.path))
         return sorted(str(PurePosixPath(path).relative_to(PurePosixPath(self.path))) for path in found)
 
     def children(self) -> list[str]:
         """Names of the files and folders directly below this one, sorted; empty where it does not exist."""
         try:
-            found = self._attempt(lambda: self.filesystem.ls(self.path, detail=False))
+            found = self.attempt(lambda: self.filesystem.ls(self.path, detail=False))
         except FileNotFoundError:
             return []
         return sorted(PurePosixPath(path).name for path in found if path.rstrip("/") != self.path)
@@ -161,7 +161,7 @@ class Folder:
     def remove(self, name: str) -> None:
         """Delete a file, or a folder with all that is in it; nothing happens where there is none."""
         try:
-            self._attempt(lambda: self.filesystem.rm(self._file(name), recursive=True))
+            self.attempt(lambda: self.filesystem.rm(self._file(name), recursive=True))
         except FileNotFoundError:
             return
 
@@ -178,7 +178,7 @@ class Folder:
         if not self.is_local:
             bucket = self.path.partition("/")[0]
             try:
-                self._attempt(lambda: self.filesystem.call_s3("head_bucket", Bucket=bucket))
+                self.attempt(lambda: self.filesystem.call_s3("head_bucket", Bucket=bucket))
             except FileNotFoundError:
                 # a server may answer a plain 404, which s3fs takes for a missing file
                 raise UserError(f"{self.uri}: the bucket does not exist") from None
@@ -186,7 +186,8 @@ class Folder:
     def _file(self, name: str) -> str:
         return f"{self.path}/{_checked(name)}"
 
-    def _attempt(self, operation: Callable[[], T]) -> T:
+    def attempt(self, operation: Callable[[], T]) -> T:
+        """The result of ``operation``, tried again while the store cannot be reached; its errors as UserError."""
         give_up_at = time.monotonic() + self.patience_seconds
         pause_seconds = 0.25
         while True:
@@ -202,18 +203,16 @@ class Folder:
                 raise UserError(
                     f"{self.uri}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
                 ) from None
-            except TRANSIENT_ERRORS as error:
+            except (OSError, ClientError, BotoCoreError, aiohttp.ClientError) as error:
+                if not _is_transient(error):
+                    raise self._described(error) from None
                 if time.monotonic() + pause_seconds > give_up_at:
                     raise UserError(f"{self.uri}: the object store does not answer ({_one_line(error)})") from None
                 time.sleep(pause_seconds)
                 pause_seconds = min(2 * pause_seconds, 8.0)
-            except (ClientError, BotoCoreError) as error:
-                raise UserError(f"{self.uri}: {_one_line(error)}") from None
-            except OSError as error:
-                raise self._described(error) from None
 
-    def _described(self, error: OSError) -> Exception:
-        """Turn s3fs's translated errors into one line; leave those of the local disk as they are."""
+    def _described(self, error: Exception) -> Exception:
+        """Turn the store's errors into one line; leave those of the local disk as they are."""
         text = _one_line(error)
         if self.is_local:
             return error
@@ -222,6 +221,15 @@ class Folder:
         if any(word in text for word in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden", "AccessDenied")):
             return UserError(f"{self.uri}: access denied ({text})")
         return UserError(f"{self.uri}: {text}")
+
+
+def _is_transient(error: BaseException) -> bool:
+    """Whether trying again may help: no connection, or an error on the store's side (HTTP 5xx)."""
+    if isinstance(error, TRANSIENT_ERRORS):
+        return True
+    # s3fs turns botocore's errors into OSError and keeps them as the cause
+    answer = error if isinstance(error, ClientError) else error.__cause__
+    return isinstance(answer, ClientError) and answer.response["ResponseMetadata"].get("HTTPStatusCode", 0) >= 500
 
 
 def split_file_address(address: str) -> tuple[str, str]:

@@ -220,9 +220,10 @@ def _read_numbered(numbers: pa.Table, folder: Folder, windows: Sequence[Window])
 def read_window(folder: Folder, window: Window) -> pa.Table:
     """Columns epoch, row_id and expression of a window's profiles, in their order of use.
 
-    Only the window's row groups are fetched. Raises UserError naming the shard where one is missing or damaged.
+    Only the window's row groups are fetched; a store that goes away in the middle is waited for. Raises UserError
+    naming the shard where one is missing or damaged.
     """
-    tables = [read_row_groups(folder, shard, groups) for shard, groups in window.reads]
+    tables = folder.attempt(lambda: [read_row_groups(folder, shard, groups) for shard, groups in window.reads])
     table = pa.concat_tables(tables).combine_chunks()
     held = table.column("row_id").to_numpy()
     sorter = np.argsort(held)
