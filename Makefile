@@ -21,11 +21,12 @@ help:
 
 install: $(INSTALLED)
 
-# done again only when one of these files has changed; the packages themselves are used from this folder
+# Compiling all modules in advance would take as long as everything else; most are never imported.
+# Done again only when one of these files has changed; the packages themselves are used from this folder
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -n '$(PYTHON)' || { echo 'error: Python 3.11 or later is needed' >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
 		--constraint constraints.txt --editable '.[services,test]'
 	@touch $@
 

@@ -22,6 +22,8 @@ from dataprep.command_line import UserError
 
 _POLL_SECONDS = 0.25
 _LOG_LINES = 15
+# Ray's head gives itself 30 seconds to start, which a machine that is busy with something else can exceed.
+_ATTEMPTS = 2
 
 
 def up(settings: UpSettings, services: Sequence[Service] = SERVICES) -> dict[str, Any]:
@@ -112,14 +114,19 @@ def _wait_for(service: Service, place: Place, state: State) -> None:
     """Return when the service answers. Raises :class:`UserError` with the end of its log if it does not."""
     log = place.folder.log(service.name)
     give_up_at = time.monotonic() + place.settings.timeout_seconds
+    attempts = 1
     while not service.answers(place):
-        if not _runs(service, state):
-            raise UserError(f"{service.name} ended while it was starting. {_end_of(log)}")
         if time.monotonic() > give_up_at:
             raise UserError(
                 f"{service.name} does not answer at {_address(service, state)} after "
                 f"{place.settings.timeout_seconds:.0f} s. {_end_of(log)}"
             )
+        if not _runs(service, state):
+            if attempts == _ATTEMPTS:
+                raise UserError(f"{service.name} ended while it was starting. {_end_of(log)}")
+            attempts += 1
+            stop(service, place.folder, state)
+            _start(service, place, state)
         time.sleep(_POLL_SECONDS)
 
 

@@ -86,13 +86,15 @@ def belonging_to(mark: str, root: ProcessId | None) -> list[psutil.Process]:
 
 
 def end(members: Callable[[], list[psutil.Process]], grace_seconds: float) -> int:
-    """Ask all processes that ``members`` finds to end, end those that have not after a while, until none is left.
+    """Ask the processes that ``members`` finds to end, end those that have not after a while, until none is left.
 
-    Returns the number of processes that were there. Raises :class:`UserError` if one cannot be ended.
+    The topmost are asked, since each knows best how to end what it has started (Ray's head, asked together with its
+    children, waits for them in vain). Returns the number of processes that were there. Raises :class:`UserError` if
+    one cannot be ended.
     """
     waiting = members()
     known = {member.pid for member in waiting}
-    _signal(waiting, signal.SIGTERM)
+    _signal([member for member in waiting if _parent_pid(member) not in known], signal.SIGTERM)
     give_up_at = time.monotonic() + grace_seconds
     while waiting and time.monotonic() < give_up_at:
         time.sleep(_POLL_SECONDS)
@@ -112,6 +114,13 @@ def _descendants(process: psutil.Process) -> list[psutil.Process]:
         return process.children(recursive=True)
     except psutil.NoSuchProcess:
         return []
+
+
+def _parent_pid(process: psutil.Process) -> int | None:
+    try:
+        return process.ppid()
+    except psutil.NoSuchProcess:
+        return None
 
 
 def _mark_of(process: psutil.Process) -> str | None:
