@@ -181,7 +181,7 @@ class BulkFormer(nn.Module):
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self.gene_emb_proj(table(self.gene_indices))
         weights = [*table.parameters(), *self.gene_emb_proj.parameters()]
-        state = [(weight.data_ptr(), weight._version) for weight in weights], torch.is_autocast_enabled("cpu")
+        state = [_state_of(weight) for weight in weights], torch.is_autocast_enabled("cpu")
         if self._identity_cache is None or self._identity_cache[0] != state:
             self._identity_cache = state, self.gene_emb_proj(table(self.gene_indices))
         return self._identity_cache[1]
@@ -218,6 +218,11 @@ class _ModelInput(NamedTuple):
         # hidden genes count as not zero, as their fill value does in the released code
         nonzero_B = ((self.expression != 0) | self.hidden).float().mean(dim=1)
         return torch.stack([self.missing_rate, mean_B, nonzero_B], dim=-1)
+
+
+def _state_of(weight: Tensor) -> tuple[int, int]:
+    """Changes when the weight does. A tensor made in inference mode counts no changes; nothing trains it either."""
+    return weight.data_ptr(), -1 if weight.is_inference() else weight._version
 
 
 def mean_where(values_BG: Tensor, chosen_BG: Tensor) -> Tensor:
