@@ -74,6 +74,8 @@ def bench(settings: BenchSettings) -> list[dict[str, Any]]:
     cases = cases_of(settings)
     console = Console(file=sys.stderr, highlight=False, width=110)
     peaks = {dtype: gemm_peak(dtype, settings.threads) for dtype in {case.product_dtype for case in cases}}
+    for dtype, peak in peaks.items():
+        console.print(f"GEMM peak of this machine, {dtype}: {peak:.0f} GFLOP/s")
     rows = []
     for size in dict.fromkeys(case.size for case in cases):
         of_size = [case for case in cases if case.size == size]

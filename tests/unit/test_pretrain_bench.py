@@ -1,0 +1,121 @@
+"""Benchmarks: what is counted, what is reported, and that cases are real."""
+
+import io
+import json
+
+import pytest
+import torch
+from rich.console import Console
+from torch.utils.flop_counter import FlopCounterMode
+
+from dataprep.command_line import UserError, read_settings
+from pretrain import bench as bench_module
+from pretrain.bench import bench, cases_of, gemm_peak, made_up_graph, made_up_profiles, row_of, run_in_turns
+from pretrain.config import BenchSettings, ModelSettings, ModelShape
+from pretrain.flops import ACCELERATORS, estimate, forward_flops, memory_bytes, parameters, training_flops
+from pretrain.model import BulkFormer
+
+TINY = {"size": "tiny", "genes": 60, "edges_per_gene": 3, "steps": 2, "warmup_steps": 1, "threads": 1}
+
+
+def test_flops_are_those_that_torch_counts_in_the_published_modules():
+    shape = ModelShape(genes=200, dim=64, performer_layers=2, heads=4)
+    model = BulkFormer(shape, made_up_graph(200, 5))
+    expression_BG, _ = made_up_profiles(3, 200)
+    with FlopCounterMode(display=False) as counter:
+        output = model(expression_BG)
+        (output.expression.sum() + output.gene_embedding.sum()).backward()
+    # torch counts neither the sparse product nor, in the backward pass, gradients that nobody wants (of the profiles
+    # themselves, and of the random features)
+    assert training_flops(shape, 0, 3) == pytest.approx(counter.get_total_flops(), rel=0.05)
+
+
+def test_a_step_of_the_50m_model_has_the_flops_measured_before():
+    shape = ModelSettings(size="50M").shape(20_010)
+    assert training_flops(shape, 20 * 20_010, 2) == pytest.approx(0.64e12, rel=0.05)
+
+
+def test_identity_is_counted_once_a_pass():
+    shape = ModelSettings(size="37M").shape(20_010)
+    one, two, three = (forward_flops(shape, 0, batch) for batch in (1, 2, 3))
+    assert three - two == two - one < one
+
+
+@pytest.mark.parametrize(("size", "millions"), [("37M", 13.37), ("50M", 28.64), ("147M", 132.14)])
+def test_parameters_are_counted_to_within_a_percent(size, millions):
+    assert parameters(ModelSettings(size=size).shape(20_010)) / 1e6 == pytest.approx(millions, rel=0.01)
+
+
+def test_estimates_grow_with_the_machine_and_shrink_with_the_model():
+    a100, _, h100 = ACCELERATORS
+    small, large = (ModelSettings(size=size).shape(20_010) for size in ("37M", "147M"))
+    edges = 20 * 20_010
+    assert estimate(large, edges, 4, h100).profiles_per_second > estimate(large, edges, 4, a100).profiles_per_second
+    assert estimate(small, edges, 4, a100).profiles_per_second > estimate(large, edges, 4, a100).profiles_per_second
+    assert memory_bytes(large, 8) > memory_bytes(large, 4) > 16 * parameters(large)
+
+
+def test_the_command_reports_every_case_in_its_own_process(monkeypatch, capfd):
+    monkeypatch.setattr(bench_module, "_SQUARES", (64,))
+    rows = bench(BenchSettings(**TINY, kernel="reference,fused", precision="fp32", micro_batch="1,2", compile=False))
+    assert [(row["micro_batch"], row["kernel"]) for row in rows] == [
+        (1, "reference"), (1, "fused"), (2, "reference"), (2, "fused"),
+    ]  # fmt: skip
+    for row in rows:
+        assert row["size"] == "tiny"
+        assert row["precision"] == "fp32"
+        assert len(row["step_seconds_all"]) == 2
+        assert row["samples_per_second"] == pytest.approx(row["micro_batch"] / row["step_seconds"])
+        assert 100e6 < row["peak_memory_bytes"] < 5e9
+        assert row["gemm_peak_share"] == pytest.approx(row["gflops"] / row["gemm_peak_gflops"])
+    json.dumps(rows)
+    printed = capfd.readouterr().err
+    assert "GEMM peak" in printed
+    assert "Estimates, not measurements" in printed
+    assert "H100" in printed
+
+
+def test_a_row_names_the_type_that_was_multiplied(monkeypatch):
+    (case,) = cases_of(BenchSettings(**TINY, kernel="fused", precision="bf16"))
+    peaks = {torch.bfloat16: 4.0, torch.float32: 2.0}
+    for native, dtype, peak in ((True, "bfloat16", 4.0), (False, "float32", 2.0)):
+        monkeypatch.setattr(bench_module, "autocast_to_bf16", lambda precision, device, native=native: native)
+        row = row_of(case, [0.3, 0.1, 0.2], 10, peaks)
+        assert (row["product_dtype"], row["gemm_peak_gflops"], row["step_seconds"]) == (dtype, peak, 0.2)
+
+
+def test_only_the_fused_kernel_gets_what_only_it_has():
+    reference, fused = cases_of(BenchSettings(**TINY, kernel="reference,fused"))
+    assert (reference.compile, reference.recompute, reference.retain_memory) == (False, "nothing", False)
+    assert (fused.compile, fused.recompute, fused.retain_memory) == (True, "hidden", True)
+
+
+def test_the_peak_is_a_rate_and_slow_squares_are_skipped(monkeypatch):
+    rates = {256: 1e9, 1024: 2e9, 2048: 1e12, 4096: 3e12}
+    asked = []
+    monkeypatch.setattr(bench_module, "_product_rate", lambda side, _dtype: asked.append(side) or rates[side])
+    assert gemm_peak(torch.float32, 0) == 2.0
+    assert max(asked) == 1024, "2,048 would take 8.6 s at the rate seen so far"
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "named"),
+    [
+        ("--kernel", "fast", "fast"),
+        ("--size", "37M,38M", "38M"),
+        ("--precision", "fp8", "fp8"),
+        ("--micro-batch", "0", "0"),
+    ],
+)
+def test_unknown_cases_are_refused_by_name(argument, value, named):
+    with pytest.raises(UserError, match=named):
+        read_settings(BenchSettings, [argument, value])
+
+
+def _serve_nothing(_case, connection) -> None:
+    connection.close()
+
+
+def test_a_case_that_dies_is_named():
+    with pytest.raises(UserError, match="memory"):
+        run_in_turns(cases_of(BenchSettings(**TINY, kernel="fused")), 0, 1, Console(file=io.StringIO()), _serve_nothing)
