@@ -7,6 +7,7 @@ import itertools
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -42,6 +43,11 @@ os.environ.update(_ENVIRONMENT)
 
 # Logical: workers of a training group and the tasks that read for them hold one each at the same time.
 RAY_CPUS = 8
+
+
+def pytest_configure() -> None:
+    # by default a terminated session ends on the spot and leaves its services running
+    signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", returncode=143))
 
 
 @dataclass
