@@ -118,9 +118,11 @@ class BulkFormer(nn.Module):
         widened = dim + SUMMARY_FEATURES
         self.head = nn.Sequential(nn.LayerNorm(widened), nn.Linear(widened, dim), nn.ReLU(), last, nn.ReLU())
         # not persistent: released checkpoints keep the graph in files of its own, and so do our exports
-        edges = torch.stack([torch.from_numpy(graph.source).long(), torch.from_numpy(graph.target).long()])
+        edges = torch.stack(
+            [torch.tensor(graph.source, dtype=torch.int64), torch.tensor(graph.target, dtype=torch.int64)]
+        )
         self.register_buffer("edge_index", edges, persistent=False)
-        self.register_buffer("edge_weight", torch.from_numpy(graph.weight).float(), persistent=False)
+        self.register_buffer("edge_weight", torch.tensor(graph.weight, dtype=torch.float32), persistent=False)
         self.register_buffer("gene_indices", torch.arange(shape.genes), persistent=False)
 
     def forward(self, expression_BG: Tensor, missing_rate: Tensor | float | None = None) -> ModelOutput:
