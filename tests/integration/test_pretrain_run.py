@@ -109,26 +109,38 @@ def test_a_run_can_change_world_size_and_stage_and_still_uses_every_profile_once
     run(settings(corpus, storage, name, max_steps=1))
     run(settings(corpus, storage, name, max_steps=3, workers={"count": 1}))
     run(settings(corpus, storage, name, workers={"count": 3}, zero={"stage": 3}))
-    curve = losses(storage, name)
-    assert len(curve) == 8
+    assert len(losses(storage, name)) == 8
     position = CheckpointStore(Folder(storage) / name / "checkpoints").read(8).state["position"]
     assert (position["epoch"], position["step_in_epoch"], position["plan_key"]["workers"]) == (2, 0, 3)
-    assert curve[-4:].mean() < curve[:4].mean(), "the optimizer's state came along"
 
 
-def test_masks_and_random_features_do_not_depend_on_rank(corpus, storage):
-    """With the whole split in one step, every world size trains on the same profiles in each step.
+# With the whole split in one step, every world size trains on the same profiles in each step; without dropout, losses
+# can then only differ if masks or random features depended on the rank, or if a restart lost part of the state.
+WHOLE_SPLIT = {
+    "epochs": 4,
+    "batch": {"global_profiles": PROFILES, "micro_profiles": 8},
+    "optimizer": {"warmup_fraction": 0.0},
+    "model": {"attention_dropout": 0.0, "feed_forward_dropout": 0.0, "redraw_every_steps": 2},
+}
 
-    Without dropout the losses can then only differ if masks or random features depended on the rank.
-    """
-    one_step_epochs = {
-        "epochs": 4,
-        "batch": {"global_profiles": PROFILES, "micro_profiles": 8},
-        "model": {"attention_dropout": 0.0, "feed_forward_dropout": 0.0, "redraw_every_steps": 2},
-    }
-    run(settings(corpus, storage, "alone", workers={"count": 1}, **one_step_epochs))
-    run(settings(corpus, storage, "paired", workers={"count": 2}, **one_step_epochs))
-    np.testing.assert_allclose(losses(storage, "paired"), losses(storage, "alone"), rtol=1e-5)
+
+@pytest.fixture(scope="module")
+def alone(corpus, storage) -> np.ndarray:
+    """Losses of one worker."""
+    run(settings(corpus, storage, "alone", workers={"count": 1}, **WHOLE_SPLIT))
+    return losses(storage, "alone")
+
+
+def test_masks_and_random_features_do_not_depend_on_rank(corpus, storage, alone):
+    run(settings(corpus, storage, "paired", **WHOLE_SPLIT))
+    np.testing.assert_allclose(losses(storage, "paired"), alone, rtol=1e-5)
+
+
+def test_weights_and_moments_move_to_another_world_size_and_stage(corpus, storage, alone):
+    """Two epochs of 2 workers on ZeRO 1, two of 3 workers on ZeRO 3; 1e-4 as for the stages."""
+    run(settings(corpus, storage, "moved", max_steps=2, **WHOLE_SPLIT))
+    run(settings(corpus, storage, "moved", workers={"count": 3}, zero={"stage": 3}, **WHOLE_SPLIT))
+    np.testing.assert_allclose(losses(storage, "moved"), alone, rtol=1e-4)
 
 
 def test_a_value_that_is_not_finite_stops_before_the_step_and_names_step_and_profile(s3_server, storage, monkeypatch):
