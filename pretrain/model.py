@@ -16,7 +16,7 @@ from dataprep.command_line import UserError
 from dataprep.gene_graph import GeneGraph
 from pretrain.config import ModelShape, Recompute
 from pretrain.device import autocast_to_bf16
-from pretrain.kernels import KernelOptions, graph_convolution, performer_layer, two_linear
+from pretrain.kernels import KernelOptions, expression_head, graph_convolution, performer_layer, two_linear
 from pretrain.pooling import Pooling, pool_genes
 
 # What released weights expect in the sample-context input where a gene is masked or missing. It exists only here.
@@ -44,7 +44,7 @@ class RotaryExpressionEmbedding(nn.Module):
     def forward(self, expression_BG: Tensor, hidden_BG: Tensor) -> Tensor:
         angle_BGF = expression_BG.unsqueeze(-1) * self.inv_freq
         embedded_BGD = torch.cat([angle_BGF.sin(), angle_BGF.cos()], dim=-1)
-        return embedded_BGD.masked_fill(hidden_BG.unsqueeze(-1), 0.0)
+        return embedded_BGD.masked_fill_(hidden_BG.unsqueeze(-1), 0.0)
 
 
 class GraphAttentionBlock(nn.Module):
@@ -110,13 +110,7 @@ class BulkFormer(nn.Module):
         self.x_proj = two_linear(dim, 4 * dim, dim, options)
         self.gb_formers = nn.ModuleList(GraphAttentionBlock(shape, graph, options) for _ in range(shape.blocks))
         self.layernorm = nn.LayerNorm(dim)
-        # A gene whose first outputs are negative would get no gradient through the last ReLU, and the mean
-        # correction leaves this bias none either, so it starts well inside the range of log1p(TPM). At 1.0 a peak rate
-        # of 2e-3 still killed all outputs of a 37M model within 15 steps.
-        last = nn.Linear(dim, 1)
-        nn.init.constant_(last.bias, 3.0)
-        widened = dim + SUMMARY_FEATURES
-        self.head = nn.Sequential(nn.LayerNorm(widened), nn.Linear(widened, dim), nn.ReLU(), last, nn.ReLU())
+        self.head = expression_head(dim + SUMMARY_FEATURES, dim, options)
         # not persistent: released checkpoints keep the graph in files of its own, and so do our exports
         edges = torch.stack(
             [torch.tensor(graph.source, dtype=torch.int64), torch.tensor(graph.target, dtype=torch.int64)]
@@ -171,7 +165,9 @@ class BulkFormer(nn.Module):
     def _encode(self, inputs: _ModelInput) -> Tensor:
         filled_BG = inputs.expression.masked_fill(inputs.hidden, CONTEXT_FILL)
         context_BD = self.global_expr_proj(filled_BG)
-        hidden_BGD = self.expr_emb(filled_BG, inputs.hidden) + self._identity() + context_BD.unsqueeze(1)
+        # in place: the rotary embedding is not trained, so nobody wants its value again
+        hidden_BGD = self.expr_emb(filled_BG, inputs.hidden)
+        hidden_BGD = hidden_BGD.add_(self._identity()).add_(context_BD.unsqueeze(1))
         hidden_BGD = self.x_proj(hidden_BGD)
         for block in self.gb_formers:
             hidden_BGD = block(hidden_BGD, self.edge_index, self.edge_weight)
