@@ -4,13 +4,13 @@ import numpy as np
 import torch
 
 from pretrain.config import ModelSettings
-from pretrain.kernels import performer_layer
+from pretrain.kernels import KernelOptions, performer_layer
 from pretrain.random_features import is_redraw_step, orthogonal_features, redraw_random_features
 
 
 def make_layers() -> torch.nn.ModuleList:
     shape = ModelSettings(size="tiny").shape(genes=10)
-    return torch.nn.ModuleList(performer_layer(shape, "reference") for _ in range(2))
+    return torch.nn.ModuleList(performer_layer(shape, KernelOptions()) for _ in range(2))
 
 
 def features_of(layers: torch.nn.ModuleList) -> list[torch.Tensor]:
