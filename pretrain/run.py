@@ -30,14 +30,6 @@ SETTINGS_FILE = "settings.json"
 CHANGEABLE = ("workers", "zero", "checkpoint", "tracking", "data", "storage", "max_steps", "epochs", "validation",
               "log_every_steps")  # fmt: skip
 
-# glibc would give every large tensor back to the system when it is freed, and take page faults for the next one: a step
-# of the 37M model with 8 profiles took 1.6 million of them, and 1.45 times as long as with memory kept for reuse.
-CPU_WORKER_ENVIRONMENT = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(2**33),
-    "MALLOC_TOP_PAD_": str(2**26),
-}
-
 
 def run(settings: RunSettings) -> dict[str, Any]:
     """Pretrain, or go on with the run of this name. Returns its last scores and where the export is.
@@ -133,13 +125,12 @@ def _train(settings: RunSettings, steps: int) -> None:
         train_loop_config={"job": TrainingJob(settings, code_fingerprint(), board)},
         torch_config=TorchConfig(backend="nccl" if settings.workers.gpu else "gloo"),
         scaling_config=_scaling(settings),
-        run_config=RunConfig(  # type: ignore[call-arg]  # at run time it is Train V2's, which has worker_runtime_env
+        run_config=RunConfig(
             # what Ray Train itself stores of a run: checkpoints are ours, so it is next to nothing
             name=uuid.uuid4().hex,
             storage_path=folder.path,
             storage_filesystem=PyFileSystem(FSSpecHandler(folder.filesystem)),
             failure_config=FailureConfig(max_failures=settings.workers.max_failures),
-            worker_runtime_env={"env_vars": {} if settings.workers.gpu else CPU_WORKER_ENVIRONMENT},
         ),
     )
     with ProgressDisplay(board, steps):
