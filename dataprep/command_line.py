@@ -60,7 +60,7 @@ class CommandSettings(BaseSettings):
         env_prefix="BULKFORMER_",
         env_nested_delimiter="__",
         cli_kebab_case=True,
-        cli_implicit_flags="toggle",
+        cli_implicit_flags="dual",
         cli_hide_none_type=True,
         cli_avoid_json=True,
         protected_namespaces=(),
@@ -125,7 +125,7 @@ def read_settings(model: type[S], arguments: Sequence[str], prog: str = "", summ
 
     Raises :class:`UserError` (exit code 2) that names each bad key and, for an unknown one, the nearest valid one.
     """
-    arguments = [_kebab(argument) for argument in arguments]
+    arguments = _switches([_kebab(argument) for argument in arguments], model)
     yaml_file = _config_path(arguments)
 
     class FromEverywhere(model):  # type: ignore[misc, valid-type]
@@ -179,6 +179,30 @@ def _kebab(argument: str) -> str:
         return argument
     name, equals, value = argument.partition("=")
     return name.replace("_", "-") + equals + value
+
+
+def _switches(arguments: Sequence[str], model: type[BaseModel]) -> list[str]:
+    """Accept ``--model.compile true`` and ``--model.compile=false`` beside ``--model.compile``, as YAML has them."""
+    accepted: list[str] = []
+    waiting = list(arguments)
+    while waiting:
+        name, equals, value = waiting.pop(0).partition("=")
+        if name.startswith("--") and _is_switch(name.removeprefix("--"), model):
+            if not equals and waiting and waiting[0].lower() in ("true", "false"):
+                value = waiting.pop(0)
+            if value.lower() in ("", "true", "false"):
+                accepted.append(f"--no-{name.removeprefix('--')}" if value.lower() == "false" else name)
+                continue
+        accepted.append(f"{name}{equals}{value}")
+    return accepted
+
+
+def _is_switch(name: str, model: type[BaseModel]) -> bool:
+    *groups, leaf = name.replace("-", "_").split(".")
+    fields: type[BaseModel] | None = model
+    for group in groups:
+        fields = _nested(fields, group) if fields is not None else None
+    return fields is not None and leaf in fields.model_fields and fields.model_fields[leaf].annotation is bool
 
 
 def _describe(error: ValidationError, model: type[BaseModel]) -> str:
