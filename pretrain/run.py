@@ -21,6 +21,7 @@ from dataprep.storage import Folder
 from pretrain.code_identity import code_fingerprint
 from pretrain.config import RunSettings
 from pretrain.data_stream import READ_TASK_CPUS
+from pretrain.device import RETAINING_ENVIRONMENT
 from pretrain.progress import ProgressBoard, ProgressDisplay, duration
 from pretrain.tracking import read_rows
 from pretrain.train_loop import TrainingJob, total_steps, train_worker
@@ -131,6 +132,7 @@ def _train(settings: RunSettings, steps: int) -> None:
             storage_path=folder.path,
             storage_filesystem=PyFileSystem(FSSpecHandler(folder.filesystem)),
             failure_config=FailureConfig(max_failures=settings.workers.max_failures),
+            worker_runtime_env={"env_vars": {} if settings.workers.gpu else RETAINING_ENVIRONMENT},
         ),
     )
     with ProgressDisplay(board, steps):

@@ -26,7 +26,6 @@ from pretrain.code_identity import code_fingerprint
 from pretrain.config import RunSettings
 from pretrain.data_plan import StepShare, layout_of, steps_in
 from pretrain.data_stream import MicroBatch, ProfileStream, StepBatch, prefetched
-from pretrain.device import retain_freed_memory
 from pretrain.export import load_strictly, write_export
 from pretrain.loss import masked_squared_error, profile_loss
 from pretrain.masking import mask_of_profiles
@@ -127,8 +126,6 @@ class _Worker:
     def _make_model(self, restored: Checkpoint | None) -> BulkFormer:
         torch.manual_seed(self.settings.seed)
         chosen = self.settings.model
-        if chosen.kernel == "fused" and self.device.type == "cpu":
-            retain_freed_memory()
         model = BulkFormer(
             self.shape, self.graph, chosen.kernel, self.settings.precision, chosen.compile, chosen.recompute
         )
