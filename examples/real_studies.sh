@@ -19,8 +19,8 @@ fi
 # The 37M size is D = 128, K = 1. Its published batch of 4,096 would be nine epochs a step here.
 ray job submit --working-dir . -- python -m pretrain run \
     --corpus $place/corpus --storage $place/runs --name real-37M \
-    --model.size 37M --model.kernel fused --model.compile --workers.count 1 \
-    --batch.global-profiles 8 --batch.micro-profiles 8 --epochs 100 --max-steps 400 \
+    --model.size 37M --model.kernel fused --model.compile --workers.count 2 \
+    --batch.global-profiles 8 --batch.micro-profiles 4 --epochs 100 --max-steps 350 \
     --optimizer.learning-rate 0.0005 --optimizer.warmup-fraction 0.1 \
     --optimizer.decay cosine --optimizer.final-fraction 0.02 \
     --validation.every-steps 30 --checkpoint.every-steps 50
