@@ -236,6 +236,8 @@ class RayHead:
         environment = {**_own_environment(), **job_environment(place)}
         # jobs are to ask the cluster that runs them, under the address that Ray gives them
         del environment["RAY_ADDRESS"], environment["RAY_API_SERVER_ADDRESS"]
+        # what `ray job stop` leaves a job for its last checkpoint; Ray's own 3 s would be the end of it
+        environment["RAY_JOB_STOP_WAIT_TIME_S"] = "600"
         return environment
 
     def answers(self, place: Place) -> bool:

@@ -269,6 +269,7 @@ def write_shard(
         compression="none",
         use_dictionary=False,
         write_statistics=["row_id"],
+        write_page_checksum=True,
         # one page per row group: a page boundary inside a group would force a copy on reading
         data_page_size=rows_per_row_group * (BYTES_PER_VALUE * vocabulary.size + 8) + 1024,
     )
@@ -284,11 +285,15 @@ def write_shard(
     )
 
 
+class DamagedShardError(UserError):
+    """A shard that is missing, or whose content is not what was written."""
+
+
 def read_row_groups(corpus_folder: Folder, shard: Shard, row_groups: Sequence[int]) -> pa.Table:
     """Columns row_id and expression of some row groups of a shard, in the order given.
 
-    Only the footer and these row groups are fetched. Raises :class:`UserError` naming the shard where it is missing
-    or damaged.
+    Only the footer and these row groups are fetched. Raises :class:`DamagedShardError` naming the shard where it is
+    missing or damaged; every page has a checksum of its own.
     """
     with _opened_shard(corpus_folder, shard) as file:
         return file.read_row_groups(list(row_groups), use_threads=False)
@@ -380,11 +385,16 @@ def _sha256(corpus: Corpus, name: str) -> str:
 def _opened_shard(folder: Folder, shard: Shard) -> Iterator[pq.ParquetFile]:
     try:
         with _shard_file(folder, shard) as file:
-            yield pq.ParquetFile(file, pre_buffer=not folder.is_local)
+            yield pq.ParquetFile(file, pre_buffer=not folder.is_local, page_checksum_verification=True)
     except FileNotFoundError:
-        raise UserError(f"{folder.uri}/{shard.path} is missing") from None
+        raise DamagedShardError(f"{folder.uri}/{shard.path} is missing") from None
     except (pa.ArrowInvalid, io.UnsupportedOperation) as error:
-        raise UserError(f"{folder.uri}/{shard.path} is damaged: {' '.join(str(error).split())}") from None
+        raise DamagedShardError(f"{folder.uri}/{shard.path} is damaged: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        # Arrow's Thrift and page errors; those of a disk or a store have a number or another class
+        if type(error) is not OSError or error.errno is not None or error.__cause__ is not None:
+            raise
+        raise DamagedShardError(f"{folder.uri}/{shard.path} is damaged: {' '.join(str(error).split())}") from None
 
 
 @contextmanager

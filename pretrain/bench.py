@@ -34,6 +34,7 @@ from pretrain.flops import (
 )
 from pretrain.loss import masked_squared_error, profile_loss
 from pretrain.model import BulkFormer
+from pretrain.throughput import gemm_peak
 
 # Squares whose product would take longer than this are left out of the search for the peak.
 _LONGEST_PRODUCT_SECONDS = 3.0
@@ -73,7 +74,10 @@ def bench(settings: BenchSettings) -> list[dict[str, Any]]:
     """Time every combination asked for; prints a table and returns its rows."""
     cases = cases_of(settings)
     console = Console(file=sys.stderr, highlight=False, width=110)
-    peaks = {dtype: gemm_peak(dtype, settings.threads) for dtype in {case.product_dtype for case in cases}}
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    dtypes = {case.product_dtype for case in cases}
+    peaks = {dtype: gemm_peak(dtype, torch.device("cpu"), _SQUARES, _LONGEST_PRODUCT_SECONDS) / 1e9 for dtype in dtypes}
     for dtype, peak in peaks.items():
         console.print(f"GEMM peak of this machine, {dtype}: {peak:.0f} GFLOP/s")
     rows = []
@@ -217,26 +221,6 @@ def made_up_graph(genes: int, edges_per_gene: int) -> GeneGraph:
         target=np.repeat(np.arange(genes), edges_per_gene).astype(np.int32),
         weight=generator.uniform(0.4, 1.0, edges).astype(np.float32),
     )
-
-
-def gemm_peak(dtype: torch.dtype, threads: int) -> float:
-    """GFLOP/s of the best square product of 1,024 to 4,096, of three tries each."""
-    if threads:
-        torch.set_num_threads(threads)
-    _product_rate(256, dtype)  # the first one also starts threads
-    best, rate = 0.0, max(_product_rate(256, dtype) for _ in range(3))
-    for side in _SQUARES:
-        if 2 * side**3 / rate < _LONGEST_PRODUCT_SECONDS:
-            rate = max(_product_rate(side, dtype) for _ in range(3))
-            best = max(best, rate)
-    return (best or rate) / 1e9
-
-
-def _product_rate(side: int, dtype: torch.dtype) -> float:
-    left, right = torch.randn(side, side).to(dtype), torch.randn(side, side).to(dtype)
-    started = time.perf_counter()
-    torch.mm(left, right)
-    return 2 * side**3 / (time.perf_counter() - started)
 
 
 # ---- showing -------------------------------------------------------------------------------------------------------

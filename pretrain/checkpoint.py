@@ -65,8 +65,11 @@ class CheckpointStore:
         names = {path.partition("/")[0] for path in self.folder.files() if path.endswith(f"/{MARKER}")}
         return sorted(int(name.removeprefix("step-")) for name in names if name.startswith("step-"))
 
-    def write(self, checkpoint: Checkpoint) -> None:
-        """Write all files, then the marker. What an interrupted attempt at the same step left is replaced."""
+    def write(self, checkpoint: Checkpoint, before_marker: Callable[[], None] = lambda: None) -> None:
+        """Write all files, then the marker. What an interrupted attempt at the same step left is replaced.
+
+        ``before_marker`` stores what a run that goes on from this checkpoint will rely on.
+        """
         place = self._place(checkpoint.step)
         place.remove(MARKER)
         state = {"format_version": FORMAT_VERSION, **checkpoint.state}
@@ -81,6 +84,7 @@ class CheckpointStore:
             content = make()  # one file in memory at a time
             place.write_bytes(name, content)
             files[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        before_marker()
         place.write_text(MARKER, json.dumps({"format_version": FORMAT_VERSION, "files": files}, indent=1) + "\n")
 
     def read(self, step: int) -> Checkpoint:
@@ -89,6 +93,8 @@ class CheckpointStore:
         try:
             marker = json.loads(place.read_bytes(MARKER))
             files = marker["files"]
+            if set(files) != {WEIGHTS, OPTIMIZER, ACCOUNTING, STATE}:
+                raise DamagedCheckpointError(f"{place.uri}/{MARKER} names other files than a checkpoint has")
             contents = {name: _verified(place, name, files[name]) for name in (WEIGHTS, OPTIMIZER, ACCOUNTING)}
             state = json.loads(_verified(place, STATE, files[STATE]))
             tensors = {name: load_tensors(content) for name, content in contents.items()}
@@ -118,13 +124,15 @@ class CheckpointStore:
         return None
 
     def retain(self, keep: int, best_step: int | None) -> None:
-        """Delete all complete checkpoints but the newest ``keep`` and the best."""
-        for step in self.steps()[:-keep]:
-            if step != best_step:
-                place = self._place(step)
+        """Delete all checkpoints but the newest ``keep`` and the best, and what kills have left half-written."""
+        complete = self.steps()
+        begun = [name for name in self.folder.children() if name.startswith("step-")]
+        kept = {_name(step) for step in [*complete[-keep:], best_step] if step is not None}
+        for name in begun:
+            if name not in kept and complete and name < _name(complete[-1]):
                 # the marker first: a half-deleted checkpoint must not be chosen
-                place.remove(MARKER)
-                self.folder.remove(_name(step))
+                (self.folder / name).remove(MARKER)
+                self.folder.remove(name)
 
     def _place(self, step: int) -> Folder:
         return self.folder / _name(step)
@@ -137,9 +145,12 @@ class CheckpointWriter:
     last one failed.
     """
 
-    def __init__(self, store: CheckpointStore, keep: int, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, store: CheckpointStore, keep: int, before_marker: Callable[[], None], tell: Callable[[str], None]
+    ) -> None:
         self._store = store
         self._keep = keep
+        self._before_marker = before_marker
         self._tell = tell
         self._failure: UserError | None = None
         # one being written, one waiting: more would hold more copies of the model in memory
@@ -150,6 +161,11 @@ class CheckpointWriter:
     def submit(self, checkpoint: Checkpoint, best_step: int | None) -> None:
         """Hand a checkpoint over; returns at once unless two are already under way."""
         self._waiting.put((checkpoint, best_step))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether all that was submitted has been dealt with."""
+        return self._waiting.unfinished_tasks == 0
 
     def close(self) -> None:
         """Wait for what was submitted. Raises UserError if the last checkpoint could not be written."""
@@ -162,12 +178,14 @@ class CheckpointWriter:
         while (item := self._waiting.get()) is not None:
             checkpoint, best_step = item
             try:
-                self._store.write(checkpoint)
+                self._store.write(checkpoint, self._before_marker)
                 self._store.retain(self._keep, best_step)
                 self._failure = None
             except (UserError, OSError) as error:
                 self._failure = UserError(f"checkpoint of step {checkpoint.step} not written: {error}")
                 self._tell(f"CHECKPOINT NOT WRITTEN at step {checkpoint.step}: {error}; training goes on")
+            finally:
+                self._waiting.task_done()
 
 
 def _name(step: int) -> str:

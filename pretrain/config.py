@@ -153,6 +153,13 @@ class WorkerSettings(Settings):
     """Ray Train workers: one process each, one GPU each where ``gpu`` is set."""
 
     count: int = Field(1, ge=1, description="data-parallel workers")
+    min_count: int | None = Field(
+        None,
+        ge=1,
+        description="go on with as few as this when machines are lost, and grow back to count when there are more; "
+        "default: count",
+    )
+    resize_check_seconds: float = Field(60, ge=0, description="how often to look for machines to grow onto")
     gpu: bool = Field(False, description="one GPU per worker, NCCL and CUDA instead of CPU and gloo")
     cpus_each: float = Field(1, gt=0, description="logical CPUs that Ray reserves for each worker")
     threads_each: int = Field(0, ge=0, description="torch threads of a CPU worker; 0 shares the machine's cores")
@@ -164,6 +171,9 @@ class DataSettings(Settings):
         2048, ge=1, description="profiles shuffled together, after whole row groups were shuffled over the epoch"
     )
     prefetch_windows: int = Field(2, ge=1, description="shuffle windows that a worker reads ahead")
+    damaged_shards: Literal["stop", "leave-out"] = Field(
+        "stop", description="stop at a damaged shard, or train without its damaged row groups and say which"
+    )
     outage_patience_seconds: float = Field(300, ge=0, description="how long reading waits for an absent store")
 
 
@@ -182,6 +192,7 @@ class TrackingSettings(Settings):
 
     experiment: str = Field("pretrain", description="MLflow experiment")
     system_metrics: bool = Field(True, description="log CPU, memory and GPU use of the first worker's machine")
+    row_ids: bool = Field(False, description="row_ids of each step in metrics.jsonl: an audit, for small runs")
 
 
 class RunSettings(CommandSettings):
@@ -195,6 +206,7 @@ class RunSettings(CommandSettings):
     seed: int = Field(0, ge=0, lt=2**31)
     precision: Precision = Field("fp32", description="bf16: bfloat16 autocast over fp32 parameters")
     log_every_steps: int = Field(1, ge=1, description="optimizer steps between rows of metrics.jsonl")
+    profile: int = Field(0, ge=0, description="write a Chrome trace of so many steps to the run's folder")
     model: ModelSettings = Field(ModelSettings(), description="the model")
     batch: BatchSettings = Field(BatchSettings(), description="batch sizes")
     mask: MaskSettings = Field(MaskSettings(), description="masking")
@@ -209,6 +221,8 @@ class RunSettings(CommandSettings):
     @model_validator(mode="after")
     def _check(self) -> RunSettings:
         read_size(self.model.size)
+        if (self.workers.min_count or 1) > self.workers.count:
+            raise ValueError(f"workers.min_count {self.workers.min_count} is over workers.count {self.workers.count}")
         return self
 
 

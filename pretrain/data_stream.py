@@ -11,7 +11,9 @@ import queue
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ import torch
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from torch import Tensor
 
-from dataprep.corpus import Corpus, decode_expression, read_row_groups
+from dataprep.corpus import Corpus, DamagedShardError, decode_expression, encode_expression, read_row_groups
 from dataprep.storage import Folder
 from pretrain.data_plan import StepShare, Window
 
@@ -36,12 +38,14 @@ class MicroBatch:
     """One forward pass of one worker.
 
     ``row_ids`` int64 B and ``expression`` float32 B x G (NaN where not measured) hold ``real`` profiles first, then
-    rows of weight zero: filling keeps shapes the same, and keeps every rank in step with the others.
+    rows of weight zero: filling keeps shapes the same, and keeps every rank in step with the others. ``left_out``:
+    row ids of profiles that would be here, were their shard not damaged.
     """
 
     row_ids: Tensor
     expression: Tensor
     real: int
+    left_out: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,11 @@ class StepBatch:
         """Row ids of the worker's real profiles in this step."""
         return np.concatenate([batch.row_ids[: batch.real].numpy() for batch in self.micro_batches])
 
+    @property
+    def left_out(self) -> np.ndarray:
+        """Row ids of the profiles that this step does without, because they cannot be read."""
+        return np.concatenate([batch.left_out for batch in self.micro_batches])
+
 
 class ProfileStream:
     """Iterates over a worker's optimizer steps."""
@@ -85,8 +94,11 @@ class ProfileStream:
         micro_profiles: int,
         prefetch_windows: int,
         patience_seconds: float,
+        leave_out_damaged: bool = False,
     ) -> None:
+        """``leave_out_damaged``: train without the profiles of damaged row groups instead of raising UserError."""
         self._folder = corpus.folder.patient(patience_seconds)
+        self._leave_out_damaged = leave_out_damaged
         self._genes = corpus.genes
         self._worker = worker
         self._share = share
@@ -120,16 +132,16 @@ class ProfileStream:
             wanted -= real
         return tuple(batches)
 
-    def _filled(self, row_ids: np.ndarray, expression: np.ndarray) -> MicroBatch:
-        real = len(row_ids)
+    def _filled(self, row_ids: np.ndarray, readable: np.ndarray, expression: np.ndarray) -> MicroBatch:
+        real = int(readable.sum())
         ids_B = torch.full((self._micro_profiles,), -1, dtype=torch.int64)
-        ids_B[:real] = torch.from_numpy(row_ids)
+        ids_B[:real] = torch.from_numpy(row_ids[readable])
         values_BG = torch.zeros(self._micro_profiles, self._genes)
-        values_BG[:real] = torch.from_numpy(expression)
-        return MicroBatch(ids_B, values_BG, real)
+        values_BG[:real] = torch.from_numpy(expression if real == len(row_ids) else expression[readable])
+        return MicroBatch(ids_B, values_BG, real, row_ids[~readable])
 
     def _read(self, windows: Sequence[Window]) -> Iterator[pa.Table]:
-        """Blocks of (epoch, row_id, expression) in the order of the windows, read ahead by Ray tasks."""
+        """Blocks of (epoch, row_id, readable, expression) in the order of the windows, read ahead by Ray tasks."""
         if not windows:
             return iter(())
         context = ray.data.DataContext.get_current()
@@ -141,7 +153,12 @@ class ProfileStream:
         # from_items puts its blocks into the object store itself; range() would start a task, and a process, for each
         dataset = ray.data.from_items(numbers, override_num_blocks=len(windows)).map_batches(
             _read_numbered,  # type: ignore[arg-type]  # Ray's type names no Arrow table
-            fn_kwargs={"folder": self._folder, "windows": list(windows)},
+            fn_kwargs={
+                "folder": self._folder,
+                "windows": list(windows),
+                "genes": self._genes,
+                "leave_out_damaged": self._leave_out_damaged,
+            },
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=READ_TASK_CPUS,
@@ -170,12 +187,13 @@ class _Rows:
         self._blocks = blocks
         self._genes = genes
         self._epochs = self._row_ids = np.empty(0, np.int64)
+        self._readable = np.empty(0, bool)
         self._expression = np.empty((0, genes), np.float16)
         self._used = 0
 
-    def take(self, wanted: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The next ``wanted`` rows, which are of ``epoch``: row ids and float16 expression."""
-        ids, values = [], []
+    def take(self, wanted: int, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The next ``wanted`` rows, which are of ``epoch``: row ids, which could be read, and float16 expression."""
+        ids, readable, values = [], [], []
         missing = wanted
         while missing > 0:
             if self._used == len(self._row_ids):
@@ -183,17 +201,19 @@ class _Rows:
             end = min(self._used + missing, len(self._row_ids))
             assert (self._epochs[self._used : end] == epoch).all(), "the plan and the stream disagree on the epoch"
             ids.append(self._row_ids[self._used : end])
+            readable.append(self._readable[self._used : end])
             values.append(self._expression[self._used : end])
             missing -= end - self._used
             self._used = end
         if not ids:
-            return np.empty(0, np.int64), np.empty((0, self._genes), np.float16)
-        return np.concatenate(ids), np.concatenate(values)
+            return np.empty(0, np.int64), np.empty(0, bool), np.empty((0, self._genes), np.float16)
+        return np.concatenate(ids), np.concatenate(readable), np.concatenate(values)
 
     def _next_block(self) -> None:
         block = next(self._blocks)
         self._epochs = block.column("epoch").to_numpy()
         self._row_ids = block.column("row_id").to_numpy()
+        self._readable = block.column("readable").to_numpy(zero_copy_only=False)
         self._expression = decode_expression(block.column("expression"), self._genes)
         self._used = 0
 
@@ -212,23 +232,55 @@ def _in_pipelines(parts: Iterator[EpochPart]) -> Iterator[list[EpochPart]]:
         yield waiting
 
 
-def _read_numbered(numbers: pa.Table, folder: Folder, windows: Sequence[Window]) -> pa.Table:
+def _read_numbered(
+    numbers: pa.Table, folder: Folder, windows: Sequence[Window], genes: int, leave_out_damaged: bool
+) -> pa.Table:
     """What a Ray Data task does: read the windows whose numbers it was given."""
-    return pa.concat_tables([read_window(folder, windows[number]) for number in numbers.column("id").to_pylist()])
+    tables = []
+    for number in numbers.column("id").to_pylist():
+        try:
+            tables.append(read_window(folder, windows[number]))
+        except DamagedShardError:
+            if not leave_out_damaged:
+                raise
+            tables.append(salvage_window(folder, windows[number], genes))
+    return pa.concat_tables(tables)
 
 
 def read_window(folder: Folder, window: Window) -> pa.Table:
-    """Columns epoch, row_id and expression of a window's profiles, in their order of use.
+    """Columns epoch, row_id, readable and expression of a window's profiles, in their order of use.
 
-    Only the window's row groups are fetched; a store that goes away in the middle is waited for. Raises UserError
-    naming the shard where one is missing or damaged.
+    Only the window's row groups are fetched; a store that goes away in the middle is waited for. Raises
+    DamagedShardError naming the shard where one is missing or damaged.
     """
     tables = folder.attempt(lambda: [read_row_groups(folder, shard, groups) for shard, groups in window.reads])
     table = pa.concat_tables(tables).combine_chunks()
     held = table.column("row_id").to_numpy()
     sorter = np.argsort(held)
     wanted = table.take(sorter[np.searchsorted(held, window.row_ids, sorter=sorter)])
-    return wanted.add_column(0, "epoch", pa.array(np.full(len(wanted), window.epoch)))
+    return _block(window, np.ones(len(wanted), bool), wanted.column("expression"))
+
+
+def salvage_window(folder: Folder, window: Window, genes: int) -> pa.Table:
+    """The same where row groups are damaged: their profiles are there, not ``readable``, with zeros."""
+    place = {row_id: position for position, row_id in enumerate(window.row_ids.tolist())}
+    readable = np.zeros(len(window.row_ids), bool)
+    expression = np.zeros((len(window.row_ids), genes), np.float16)
+    for shard, groups in window.reads:
+        for group in groups:
+            with suppress(DamagedShardError):
+                table = folder.attempt(partial(read_row_groups, folder, shard, (group,)))
+                values = decode_expression(table.column("expression"), genes)
+                for row_id, profile in zip(table.column("row_id").to_pylist(), values, strict=True):
+                    if row_id in place:
+                        readable[place[row_id]], expression[place[row_id]] = True, profile
+    return _block(window, readable, encode_expression(expression))
+
+
+def _block(window: Window, readable: np.ndarray, expression: pa.Array | pa.ChunkedArray) -> pa.Table:
+    epochs = np.full(len(readable), window.epoch)
+    columns = {"epoch": epochs, "row_id": window.row_ids, "readable": readable, "expression": expression}
+    return pa.table(columns)
 
 
 def prefetched(steps: Iterator[StepBatch], depth: int) -> Iterator[StepBatch]:

@@ -67,7 +67,7 @@ def retain_freed_memory() -> bool:
         return False
     libc = ctypes.CDLL(None)
     wanted = {_M_ARENA_MAX: 1, _M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: _LARGEST}
-    return all([libc.mallopt(parameter, value) for parameter, value in wanted.items()])
+    return all(libc.mallopt(parameter, value) for parameter, value in wanted.items())
 
 
 def product_dtype(tensor: Tensor) -> torch.dtype:

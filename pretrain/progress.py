@@ -21,6 +21,7 @@ class ProgressBoard:
     def __init__(self) -> None:
         self._waiting: list[tuple[str, Any]] = []
         self._fatal: tuple[str, int] | None = None
+        self._stop_requested = False
 
     def post(self, kind: str, content: Any) -> None:
         self._waiting.append((kind, content))
@@ -36,6 +37,13 @@ class ProgressBoard:
     def fatal(self) -> tuple[str, int] | None:
         return self._fatal
 
+    def request_stop(self) -> None:
+        """Ask the workers to checkpoint and leave after the step they are in."""
+        self._stop_requested = True
+
+    def stop_requested(self) -> bool:
+        return self._stop_requested
+
 
 class ProgressDisplay:
     """Shows what is on the board until closed: a bar on a terminal, otherwise one line per logged step."""
@@ -46,6 +54,8 @@ class ProgressDisplay:
         self._console = Console(highlight=False, soft_wrap=True)
         self._bar = self._make_bar() if self._console.is_terminal else None
         self._closing = threading.Event()
+        # set by a signal handler, in which nothing of Ray may be called
+        self._asked_to_stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="progress-display", daemon=True)
 
     def __enter__(self) -> ProgressDisplay:
@@ -61,6 +71,14 @@ class ProgressDisplay:
         if self._bar is not None:
             self._bar.stop()
 
+    @property
+    def asked_to_stop(self) -> bool:
+        return self._asked_to_stop.is_set()
+
+    def ask_to_stop(self) -> None:
+        """Pass on to the workers, soon, that they shall checkpoint and leave. May be called from a signal handler."""
+        self._asked_to_stop.set()
+
     def _make_bar(self) -> Progress:
         bar = Progress(
             TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"),
@@ -70,7 +88,12 @@ class ProgressDisplay:
         return bar
 
     def _work(self) -> None:
+        passed_on = False
         while not self._closing.wait(POLL_SECONDS):
+            if self.asked_to_stop and not passed_on:
+                passed_on = True
+                self._board.request_stop.remote()
+                self._console.print("asked to stop: a checkpoint after this step, then the end")
             self._show_waiting()
 
     def _show_waiting(self) -> None:
@@ -106,6 +129,9 @@ def describe_row(row: dict[str, Any], total_steps: int) -> str:
         f"{row['samples_per_second']:.1f} profiles/s",
         f"data wait {100 * row['data_wait_fraction']:.0f} %",
     ]
+    if "gemm_peak_share" in row:
+        parts.append(f"{100 * row['gemm_peak_share']:.0f} % of peak")
+        parts.append(f"{row['peak_memory_bytes'] / 1e9:.1f} GB")
     if "seconds_left" in row:
         parts.append(f"{duration(row['seconds_left'])} left")
     return "  ".join(parts)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -13,6 +17,7 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dataprep.command_line import UserError
 from dataprep.corpus import Corpus, open_corpus
@@ -29,7 +34,7 @@ from pretrain.train_loop import TrainingJob, total_steps, train_worker
 SETTINGS_FILE = "settings.json"
 # What a run may be continued with another value of: none of them changes what is learned from which profile.
 CHANGEABLE = ("workers", "zero", "checkpoint", "tracking", "data", "storage", "max_steps", "epochs", "validation",
-              "log_every_steps")  # fmt: skip
+              "log_every_steps", "profile")  # fmt: skip
 
 
 def run(settings: RunSettings) -> dict[str, Any]:
@@ -97,11 +102,12 @@ def _require_resources(settings: RunSettings) -> None:
     """Fail at once, and clearly, where Ray would wait for machines that never come."""
     have = ray.cluster_resources()
     workers = settings.workers
-    needs = {"CPU": workers.count * workers.cpus_each + READ_TASK_CPUS, "GPU": float(workers.count * workers.gpu)}
+    count = workers.min_count or workers.count
+    needs = {"CPU": count * workers.cpus_each + READ_TASK_CPUS, "GPU": float(count * workers.gpu)}
     for resource, amount in needs.items():
         if amount > have.get(resource, 0):
             raise UserError(
-                f"{workers.count} workers need {amount:g} {resource}, the cluster has {have.get(resource, 0):g}: "
+                f"{count} workers need {amount:g} {resource}, the cluster has {have.get(resource, 0):g}: "
                 "lower --workers.count or --workers.cpus-each, or add nodes"
             )
 
@@ -119,7 +125,9 @@ def _introduce(settings: RunSettings, corpus: Corpus, steps: int) -> None:
 
 
 def _train(settings: RunSettings, steps: int) -> None:
-    board = ProgressBoard.remote()  # type: ignore[attr-defined]  # Ray's decorator adds it
+    # on this very machine: workers' machines may go away
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board = ProgressBoard.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]  # Ray adds it
     folder = Folder(settings.storage) / settings.name / "ray-train"
     trainer = TorchTrainer(
         train_worker,
@@ -132,10 +140,11 @@ def _train(settings: RunSettings, steps: int) -> None:
             storage_path=folder.path,
             storage_filesystem=PyFileSystem(FSSpecHandler(folder.filesystem)),
             failure_config=FailureConfig(max_failures=settings.workers.max_failures),
-            worker_runtime_env={"env_vars": {} if settings.workers.gpu else RETAINING_ENVIRONMENT},
+            # type checkers see the options of Ray Train's first version
+            worker_runtime_env={"env_vars": {} if settings.workers.gpu else RETAINING_ENVIRONMENT},  # type: ignore[call-arg]
         ),
     )
-    with ProgressDisplay(board, steps):
+    with ProgressDisplay(board, steps) as display, _stopping_on_termination(display):
         try:
             trainer.fit()
         except (RayError, ray.train.TrainingFailedError) as error:
@@ -145,12 +154,32 @@ def _train(settings: RunSettings, steps: int) -> None:
     fatal = ray.get(board.fatal.remote())
     if fatal:
         raise UserError(*fatal)
+    if display.asked_to_stop:
+        raise UserError(f"run {settings.name} was stopped by SIGTERM; the same command goes on from its checkpoint")
+
+
+@contextmanager
+def _stopping_on_termination(display: ProgressDisplay) -> Iterator[None]:
+    """SIGTERM (``ray job stop``, a batch system at the end of the time) lets the workers checkpoint and leave."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only a main thread can have signal handlers
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: display.ask_to_stop())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _scaling(settings: RunSettings) -> ScalingConfig:
     workers = settings.workers
     resources = {"CPU": workers.cpus_each} | ({"GPU": 1.0} if workers.gpu else {})
-    return ScalingConfig(num_workers=workers.count, use_gpu=workers.gpu, resources_per_worker=resources)
+    return ScalingConfig(  # type: ignore[call-arg]  # as for RunConfig
+        num_workers=workers.count if workers.min_count is None else (workers.min_count, workers.count),  # type: ignore[arg-type]
+        elastic_resize_monitor_interval_s=workers.resize_check_seconds,
+        use_gpu=workers.gpu,
+        resources_per_worker=resources,
+    )
 
 
 def _failure(error: BaseException) -> UserError:

@@ -27,6 +27,9 @@ CLOSE_PATIENCE_SECONDS = 30.0
 # One request must fail fast: patience is ours, in the thread, and MLflow's own would block its end for minutes.
 MLFLOW_LIMITS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 
+# Of training rows and of validation rows, which have the same step as the training row before them.
+PROGRESS_METRICS = ("last_step", "last_validation_step")
+
 Row = dict[str, Any]
 
 
@@ -55,6 +58,7 @@ class RunRecord:
         self._mlflow = mlflow_run
         self._tell = tell
         self._lock = threading.Lock()
+        self._storing = threading.Lock()
         self._stored = 0
         self._complained: set[str] = set()
         self._closing = threading.Event()
@@ -65,6 +69,15 @@ class RunRecord:
         """Take a row; it is stored and sent soon after."""
         with self._lock:
             self._rows.append(row)
+
+    def store(self) -> None:
+        """Write the rows taken so far to the folder, now. Raises UserError or OSError where that fails."""
+        with self._storing:
+            with self._lock:
+                rows = list(self._rows)
+            if len(rows) != self._stored:
+                self._folder.write_text(METRICS_FILE, "".join(json.dumps(row) + "\n" for row in rows))
+                self._stored = len(rows)
 
     def last(self, key: str) -> Any:
         """The newest value of a metric, None where there is none."""
@@ -78,11 +91,11 @@ class RunRecord:
         """
         self._closing.set()
         self._thread.join()
-        self._store()
+        self.store()
         if self._mlflow is None:
             return
         if self._send(time.monotonic() + CLOSE_PATIENCE_SECONDS):
-            problem = self._mlflow.finish("FINISHED" if export else "FAILED", export)
+            problem = self._mlflow.finish("FINISHED" if export else "KILLED", export)
             self._tell(f"MLflow: {problem}" if problem else f"MLflow run: {self._mlflow.address()}")
         else:
             self._tell(
@@ -92,18 +105,11 @@ class RunRecord:
     def _work(self) -> None:
         while not self._closing.wait(SEND_EVERY_SECONDS):
             try:
-                self._store()
+                self.store()
             except (UserError, OSError) as error:
                 self._complain("metrics", f"metrics.jsonl not written yet: {error}")
             if self._mlflow is not None:
                 self._send(time.monotonic())
-
-    def _store(self) -> None:
-        with self._lock:
-            rows = list(self._rows)
-        if len(rows) != self._stored:
-            self._folder.write_text(METRICS_FILE, "".join(json.dumps(row) + "\n" for row in rows))
-            self._stored = len(rows)
 
     def _send(self, give_up_at: float) -> bool:
         """Send all rows that MLflow lacks; tries again until ``give_up_at``."""
@@ -157,24 +163,27 @@ class MlflowRun:
         self._system_metrics = system_metrics
         self._monitor: Any = None
         self._sent = 0
+        self._done = dict.fromkeys(PROGRESS_METRICS, -1)
         self.run_id: str | None = None
 
     def send(self, rows: Sequence[Row]) -> str | None:
         """Send the rows that were not sent yet. Returns None, or one line that says why it did not work."""
         try:
             if self.run_id is None:
-                self._begin(rows)
+                self._begin()
             assert self.run_id is not None
             while self._sent < len(rows):
                 batch = rows[self._sent : self._sent + ROWS_PER_REQUEST]
-                self._client.log_batch(self.run_id, metrics=_metrics(batch))
+                new = [row for row in batch if row["step"] > self._done[_progress_metric(row)]]
+                if new:
+                    self._client.log_batch(self.run_id, metrics=_metrics(new))
                 self._sent += len(batch)
         except self._errors as error:
             return " ".join(str(error).split())[:160]
         return None
 
     def finish(self, status: str, export: Folder | None) -> str | None:
-        """End the run as FINISHED or FAILED, with the model export. Returns None or why it did not work."""
+        """End the run as FINISHED or KILLED, with the model export. Returns None or why it did not work."""
         if self._monitor is not None:
             self._monitor.finish()
             self._monitor = None
@@ -199,15 +208,14 @@ class MlflowRun:
         server = os.environ["MLFLOW_TRACKING_URI"].rstrip("/")
         return f"{server}/#/experiments/{experiment}/runs/{self.run_id}"
 
-    def _begin(self, rows: Sequence[Row]) -> None:
+    def _begin(self) -> None:
         experiment = self._experiment_id()
         found = self._client.search_runs([experiment], f"tags.`bulkformer.run` = '{self._folder_uri}'", max_results=1)
         if found:
             run_id = found[0].info.run_id
             self._client.set_terminated(run_id, "RUNNING")
-            # steps that were redone after a kill are there already
-            done = int(found[0].data.metrics.get("last_step", -1))
-            self._sent = sum(row["step"] <= done for row in rows)
+            # what is there already, also of steps that are done again after a kill, is not sent again
+            self._done = {name: int(found[0].data.metrics.get(name, -1)) for name in PROGRESS_METRICS}
         else:
             tags = {"bulkformer.run": self._folder_uri, **self._tags}
             run_id = self._client.create_run(experiment, tags=tags, run_name=self._name).info.run_id
@@ -245,14 +253,18 @@ def flattened(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _progress_metric(row: Row) -> str:
+    """The metric that says how far MLflow has got with rows of this kind, for a restart."""
+    return PROGRESS_METRICS["validation_loss" in row]
+
+
 def _metrics(rows: Sequence[Row]) -> list[Any]:
     from mlflow.entities import Metric
 
     metrics = []
     for row in rows:
         moment = int(row.get("time", time.time()) * 1000)
-        values = {key: value for key, value in row.items() if key not in ("step", "time")}
-        # how far MLflow has got, for a restart
-        values["last_step"] = row["step"]
+        values = {key: value for key, value in row.items() if key not in ("step", "time", "row_ids")}
+        values[_progress_metric(row)] = row["step"]
         metrics += [Metric(key, float(value), moment, row["step"]) for key, value in values.items()]
     return metrics

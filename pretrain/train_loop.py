@@ -21,16 +21,21 @@ from dataprep.corpus import open_corpus
 from dataprep.ray_session import user_error_in
 from dataprep.storage import Folder
 from pretrain.accounting import Ledger, PlanKey, Position
+from pretrain.agreement import Agreed, Notices, Wishes, agree
 from pretrain.checkpoint import Checkpoint, CheckpointStore, CheckpointWriter
 from pretrain.code_identity import code_fingerprint
 from pretrain.config import RunSettings
 from pretrain.data_plan import StepShare, layout_of, steps_in
 from pretrain.data_stream import MicroBatch, ProfileStream, StepBatch, prefetched
+from pretrain.device import autocast_to_bf16
 from pretrain.export import load_strictly, write_export
+from pretrain.flops import training_flops
 from pretrain.loss import masked_squared_error, profile_loss
 from pretrain.masking import mask_of_profiles
 from pretrain.model import BulkFormer
 from pretrain.random_features import is_redraw_step, redraw_random_features
+from pretrain.step_profile import StepProfile
+from pretrain.throughput import SlowWorkerWatch, StepClock, gemm_peak
 from pretrain.tracking import MlflowRun, RunRecord
 from pretrain.validation import Validation
 from pretrain.zero import (
@@ -44,6 +49,9 @@ from pretrain.zero import (
 
 # Steps made ready ahead of the one being trained on.
 STEPS_AHEAD = 2
+# Side of the square product whose rate stands for the device's peak in the metrics: large enough for either device,
+# and milliseconds to measure.
+PEAK_PRODUCT_SIDE = {"cpu": 1024, "cuda": 8192}
 
 
 @dataclass(frozen=True)
@@ -104,15 +112,26 @@ class _Worker:
         self.total_steps = total_steps(self.settings, self.layout.profiles)
         self.store = CheckpointStore(job.folder / "checkpoints")
         self.shape = self.settings.model.shape(self.corpus.genes)
+        self.clock = self._make_clock()
         restored = self._agreed_checkpoint()
         self.model = self._make_model(restored)
         self.engine = start_engine(self.model, self.settings, self.workers)
         self.position = self._start_position(restored)
         self.best = _best_of(restored)
+        self.notices = Notices(job.board) if self.rank == 0 else None
+        self.preemption_announced: list[str] = []
         if restored is not None:
             scatter_moments(self.engine, restored.moments, restored.step)
 
     # ---- setting up --------------------------------------------------------------------------------------------------
+
+    def _make_clock(self) -> StepClock:
+        bf16 = autocast_to_bf16(self.settings.precision, self.device)
+        side = PEAK_PRODUCT_SIDE[self.device.type]
+        peak = gemm_peak(torch.bfloat16 if bf16 else torch.float32, self.device, (side,), longest_seconds=1.0)
+        micro = self.settings.batch.micro_profiles
+        flops = training_flops(self.shape, len(self.graph.source), micro) / micro
+        return StepClock(flops, self.workers, peak, self.device)
 
     def _agreed_checkpoint(self) -> Checkpoint | None:
         """The newest good checkpoint; rank 0 chooses, so that all ranks take the same."""
@@ -152,35 +171,51 @@ class _Worker:
     # ---- training ----------------------------------------------------------------------------------------------------
 
     def train(self) -> None:
-        """Train to the last step, then export the model."""
+        """Train to the last step, or until asked to stop; then export the model."""
         validation = self._validation()
         record = self._open_record()
-        writer = CheckpointWriter(self.store, self.settings.checkpoint.keep, self.tell) if self.rank == 0 else None
+        writer = self._open_writer(record)
+        profile = StepProfile(self.settings.profile if self.rank == 0 else 0, self.job.folder, self.tell)
+        slow_workers = SlowWorkerWatch(self.tell)
         ledger = Ledger(self.position, self.layout.first_row_id)
         redraw_random_features(
             self.model, self.settings.seed, self.position.step, self.settings.model.redraw_every_steps
         )
         self.engine.train()
-        clock = _Clock()
-        for batch in clock.waiting(self._batches()):
-            row = self._step(batch)
-            ledger.record(batch.row_ids)
+        stopped = False
+        for batch in self.clock.waiting(self._batches()):
+            profile.step_begins()
+            row, agreed = self._step(batch, self._wishes(writer))
+            ledger.record(np.concatenate([batch.row_ids, batch.left_out]))
+            self._report_left_out(batch)
             self.position = self.position.after_step()
             epoch_ended = batch.last_of_epoch
             if epoch_ended:
                 self.position = self.position.next_epoch(ledger.union(self._sum))
                 ledger = Ledger(self.position, self.layout.first_row_id)
+            rates = self.clock.rates(batch.global_profiles, self.total_steps - self.position.step)
+            row |= rates | slow_workers.look(agreed.own_seconds)
             if self._is_due(self.settings.log_every_steps, epoch_ended):
-                self._log(record, row | clock.rates(batch.global_profiles, self.total_steps - self.position.step))
-            score_row = self._validate(validation, epoch_ended)
+                self._log(record, row)
+            profile.step_ended(self.position.step)
+            stopped = agreed.wishes.stop
+            score_row = None if stopped else self._validate(validation, epoch_ended)
             if score_row is not None:
                 self._log(record, score_row)
-            if self._is_due(self.settings.checkpoint.every_steps, epoch_ended):
+            if agreed.wishes.ask_ray:
+                self._ask_ray()
+            if stopped or agreed.wishes.checkpoint or self._is_due(self.settings.checkpoint.every_steps, epoch_ended):
                 self._checkpoint(writer, ledger)
-            clock.step_done()
+            self.clock.step_done()
+            if stopped:
+                break
+        profile.close(self.position.step)
         if writer is not None:
             writer.close()
-        self._finish(record)
+        if stopped and self.position.step < self.total_steps:
+            self._leave(record)
+        else:
+            self._finish(record)
 
     def _batches(self) -> Iterator[StepBatch]:
         settings = self.settings
@@ -192,6 +227,7 @@ class _Worker:
             settings.batch.micro_profiles,
             settings.data.prefetch_windows,
             settings.data.outage_patience_seconds,
+            leave_out_damaged=settings.data.damaged_shards == "leave-out",
         )
         left = self.total_steps - self.position.step
         if left <= 0:
@@ -202,8 +238,8 @@ class _Worker:
             if done == left:
                 return
 
-    def _step(self, batch: StepBatch) -> dict[str, Any]:
-        """One optimizer step; returns its row of metrics."""
+    def _step(self, batch: StepBatch, wishes: Wishes) -> tuple[dict[str, Any], Agreed]:
+        """One optimizer step: its row of metrics, and what all workers agreed on."""
         settings, step = self.settings, self.position.step
         rate = settings.optimizer.learning_rate_at(step, self.total_steps)
         set_learning_rate(self.engine, rate)
@@ -213,16 +249,41 @@ class _Worker:
         torch.manual_seed(int(np.random.SeedSequence([settings.seed, step, self.rank]).generate_state(1)[0]))
         losses = []
         for number, micro in enumerate(batch.micro_batches, start=1):
-            loss_B = self._profile_losses(micro, batch.epoch)
+            with self.clock.working():
+                loss_B = self._profile_losses(micro, batch.epoch)
             losses.append(loss_B[: micro.real].detach())
             # DeepSpeed averages over passes and workers; the sum over profiles is what we divide
             passes = len(batch.micro_batches) * self.workers
             self.engine.backward(loss_B[: micro.real].sum() * (passes / batch.global_profiles))
             if number == len(batch.micro_batches):
-                loss = self._agreed_loss(batch, torch.cat(losses))
+                agreed = self._agree(torch.cat(losses), wishes)
+                if not agreed.finite:
+                    self._report_not_finite(batch, torch.cat(losses))
             self.engine.step()
         norm = float(self.engine.get_global_grad_norm() or 0.0)
-        return {"step": step + 1, "epoch": batch.epoch, "loss": loss, "lr": rate, "grad_norm": norm}
+        loss = agreed.loss_sum / max(1, agreed.profiles)
+        row: dict[str, Any] = {"step": step + 1, "epoch": batch.epoch, "loss": loss, "lr": rate, "grad_norm": norm}
+        if agreed.profiles < batch.global_profiles:
+            row["profiles_left_out"] = batch.global_profiles - agreed.profiles
+        if settings.tracking.row_ids:
+            row["row_ids"] = self._row_ids_of_all(batch)
+        return row, agreed
+
+    def _agree(self, losses: Tensor, wishes: Wishes) -> Agreed:
+        finite = gradients_are_finite(self.engine)
+        return agree(losses, finite, wishes, self.clock.own_seconds(), self.rank, self.workers, self._sum)
+
+    def _wishes(self, writer: CheckpointWriter | None) -> Wishes:
+        """While a node is about to be taken away, there is a checkpoint as often as they can be written."""
+        if self.notices is None or writer is None:
+            return Wishes()
+        leaving = bool(self.preemption_announced) and writer.is_idle
+        return Wishes(self.notices.stop, leaving, self.notices.ask_due())
+
+    def _row_ids_of_all(self, batch: StepBatch) -> list[int]:
+        found: list[Any] = [None] * self.workers
+        dist.all_gather_object(found, batch.row_ids.tolist())
+        return sorted(row_id for of_rank in found for row_id in of_rank)
 
     def _redraw(self) -> None:
         settings = self.settings
@@ -235,15 +296,6 @@ class _Worker:
         mask_BG = mask_of_profiles(row_ids_B, expression_BG.shape[1], settings.mask.rate, settings.seed, epoch)
         output = self.engine(expression_BG.masked_fill(mask_BG, torch.nan))
         return profile_loss(*masked_squared_error(output.expression, expression_BG, mask_BG))
-
-    def _agreed_loss(self, batch: StepBatch, losses: Tensor) -> float:
-        """The step's mean loss over all workers. Raises UserError unless it and the gradients of all are finite."""
-        finite = torch.isfinite(losses).all() & torch.tensor(gradients_are_finite(self.engine), device=self.device)
-        total = torch.stack([torch.nan_to_num(losses).double().sum(), (~finite).double()])
-        total = self._sum(total)
-        if total[1] > 0:
-            self._report_not_finite(batch, losses)
-        return float(total[0] / batch.global_profiles)
 
     def _report_not_finite(self, batch: StepBatch, losses: Tensor) -> None:
         rows = batch.row_ids
@@ -258,6 +310,29 @@ class _Worker:
             f"step {self.position.step + 1}: the {named} is not finite (row_id {examples}); "
             "the step was not applied, the last checkpoint stands"
         )
+
+    def _report_left_out(self, batch: StepBatch) -> None:
+        if not len(batch.left_out):
+            return
+        layout = self.layout
+        groups = np.searchsorted(layout.first, batch.left_out - layout.first_row_id, side="right") - 1
+        names = ", ".join(sorted({layout.shards[shard].path for shard in layout.shard[groups]}))
+        examples = ", ".join(map(str, batch.left_out[:5]))
+        self.job.board.post.remote(
+            "line",
+            f"DAMAGED: step {self.position.step + 1} does without {len(batch.left_out)} profiles of {names} "
+            f"(row_id {examples})",
+        )
+
+    def _ask_ray(self) -> None:
+        """Whether a node of ours will be taken away: a collective of Ray Train, so all ranks come here together."""
+        notice = ray.train.get_preemption_info()
+        if notice is None or notice.preempted_node_ids == self.preemption_announced:
+            return
+        self.preemption_announced = notice.preempted_node_ids
+        when = time.strftime("%H:%M:%S", time.localtime(notice.deadline_ms / 1000)) if notice.deadline_ms else "soon"
+        ranks = ", ".join(map(str, notice.preempted_ranks))
+        self.tell(f"NODE GOES AWAY at {when} with rank {ranks}: checkpoints are written one after the other until then")
 
     # ---- side effects ------------------------------------------------------------------------------------------------
 
@@ -303,6 +378,11 @@ class _Worker:
             )  # fmt: skip
         return RunRecord(self.job.folder, self.position.step, run, self.tell)
 
+    def _open_writer(self, record: RunRecord | None) -> CheckpointWriter | None:
+        if record is None:
+            return None
+        return CheckpointWriter(self.store, self.settings.checkpoint.keep, record.store, self.tell)
+
     def _log(self, record: RunRecord | None, row: dict[str, Any]) -> None:
         if record is not None:
             record.add(row | {"time": time.time()})
@@ -327,6 +407,12 @@ class _Worker:
         }
         writer.submit(Checkpoint(weights, moments, accounting, state), self.best[0] if self.best else None)
 
+    def _leave(self, record: RunRecord | None) -> None:
+        """The run was asked to stop, and has its checkpoint."""
+        if record is not None:
+            record.close(None)
+        self.tell(f"stopped as asked after step {self.position.step}, with a checkpoint")
+
     def _finish(self, record: RunRecord | None) -> None:
         weights = gather_weights(self.engine)
         if record is None:
@@ -349,39 +435,6 @@ class _Worker:
         values = values.to(self.device)
         dist.all_reduce(values)
         return values.cpu()
-
-
-class _Clock:
-    """Where the time of a step goes."""
-
-    def __init__(self) -> None:
-        self._waited = 0.0
-        self._started = time.perf_counter()
-        self._recent: list[float] = []
-
-    def waiting(self, batches: Iterator[StepBatch]) -> Iterator[StepBatch]:
-        """The same batches; time spent waiting for the next is counted."""
-        while True:
-            before = time.perf_counter()
-            batch = next(batches, None)
-            self._waited = time.perf_counter() - before
-            if batch is None:
-                return
-            yield batch
-
-    def rates(self, profiles: int, steps_left: int) -> dict[str, float]:
-        """Rates of the step that has just ended; its start is the end of the one before."""
-        seconds = time.perf_counter() - self._started
-        self._recent = [*self._recent[-19:], seconds]
-        return {
-            "samples_per_second": profiles / seconds,
-            "data_wait_fraction": min(1.0, self._waited / seconds),
-            "seconds_left": steps_left * float(np.median(self._recent)),
-        }
-
-    def step_done(self) -> None:
-        """Validation and checkpoints are over: the next step's time begins."""
-        self._started = time.perf_counter()
 
 
 def _best_of(restored: Checkpoint | None) -> tuple[int, float] | None:

@@ -1,10 +1,9 @@
 """What a run lives through: a worker killed in mid-epoch, an object store and an MLflow server that go away."""
 
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 import psutil
@@ -69,11 +68,18 @@ def when_checkpointed(storage: str, name: str, step: int, act: Callable[[], None
     return thread
 
 
+def worker_processes() -> list[psutil.Process]:
+    """Ray Train's workers among the children of this process; others may come and go meanwhile."""
+    workers = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if "RayTrainWorker" in " ".join(child.cmdline()):
+                workers.append(child)
+    return workers
+
+
 def kill_one_worker() -> None:
-    workers = [
-        child for child in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(child.cmdline())
-    ]
-    os.kill(workers[-1].pid, signal.SIGKILL)
+    worker_processes()[-1].kill()
 
 
 @pytest.fixture(scope="module")

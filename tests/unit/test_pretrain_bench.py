@@ -10,10 +10,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dataprep.command_line import UserError, read_settings
 from pretrain import bench as bench_module
-from pretrain.bench import bench, cases_of, gemm_peak, made_up_graph, made_up_profiles, row_of, run_in_turns
+from pretrain import throughput
+from pretrain.bench import bench, cases_of, made_up_graph, made_up_profiles, row_of, run_in_turns
 from pretrain.config import BenchSettings, ModelSettings, ModelShape
 from pretrain.flops import ACCELERATORS, estimate, forward_flops, memory_bytes, parameters, training_flops
 from pretrain.model import BulkFormer
+from pretrain.throughput import gemm_peak
 
 TINY = {"size": "tiny", "genes": 60, "edges_per_gene": 3, "steps": 2, "warmup_steps": 1, "threads": 1}
 
@@ -93,8 +95,8 @@ def test_only_the_fused_kernel_gets_what_only_it_has():
 def test_the_peak_is_a_rate_and_slow_squares_are_skipped(monkeypatch):
     rates = {256: 1e9, 1024: 2e9, 2048: 1e12, 4096: 3e12}
     asked = []
-    monkeypatch.setattr(bench_module, "_product_rate", lambda side, _dtype: asked.append(side) or rates[side])
-    assert gemm_peak(torch.float32, 0) == 2.0
+    monkeypatch.setattr(throughput, "_product_rate", lambda side, *_: asked.append(side) or rates[side])
+    assert gemm_peak(torch.float32, torch.device("cpu"), (1024, 2048, 4096), longest_seconds=3.0) == 2e9
     assert max(asked) == 1024, "2,048 would take 8.6 s at the rate seen so far"
 
 

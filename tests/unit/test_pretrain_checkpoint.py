@@ -3,14 +3,18 @@
 import hashlib
 import json
 import pickle
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from dataprep.command_line import UserError
+from dataprep.command_line import UserError, read_settings
 from dataprep.storage import Folder
 from pretrain.checkpoint import MARKER, OPTIMIZER, WEIGHTS, Checkpoint, CheckpointStore, CheckpointWriter
+from pretrain.config import RunSettings
 
 
 def make_checkpoint(step: int) -> Checkpoint:
@@ -103,10 +107,85 @@ def test_the_newest_and_the_best_are_kept(store):
     assert store.steps() == [2, 4, 5]
 
 
+def test_what_kills_have_left_half_written_is_cleared_away(store, tmp_path):
+    for step in (1, 2, 3, 4):
+        store.write(make_checkpoint(step))
+    (tmp_path / "step-00000001" / MARKER).unlink()
+    (tmp_path / "step-00000005").mkdir()
+    store.retain(keep=2, best_step=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "step-00000002",
+        "step-00000003",
+        "step-00000004",
+        "step-00000005",
+    ], "a later one may be in the writing"
+
+
+def test_what_a_restart_relies_on_is_stored_before_the_marker(store):
+    seen = []
+    store.write(make_checkpoint(1), before_marker=lambda: seen.append(store.steps()))
+    assert (seen, store.steps()) == ([[]], [1])
+
+
+def test_a_marker_that_names_files_elsewhere_is_refused(store, tmp_path):
+    store.write(make_checkpoint(1))
+    marker = tmp_path / "step-00000001" / MARKER
+    content = json.loads(marker.read_text())
+    content["files"]["../../elsewhere"] = content["files"][WEIGHTS]
+    marker.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="names other files than a checkpoint has"):
+        store.read(1)
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/../../b", ""])
+def test_no_name_leads_out_of_a_folder(tmp_path, name):
+    with pytest.raises(ValueError, match="is not a name below the folder"):
+        Folder(str(tmp_path)).read_bytes(name)
+    with pytest.raises(ValueError, match="is not a name below the folder"):
+        Folder(str(tmp_path)) / name
+
+
+@pytest.mark.parametrize(
+    "option", [["--name", "../elsewhere"], ["--name", "n/../../m"], ["--name", ".."], ["--name", "/n"]]
+)
+def test_a_run_is_named_within_its_storage(option):
+    with pytest.raises(UserError, match="name: ") as caught:
+        read_settings(RunSettings, ["--corpus", "c", "--storage", "s", *option])
+    assert caught.value.exit_code == 2
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_one_before(small_disk):
+    store = CheckpointStore(Folder(str(small_disk)))
+    lines, tell = told()
+    writer = CheckpointWriter(store, 2, lambda: None, tell)
+    writer.submit(make_checkpoint(1), None)
+    large = make_checkpoint(2)
+    large = replace(large, weights={"a.weight": torch.zeros(2**19)})
+    writer.submit(large, None)
+    with pytest.raises(UserError, match=r"step 2 not written: .*No space left"):
+        writer.close()
+    assert store.steps() == [1]
+    assert store.newest_good(tell).step == 1
+    assert any("training goes on" in line for line in lines)
+    assert not [path for path in small_disk.rglob("*") if path.name.endswith(".partial")], "nothing is left behind"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a small file system here: {mounted.stderr.decode().strip()}")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
 def test_a_checkpoint_that_cannot_be_written_is_told_and_raised_at_the_end(tmp_path):
     (tmp_path / "blocked").write_text("a file where the folder should be")
     lines, tell = told()
-    writer = CheckpointWriter(CheckpointStore(Folder(str(tmp_path / "blocked"))), 2, tell)
+    writer = CheckpointWriter(CheckpointStore(Folder(str(tmp_path / "blocked"))), 2, lambda: None, tell)
     writer.submit(make_checkpoint(1), None)
     with pytest.raises(UserError, match="checkpoint of step 1 not written"):
         writer.close()
