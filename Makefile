@@ -7,7 +7,7 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down status test lint bench
+.PHONY: help install demo up down status test soak lint bench
 
 help:
 	@echo 'make install   make $(VENV) and install everything into it'
@@ -16,6 +16,7 @@ help:
 	@echo 'make status    show where they are and whether they answer'
 	@echo 'make down      end them; their data stays in .local'
 	@echo 'make test      the whole test suite'
+	@echo 'make soak      a run killed at 50 random moments; half an hour'
 	@echo 'make lint      what CI checks beside the tests'
 	@echo 'make bench     benchmarks'
 
@@ -44,6 +45,9 @@ down:
 
 test: install
 	$(BIN)/python -m pytest
+
+soak: install
+	$(BIN)/python -m pytest -s tests/soak
 
 lint: install
 	$(BIN)/ruff check .

@@ -63,6 +63,8 @@ class StepClock:
         self._waited = self._own = 0.0
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
         self._started = time.perf_counter()
+        self._ended = self._started
+        self._pause = 0.0
         self._recent: list[float] = []
 
     def waiting(self, batches: Iterator[StepBatch]) -> Iterator[StepBatch]:
@@ -99,8 +101,12 @@ class StepClock:
         return self._own
 
     def rates(self, profiles: int, steps_left: int) -> dict[str, float]:
-        """Rates of the step that has just ended; its start is the end of the one before."""
-        seconds = time.perf_counter() - self._started
+        """Rates of the step that has just ended; its start is the end of the one before.
+
+        ``pause_seconds`` is what validation and checkpoint took between the two, and in no other figure.
+        """
+        self._ended = time.perf_counter()
+        seconds = self._ended - self._started
         self._recent = [*self._recent[-19:], seconds]
         flops = profiles * self._flops_per_profile / seconds
         return {
@@ -110,11 +116,13 @@ class StepClock:
             "gflops": flops / 1e9,
             "gemm_peak_share": flops / self._peak_flops,
             "peak_memory_bytes": peak_memory_bytes(self._device),
+            "pause_seconds": self._pause,
         }
 
     def step_done(self) -> None:
         """Validation and checkpoints are over: the next step's time begins."""
         self._started = time.perf_counter()
+        self._pause = self._started - self._ended
 
 
 class SlowWorkerWatch:

@@ -1,15 +1,19 @@
 """What a run lives through: a worker killed in mid-epoch, an object store and an MLflow server that go away."""
 
-import threading
+import gzip
+import json
+import os
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from concurrent.futures import Future, ThreadPoolExecutor
 
+import mlflow
 import numpy as np
-import psutil
 import pytest
 from made_corpora import make_corpus
+from running_jobs import training_rows, worker_processes
 
+from dataprep.command_line import UserError
 from dataprep.corpus import Corpus
 from dataprep.storage import Folder
 from pretrain.checkpoint import CheckpointStore
@@ -46,36 +50,21 @@ def settings(corpus: Corpus, storage: str, name: str, **changes) -> RunSettings:
 
 
 def losses(storage: str, name: str) -> np.ndarray:
-    rows = [row for row in read_rows(Folder(storage) / name) if "loss" in row]
-    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1)), "each step is there once, in order"
-    return np.array([row["loss"] for row in rows])
+    return np.array([row["loss"] for row in training_rows(Folder(storage) / name)])
 
 
-def when_checkpointed(storage: str, name: str, step: int, act: Callable[[], None]) -> threading.Thread:
-    """Act as soon as the run has a checkpoint of ``step`` or later."""
+def when_checkpointed(storage: str, name: str, step: int, act: Callable[[], None]) -> Future[None]:
+    """Act as soon as the run has a checkpoint of ``step`` or later; the result raises what the act has raised."""
     store = CheckpointStore(Folder(storage) / name / "checkpoints")
 
     def watch() -> None:
         give_up_at = time.monotonic() + 200
-        while time.monotonic() < give_up_at:
-            if any(done >= step for done in store.steps()):
-                act()
-                return
+        while not any(done >= step for done in store.steps()):
+            assert time.monotonic() < give_up_at, f"no checkpoint of step {step}"
             time.sleep(0.05)
+        act()
 
-    thread = threading.Thread(target=watch)
-    thread.start()
-    return thread
-
-
-def worker_processes() -> list[psutil.Process]:
-    """Ray Train's workers among the children of this process; others may come and go meanwhile."""
-    workers = []
-    for child in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error):
-            if "RayTrainWorker" in " ".join(child.cmdline()):
-                workers.append(child)
-    return workers
+    return ThreadPoolExecutor(1).submit(watch)
 
 
 def kill_one_worker() -> None:
@@ -92,7 +81,7 @@ def test_a_worker_killed_in_mid_epoch_costs_nothing_but_time(corpus, storage, un
     """The ledger of the restarted run would stop it at a profile used twice or left out; the losses say the rest."""
     killer = when_checkpointed(storage, "killed", 8, kill_one_worker)
     run(settings(corpus, storage, "killed"))
-    killer.join()
+    killer.result()
     assert "going on from the checkpoint of step" in capsys.readouterr().out
     np.testing.assert_allclose(losses(storage, "killed"), uninterrupted, rtol=0, atol=1e-6)
     assert len(uninterrupted) == STEPS
@@ -106,12 +95,80 @@ def test_an_object_store_that_is_away_for_a_while_is_waited_for(corpus, storage,
     def outage() -> None:
         began.append(time.time())
         s3_server.stop()
-        time.sleep(10)
+        time.sleep(30)
         s3_server.start()
 
     breaker = when_checkpointed(storage, "outage", 4, outage)
     run(settings(corpus, storage, "outage"))
-    breaker.join()
+    breaker.result()
     np.testing.assert_allclose(losses(storage, "outage"), uninterrupted, rtol=0, atol=1e-6)
     assert CheckpointStore(Folder(storage) / "outage" / "checkpoints").steps()[-1] == STEPS
     assert read_rows(Folder(storage) / "outage")[-1]["time"] > began[0], "the run was not over before the outage"
+
+
+def test_what_mlflow_missed_is_sent_later_each_step_once(corpus, storage, mlflow_server, ray_session):
+    """The server is away for the whole run; the same command, given again, sends what it lacks."""
+    mlflow_server.stop()
+    try:
+        run(settings(corpus, storage, "untracked", epochs=2))
+        kept = losses(storage, "untracked")
+        assert len(kept) == 12
+    finally:
+        mlflow_server.start()
+    run(settings(corpus, storage, "untracked", epochs=2))
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name("pretrain")
+    found = client.search_runs([experiment.experiment_id], "attributes.run_name = 'untracked'")
+    assert [tracked.info.status for tracked in found] == ["FINISHED"]
+    history = client.get_metric_history(found[0].info.run_id, "loss")
+    assert [point.step for point in history] == list(range(1, 13)), "each step once"
+    np.testing.assert_allclose([point.value for point in history], kept)
+    validated = client.get_metric_history(found[0].info.run_id, "validation_loss")
+    assert [point.step for point in validated] == [5, 10, 12]
+
+
+def test_a_damaged_shard_stops_a_run_by_name_or_is_left_out(corpus, storage, s3_server, capsys):
+    """One page of one row group is not what was written: its 8 profiles are named, counted and done without."""
+    broken = make_corpus(s3_server.prefix("damaged"), {"train": 70, "validation": 8, "test": 0}, rows_per_shard=24)
+    path = "split=train/part-00001.parquet"
+    content = bytearray(broken.folder.read_bytes(path))
+    third_group = content.index((40).to_bytes(8, "little"))  # row ids 40 to 47
+    content[third_group + 200] ^= 1  # inside its expression
+    broken.folder.write_bytes(path, bytes(content))
+    with pytest.raises(UserError, match=r"part-00001\.parquet is damaged"):
+        run(settings(broken, storage, "stopped", epochs=2))
+
+    run(
+        settings(
+            broken, storage, "left-out", epochs=2, data={"damaged_shards": "leave-out"}, tracking={"row_ids": True}
+        )
+    )
+    rows = training_rows(Folder(storage) / "left-out")
+    assert len(rows) == 12
+    for epoch in (0, 1):
+        used = [row_id for row in rows if row["epoch"] == epoch for row_id in row["row_ids"]]
+        assert sorted(used) == [*range(40), *range(48, 70)]
+        assert sum(row.get("profiles_left_out", 0) for row in rows if row["epoch"] == epoch) == 8
+    assert f"profiles of {path} (row_id 4" in capsys.readouterr().out
+
+
+def test_a_profile_of_some_steps_is_a_chrome_trace(corpus, storage):
+    run(settings(corpus, storage, "profiled", epochs=1, profile=2))
+    folder = Folder(storage) / "profiled"
+    assert folder.files().count("profile/step-00000004.json.gz") == 1, "two steps after the first two"
+    trace = json.loads(gzip.decompress(folder.read_bytes("profile/step-00000004.json.gz")))
+    names = {event.get("name", "") for event in trace["traceEvents"]}
+    assert any("addmm" in name for name in names)
+
+
+def test_no_secret_is_in_what_a_run_leaves(corpus, storage, uninterrupted, capfd):
+    secrets = [os.environ["AWS_SECRET_ACCESS_KEY"], os.environ["RAY_AUTH_TOKEN"]]
+    folder = Folder(storage) / "uninterrupted"
+    files = folder.files()
+    assert any(name.endswith("config.json") for name in files)
+    for name in files:
+        content = folder.read_bytes(name)
+        assert not any(secret.encode() in content for secret in secrets), name
+    run(settings(corpus, storage, "uninterrupted"))
+    output = capfd.readouterr()
+    assert not any(secret in output.out + output.err for secret in secrets)

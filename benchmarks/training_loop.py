@@ -1,0 +1,115 @@
+"""What Ray, DeepSpeed, checkpoints and tracking add to the bare step of a model.
+
+Trains D = 128, K = 1 over 20,010 genes with the real stack (Ray Train, ZeRO 1, a corpus and checkpoints on S3, MLflow)
+beside the bare model (forward, backward, AdamW; no data, no Ray) in one process of as many threads. Needs running
+services: `make up`, then `. .local/env`. Cases take turns, the bare model before and after each, since machines drift::
+
+    python benchmarks/training_loop.py --steps 30
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from dataprep.storage import Folder
+from pretrain.bench import BenchCase, run_in_turns
+from pretrain.tracking import read_rows
+
+GENES = 20_010
+MICRO = 4
+WARMUP = 4
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=30, help="optimizer steps of each training run")
+    parser.add_argument("--place", default="s3://bulkformer/bench-loop", help="corpus and runs go there")
+    arguments = parser.parse_args()
+    corpus = make_corpus(arguments.place)
+    bare = [bare_rate()]
+    rows: list[dict[str, Any]] = []
+    for workers in (1, 2, 1):
+        rows.append(measured_run(corpus, arguments.place, workers, arguments.steps))
+        bare.append(bare_rate())
+        rows[-1]["bare_profiles_per_second"] = (bare[-2] + bare[-1]) / 2
+    show(rows)
+    print(json.dumps({"bare_profiles_per_second": bare, "runs": rows}))
+
+
+def make_corpus(place: str) -> str:
+    """Simulated counts of 120 samples through the real commands, once."""
+    corpus = f"{place}/corpus"
+    if not Folder(corpus).exists("manifest.json"):
+        command("dataprep", "simulate", "--samples", "160", "--genes", str(GENES), "--output", f"{place}/raw")
+        with tempfile.TemporaryDirectory() as local:
+            config = Path(local) / "build.yaml"
+            config.write_text(yaml.safe_dump(yaml.safe_load(Folder(f"{place}/raw").read_text("build.yaml"))))
+            command("dataprep", "build", "--config", str(config), "--corpus", corpus)
+        command("dataprep", "graph", "--corpus", corpus)
+    return corpus
+
+
+def bare_rate() -> float:
+    """Profiles per second of the model alone, one thread."""
+    case = BenchCase(
+        "37M", "fused", "fp32", MICRO, GENES, 20, threads=1, compile=False, recompute="nothing", retain_memory=True
+    )
+    [seconds], _ = run_in_turns([case], 2, 8, Console(quiet=True))
+    return MICRO / median(seconds)
+
+
+def measured_run(corpus: str, place: str, workers: int, steps: int) -> dict[str, Any]:
+    name = f"loop-{workers}-{int(time.time())}"
+    command(
+        "pretrain", "run", "--corpus", corpus, "--storage", f"{place}/runs", "--name", name,
+        "--model.size", "37M", "--model.kernel", "fused", "--max-steps", str(steps), "--epochs", "100",
+        "--workers.count", str(workers), "--workers.threads-each", "1",
+        "--batch.global-profiles", str(MICRO * workers), "--batch.micro-profiles", str(MICRO),
+        "--checkpoint.every-steps", "10", "--validation.every-steps", "1000",
+    )  # fmt: skip
+    rows = [row for row in read_rows(Folder(f"{place}/runs/{name}")) if "loss" in row]
+    timed = rows[WARMUP:]
+    # from the end of one step to the end of the last, so that checkpoints count
+    seconds = timed[-1]["time"] - timed[0]["time"]
+    step_seconds = median(MICRO * workers / row["samples_per_second"] for row in timed)
+    return {
+        "workers": workers,
+        "profiles_per_second": (len(timed) - 1) * MICRO * workers / seconds,
+        "step_seconds": step_seconds,
+        "data_wait_fraction": sum(row["data_wait_fraction"] for row in timed) / len(timed),
+        # the last checkpoint is followed by no step
+        "longest_pause_steps": max(row["pause_seconds"] for row in timed) / step_seconds,
+    }
+
+
+def command(package: str, *arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", package, *arguments], check=True, stdout=sys.stderr)
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    table = Table(title="D = 128, K = 1, 20,010 genes, one thread per worker")
+    for name in ("workers", "profiles/s", "bare model", "share", "data wait", "longest pause, steps"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        share = row["profiles_per_second"] / row["bare_profiles_per_second"] / row["workers"]
+        table.add_row(
+            str(row["workers"]), f"{row['profiles_per_second']:.3f}", f"{row['bare_profiles_per_second']:.3f}",
+            f"{share:.1%}", f"{row['data_wait_fraction']:.2%}", f"{row['longest_pause_steps']:.2f}",
+        )  # fmt: skip
+    Console(stderr=True, width=110).print(table)
+
+
+if __name__ == "__main__":
+    main()

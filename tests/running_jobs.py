@@ -1,0 +1,158 @@
+"""Pretraining as its user starts it: a command in a process of its own, on a Ray cluster of several raylets."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+from ray._raylet import GcsClient
+from ray.cluster_utils import Cluster
+from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+
+from dataprep.storage import Folder
+from pretrain.checkpoint import CheckpointStore
+from pretrain.config import RunSettings
+from pretrain.tracking import Row, read_rows
+
+# Most seconds that anything here may take.
+PATIENCE_SECONDS = 240
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class RayCluster:
+    """A head that holds no workers, and nodes of one worker each (of 2 CPUs: see :func:`node_settings`)."""
+
+    def __init__(self, nodes: int) -> None:
+        self._cluster = Cluster(
+            initialize_head=True,
+            head_node_args={
+                "num_cpus": 1,
+                "include_dashboard": False,
+                "dashboard_port": free_port(),
+                "object_store_memory": 200 * 2**20,
+            },
+        )
+        self.nodes = [self.add_node() for _ in range(nodes)]
+
+    @property
+    def address(self) -> str:
+        return str(self._cluster.address)
+
+    def add_node(self):
+        return self._cluster.add_node(num_cpus=3, object_store_memory=200 * 2**20)
+
+    def lose(self, node) -> None:
+        """Its processes are killed, as when a machine goes away."""
+        self._cluster.remove_node(node, allow_graceful=False)
+
+    def drain(self, node, seconds: float) -> None:
+        """Announce that the node will be taken away, as clouds do with spot machines, and take it away then."""
+        client = GcsClient(address=self.address)
+        deadline_ms = int((time.time() + seconds) * 1000)
+        reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        accepted, message = client.drain_node(node.node_id, reason, "spot machine", deadline_ms)
+        assert accepted, message
+
+    def node_of(self, process: psutil.Process):
+        """The node that a worker process runs on."""
+        raylets = {ancestor.pid for ancestor in process.parents()}
+        for node in self._cluster.list_all_nodes():
+            if any(info.process.pid in raylets for info in node.all_processes.get("raylet", [])):
+                return node
+        raise AssertionError(f"process {process.pid} is on no node")
+
+    def shutdown(self) -> None:
+        self._cluster.shutdown()
+
+
+class RunningJob:
+    """``python -m pretrain run`` with some settings."""
+
+    def __init__(self, settings: RunSettings, cluster: RayCluster, folder: Path) -> None:
+        self.settings = settings
+        self.folder = Folder(settings.storage) / settings.name
+        self._config = folder / f"{settings.name}.yaml"
+        self._config.write_text(json.dumps(settings.resolved()))  # JSON is YAML
+        self._log = folder / f"{settings.name}.log"
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "pretrain", "run", "--config", str(self._config)],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"RAY_ADDRESS": cluster.address},
+                start_new_session=True,
+            )
+
+    @property
+    def output(self) -> str:
+        return self._log.read_text()
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    def wait(self, seconds: float = PATIENCE_SECONDS) -> int:
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"still running after {seconds} s:\n{self.output}") from None
+
+    def until(self, what: str, holds: Callable[[], bool]) -> None:
+        """Wait until something holds; the job must not end before."""
+        give_up_at = time.monotonic() + PATIENCE_SECONDS
+        while not holds():
+            assert self._process.poll() is None, f"the job ended before {what}:\n{self.output}"
+            assert time.monotonic() < give_up_at, f"no sign of {what}:\n{self.output}"
+            time.sleep(0.1)
+
+    def until_checkpoint(self, step: int) -> None:
+        store = CheckpointStore(self.folder / "checkpoints")
+        self.until(f"a checkpoint of step {step}", lambda: any(done >= step for done in store.steps()))
+
+    def terminate(self) -> None:
+        self._process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def worker_processes() -> list[psutil.Process]:
+    """Ray Train's workers among the descendants of this process; others may come and go meanwhile."""
+    workers = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if "RayTrainWorker" in " ".join(child.cmdline()):
+                workers.append(child)
+    return workers
+
+
+def training_rows(run: Folder) -> list[Row]:
+    """The rows of optimizer steps; each step must be there once, in order."""
+    rows = [row for row in read_rows(run) if "loss" in row]
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1)), "each step is there once, in order"
+    return rows
+
+
+def require_every_profile_once_per_epoch(rows: list[Row], row_ids: range, epochs: int) -> None:
+    """Check it by the row ids that the steps say they have used (``tracking.row_ids``)."""
+    used: dict[int, Counter[int]] = defaultdict(Counter)
+    for row in rows:
+        used[row["epoch"]].update(row["row_ids"])
+    assert sorted(used) == list(range(epochs))
+    for epoch, counts in used.items():
+        assert counts == Counter(row_ids), f"epoch {epoch}: not every profile exactly once"

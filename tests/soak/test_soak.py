@@ -1,0 +1,107 @@
+"""A short run that is killed at 50 random moments: `make soak`. Bounded, but too long for the ordinary suite."""
+
+import os
+import random
+import re
+import time
+
+import mlflow
+import numpy as np
+import psutil
+import pytest
+from made_corpora import make_corpus
+from running_jobs import RayCluster, RunningJob, require_every_profile_once_per_epoch, training_rows, worker_processes
+
+from dataprep.storage import Folder
+from pretrain.checkpoint import CheckpointStore
+from pretrain.config import RunSettings
+
+KILLS = int(os.environ.get("SOAK_KILLS", "50"))
+EPOCHS = 200
+PROFILES = 70
+STEPS = 6 * EPOCHS
+INTERVAL = 10
+# A kill may come while a checkpoint is being written; what is done meanwhile is done again, too.
+WRITING_STEPS = 5
+
+
+@pytest.mark.timeout(5400)
+def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(s3_server, mlflow_server, tmp_path):
+    """Workers (one or all) and the job itself die by SIGKILL; the job is submitted again where it was hit."""
+    chance = random.Random(0)
+    corpus = make_corpus(s3_server.prefix("soak"), {"train": PROFILES, "validation": 8, "test": 0}, rows_per_shard=24)
+    settings = RunSettings(
+        corpus=corpus.folder.uri,
+        storage=s3_server.prefix("soak"),
+        name="soak",
+        epochs=EPOCHS,
+        batch={"global_profiles": 12, "micro_profiles": 1},
+        optimizer={"learning_rate": 1e-3},
+        workers={"count": 2, "cpus_each": 2, "threads_each": 1, "max_failures": -1},
+        data={"shuffle_window_profiles": 16},
+        checkpoint={"every_steps": INTERVAL},
+        tracking={"row_ids": True, "system_metrics": False},
+    )
+    cluster = RayCluster(2)
+    try:
+        job = RunningJob(settings, cluster, tmp_path)
+        killed = {"worker": 0, "all workers": 0, "job": 0}
+        for _ in range(KILLS):
+            time.sleep(chance.uniform(2.0, 16.0))
+            if not job.is_running:
+                break
+            victims = worker_processes()
+            target = chance.choices(["worker", "all workers", "job"], [0.6, 0.2, 0.2])[0] if victims else "job"
+            killed[target] += 1
+            if target == "job":
+                job.kill()
+                job = RunningJob(settings, cluster, tmp_path)
+            for victim in (
+                [chance.choice(victims)] if target == "worker" else victims if target == "all workers" else []
+            ):
+                with_pid_gone(victim)
+            print(f"{sum(killed.values())} kills: {killed}; checkpoints {newest(settings)}", flush=True)
+        assert sum(killed.values()) == KILLS, "the run was over before"
+        assert job.wait(1800) == 0, job.output
+        output = job.output
+        time.sleep(3)
+        assert worker_processes() == [], "no worker outlives its job"
+    finally:
+        cluster.shutdown()
+    rows = training_rows(job.folder)
+    assert len(rows) == STEPS
+    require_every_profile_once_per_epoch(rows, range(PROFILES), EPOCHS)
+    assert "PASSED OVER" not in output
+    redone = steps_redone(output)
+    print(f"{len(redone)} restarts; steps done again: median {np.median(redone):.0f}, most {max(redone)}")
+    assert max(redone) <= INTERVAL + WRITING_STEPS
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name("pretrain")
+    found = client.search_runs([experiment.experiment_id], "attributes.run_name = 'soak'")
+    assert len(found) == 1
+    steps = [point.step for point in client.get_metric_history(found[0].info.run_id, "loss")]
+    assert sorted(steps) == list(range(1, STEPS + 1)), "each step once"
+
+
+def with_pid_gone(victim: psutil.Process) -> None:
+    try:
+        victim.kill()
+    except psutil.NoSuchProcess:
+        return
+
+
+def newest(settings: RunSettings) -> int:
+    steps = CheckpointStore(Folder(settings.storage) / settings.name / "checkpoints").steps()
+    return steps[-1] if steps else 0
+
+
+def steps_redone(output: str) -> list[int]:
+    """At each restart, the steps that had been done after the checkpoint that it went on from."""
+    redone, furthest = [], 0
+    for line in output.splitlines():
+        if step := re.search(r" step (\d+)/\d+ epoch", line):
+            furthest = max(furthest, int(step[1]))
+        if resumed := re.search(r"going on from the checkpoint of step (\d+)", line):
+            redone.append(max(0, furthest - int(resumed[1])))
+            furthest = int(resumed[1])
+    return redone
