@@ -9,9 +9,9 @@ from pydantic import Field, model_validator
 from dataprep.command_line import CommandSettings, Settings
 from dataprep.config import Units
 from pretrain.config import Kernel, Precision
+from pretrain.pooling import Pooling
 
 Level = Literal["sample", "gene", "expression"]
-Pooling = Literal["mean", "max", "median", "all"]
 Task = Literal["imputation", "classification"]
 Splits = Literal["train", "validation", "test", "all"]
 
@@ -31,7 +31,7 @@ class EmbedSettings(CommandSettings):
     units: Units | None = Field(None, description="what the values of an .h5ad are; checked, never guessed")
     layer: str | None = Field(None, description="layer of an .h5ad that holds the values; default: X")
     gene_column: str | None = Field(None, description="column of an .h5ad's var with the Ensembl ids; default: index")
-    kernel: Kernel = Field("reference", description="how attention and graph product are computed")
+    kernel: Kernel = Field("fused", description="how attention and graph product are computed")
     precision: Precision = Field("fp32", description="bf16: bfloat16 autocast over fp32 parameters")
     batch_size: int | None = Field(None, ge=1, description="profiles in one forward pass; default: what fits in memory")
 
@@ -99,7 +99,7 @@ class RunSettings(CommandSettings):
     split: Literal["validation", "test"] = Field("test", description="held-out profiles that imputation is scored on")
     label: str | None = Field(None, description="column of samples.parquet to classify; default: all that can be")
     seed: int = Field(0, ge=0, lt=2**31, description="of masks, folds, forests and resamples")
-    kernel: Kernel = Field("reference", description="how attention and graph product are computed")
+    kernel: Kernel = Field("fused", description="how attention and graph product are computed")
     precision: Precision = Field("fp32", description="bf16: bfloat16 autocast over fp32 parameters")
     batch_size: int | None = Field(None, ge=1, description="profiles in one forward pass; default: what fits in memory")
     output: str | None = Field(None, description="file for the results: .json (everything) or .parquet (the scores)")

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from dataprep.command_line import UserError
 from dataprep.gene_vocabulary import GeneVocabulary
-from evaluation.pooling import pooled
 from pretrain.config import ModelShape
 from pretrain.export import ModelExport, open_export
 from pretrain.model import BulkFormer
+from pretrain.pooling import Pooling
 
 # What a batch may take of main memory; on a GPU it is half of what is free.
 _CPU_BATCH_BYTES = 2 * 1024**3
@@ -56,10 +56,11 @@ class Embedder:
         with torch.inference_mode():
             return self._gene_embedding(expression_BG, columns).cpu().numpy()
 
-    def embed_samples(self, expression_BG: np.ndarray, pooling: str, columns: Tensor | None = None) -> np.ndarray:
+    def embed_samples(self, expression_BG: np.ndarray, pooling: Pooling, columns: Tensor | None = None) -> np.ndarray:
         """Embeddings pooled over the genes ``columns`` (default: all) on the device, float32 B x (D+3)."""
+        chosen = None if columns is None else columns.to(self.device)
         with torch.inference_mode():
-            return pooled(self._gene_embedding(expression_BG, columns), pooling).cpu().numpy()
+            return self.model.pooled_embedding(self._on_device(expression_BG), None, pooling, chosen).cpu().numpy()
 
     def _gene_embedding(self, expression_BG: np.ndarray, columns: Tensor | None) -> Tensor:
         embedding = self.model(self._on_device(expression_BG)).gene_embedding.float()

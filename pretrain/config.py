@@ -77,7 +77,7 @@ class ModelSettings(Settings):
     )
     attention_dropout: float = Field(0.05, ge=0, lt=1)
     feed_forward_dropout: float = Field(0.1, ge=0, lt=1)
-    kernel: Kernel = Field("reference", description="how attention and graph product are computed")
+    kernel: Kernel = Field("fused", description="how attention and graph product are computed")
     compile: bool = Field(
         False, description="fused kernel: compile elementwise parts; costs some 10 s and g++ at the start of a process"
     )

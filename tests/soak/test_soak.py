@@ -4,6 +4,7 @@ import os
 import random
 import re
 import time
+from contextlib import suppress
 
 import mlflow
 import numpy as np
@@ -59,7 +60,7 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(s3_server, ml
             for victim in (
                 [chance.choice(victims)] if target == "worker" else victims if target == "all workers" else []
             ):
-                with_pid_gone(victim)
+                kill(victim)
             print(f"{sum(killed.values())} kills: {killed}; checkpoints {newest(settings)}", flush=True)
         assert sum(killed.values()) == KILLS, "the run was over before"
         assert job.wait(1800) == 0, job.output
@@ -83,11 +84,9 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(s3_server, ml
     assert sorted(steps) == list(range(1, STEPS + 1)), "each step once"
 
 
-def with_pid_gone(victim: psutil.Process) -> None:
-    try:
+def kill(victim: psutil.Process) -> None:
+    with suppress(psutil.NoSuchProcess):
         victim.kill()
-    except psutil.NoSuchProcess:
-        return
 
 
 def newest(settings: RunSettings) -> int:

@@ -11,10 +11,10 @@ from dataprep.gene_vocabulary import GeneVocabulary
 from evaluation.gene_choice import chosen_columns
 from evaluation.inference import fitting_batch_size, require_same_vocabulary
 from evaluation.metrics import Interval
-from evaluation.pooling import pooled
 from evaluation.results import Score, TaskResult, results_json, score_rows, score_table
 from evaluation.tracking import metric_values
 from pretrain.config import ModelSettings
+from pretrain.pooling import pool_genes
 
 
 def vocabulary(numbers):
@@ -29,12 +29,12 @@ def test_pooling_equals_numpy_also_for_an_even_number_of_genes(genes):
     expected = {"mean": values.mean(1), "max": values.max(1), "median": np.median(values, axis=1)}
     expected["all"] = expected["mean"] + expected["max"] + expected["median"]
     for pooling, numbers in expected.items():
-        np.testing.assert_allclose(pooled(embedding, pooling).numpy(), numbers, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(pool_genes(embedding, pooling).numpy(), numbers, rtol=1e-6, atol=1e-6)
 
 
 def test_median_is_exact_among_equal_values():
     embedding = torch.tensor([0.0, 0.0, 0.0, 1.0, 2.0, 0.0]).reshape(1, 6, 1)
-    assert pooled(embedding, "median").item() == 0.0
+    assert pool_genes(embedding, "median").item() == 0.0
 
 
 def test_genes_are_found_by_id_with_or_without_version_and_by_symbol(tmp_path):
