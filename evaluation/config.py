@@ -27,7 +27,15 @@ class EmbedSettings(CommandSettings):
     genes: str | None = Field(
         None, description="pool over, or write, these genes only: ids or symbols with commas, or a file with one a line"
     )
+    protein_embeddings: str | None = Field(
+        None, description="safetensors file with a row per gene (ESM2) to write beside the embedding, for level gene"
+    )
     split: Splits = Field("all", description="which profiles of a corpus")
+    workers: int = Field(
+        0,
+        ge=0,
+        description="embed a corpus with so many Ray workers, a GPU each where there are any; 0: in this process",
+    )
     units: Units | None = Field(None, description="what the values of an .h5ad are; checked, never guessed")
     layer: str | None = Field(None, description="layer of an .h5ad that holds the values; default: X")
     gene_column: str | None = Field(None, description="column of an .h5ad's var with the Ensembl ids; default: index")
@@ -41,6 +49,10 @@ class EmbedSettings(CommandSettings):
             raise ValueError(f"output {self.output!r} must end in .parquet or .h5ad")
         if self.output.endswith(".h5ad") and self.level == "gene":
             raise ValueError("level gene has one vector per profile and gene: give an output that ends in .parquet")
+        if self.protein_embeddings is not None and self.level != "gene":
+            raise ValueError("protein embeddings stand beside those of genes: give --level gene")
+        if self.reads_h5ad and self.workers:
+            raise ValueError("an .h5ad is embedded in this process: --workers is for a corpus")
         if self.reads_h5ad and self.units is None:
             raise ValueError("an .h5ad does not say what its values are: give --units (counts, tpm, ...)")
         return self

@@ -3,54 +3,57 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from dataprep.command_line import UserError
 from dataprep.config import SourceSettings
 from dataprep.corpus import open_corpus
 from evaluation.config import EmbedSettings
+from evaluation.embed_content import Content, content_of, open_embedder
+from evaluation.embed_workers import embedded_by_workers
 from evaluation.embedding_file import AnnDataWriter, ParquetWriter, genes_metadata, whole_file
-from evaluation.gene_choice import chosen_columns
 from evaluation.inference import Embedder, require_same_vocabulary
 from evaluation.profiles import ProfileStream, corpus_stream, h5ad_stream, splits_named
 from evaluation.progress import event, tracked
 
 
-@dataclass(frozen=True)
-class Content:
-    """What is written for each profile: ``compute`` gives it, ``column`` names it, ``width`` is its last dimension."""
-
-    column: str
-    width: int
-    compute: Callable[[np.ndarray], np.ndarray]
-
-
 def embed(settings: EmbedSettings) -> dict[str, Any]:
     """Write embeddings and return what was written. Raises UserError before anything is written where inputs are wrong
     at first sight; nothing half-written stays in any case."""
-    embedder = Embedder.open(settings.model, settings.kernel, settings.precision, settings.batch_size)
-    columns = chosen_columns(settings.genes, embedder.vocabulary) if settings.genes else None
+    embedder = open_embedder(settings)
     stream = open_stream(settings, embedder)
-    content = content_of(settings, embedder, columns)
-    event(f"embedding on {embedder.device.type}, {embedder.batch_size} profiles in a batch")
-    with whole_file(settings.output) as path, _writer(settings, path, embedder, columns, stream, content) as writer:
+    content = content_of(settings, embedder)
+    where = f"{settings.workers} workers" if settings.workers else embedder.device.type
+    event(f"embedding on {where}, {embedder.batch_size} profiles in a batch")
+    with whole_file(settings.output) as path, _writer(settings, path, embedder, stream, content) as writer:
         names = iter(stream.sample_ids)
-        batches = ((size, batch) for size, batch in stream.batches(embedder.batch_size))
-        for batch in tracked(batches, len(stream.sample_ids), "embedding"):
-            writer.write(list(itertools.islice(names, len(batch))), content.compute(batch))
+        pieces = ((len(piece), piece) for piece in _pieces(settings, embedder, stream, content))
+        for piece in tracked(pieces, len(stream.sample_ids), "embedding"):
+            writer.write(list(itertools.islice(names, len(piece))), piece)
     return {
         "output": settings.output,
         "profiles": len(stream.sample_ids),
         "level": settings.level,
         "width": content.width,
     }
+
+
+def _pieces(
+    settings: EmbedSettings, embedder: Embedder, stream: ProfileStream, content: Content
+) -> Iterator[np.ndarray]:
+    """Content of the profiles in the order of their names, float32 [n, ...]."""
+    if settings.workers:
+        shape = (len(content.gene_ids), content.width) if settings.level == "gene" else (content.width,)
+        for piece in embedded_by_workers(settings, open_corpus(settings.input)):
+            yield piece.reshape(len(piece), *shape)
+    else:
+        for _, batch in stream.batches(embedder.batch_size):
+            yield content.compute(batch)
 
 
 def open_stream(settings: EmbedSettings, embedder: Embedder) -> ProfileStream:
@@ -76,29 +79,10 @@ def open_stream(settings: EmbedSettings, embedder: Embedder) -> ProfileStream:
     return stream
 
 
-def content_of(settings: EmbedSettings, embedder: Embedder, columns: Tensor | None) -> Content:
-    """What the level asks for."""
-    if settings.level == "sample":
-        return Content(
-            "embedding", embedder.width, lambda batch: embedder.embed_samples(batch, settings.pooling, columns)
-        )
-    if settings.level == "gene":
-        return Content("embedding", embedder.width, lambda batch: embedder.embed_genes(batch, columns))
-    chosen = slice(None) if columns is None else columns.numpy()
-    genes = embedder.vocabulary.size if columns is None else len(columns)
-    return Content("expression", genes, lambda batch: embedder.reconstruct(batch)[:, chosen])
-
-
 def _writer(
-    settings: EmbedSettings,
-    path: Path,
-    embedder: Embedder,
-    columns: Tensor | None,
-    stream: ProfileStream,
-    content: Content,
+    settings: EmbedSettings, path: Path, embedder: Embedder, stream: ProfileStream, content: Content
 ) -> AbstractContextManager[ParquetWriter | AnnDataWriter]:
-    ids = embedder.vocabulary.ensembl_ids
-    gene_ids = ids if columns is None else tuple(ids[column] for column in columns.tolist())
+    gene_ids = content.gene_ids
     metadata = {
         "level": settings.level,
         "model": settings.model,

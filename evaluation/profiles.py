@@ -9,7 +9,7 @@ import numpy as np
 
 from dataprep.command_line import UserError
 from dataprep.config import SourceSettings
-from dataprep.corpus import SPLITS, Corpus, iterate_row_groups
+from dataprep.corpus import SPLITS, Corpus, Shard, iterate_row_groups
 from dataprep.gene_identifiers import GeneMapping, map_genes
 from dataprep.gene_vocabulary import GeneVocabulary
 from dataprep.normalization import linear_values, log1p_tpm
@@ -45,8 +45,7 @@ def corpus_stream(corpus: Corpus, splits: Sequence[str], row_ids: np.ndarray | N
         wanted &= np.isin(samples.column("row_id").to_numpy(), row_ids)
     samples = samples.filter(wanted).sort_by("row_id")
     chosen = samples.column("row_id").to_numpy()
-    shards = [shard for split in splits for shard in corpus.shards(split)]
-    shards = sorted(shards, key=lambda shard: shard.first_row_id)
+    shards = shards_of(corpus, splits)
 
     def parts() -> Iterator[np.ndarray]:
         for ids, expression in iterate_row_groups(corpus, shards):
@@ -55,6 +54,12 @@ def corpus_stream(corpus: Corpus, splits: Sequence[str], row_ids: np.ndarray | N
                 yield expression[kept]
 
     return ProfileStream(tuple(samples.column("sample_id").to_pylist()), parts)
+
+
+def shards_of(corpus: Corpus, splits: Sequence[str]) -> list[Shard]:
+    """The shards of some splits, in order of row id."""
+    shards = [shard for split in splits for shard in corpus.shards(split)]
+    return sorted(shards, key=lambda shard: shard.first_row_id)
 
 
 def splits_named(name: str) -> tuple[str, ...]:

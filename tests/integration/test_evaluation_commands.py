@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from dataprep.command_line import main
 from dataprep.corpus import (
@@ -165,6 +166,35 @@ def test_gene_level_has_one_vector_per_profile_and_chosen_gene(room, evaluation,
     assert table.column("sample_id").to_pylist()[:4] == ["sample80"] * 2 + ["sample81"] * 2
     expected = one_shot(room).gene_embedding[:, [7, 2]].reshape(60, -1).numpy()
     np.testing.assert_allclose(vectors(output)[1], expected, atol=1e-4)
+
+
+def test_protein_embeddings_stand_beside_those_of_genes(room, evaluation, tmp_path):
+    proteins = torch.randn(GENES, 6, generator=torch.Generator().manual_seed(0))
+    save_file({"gene_embedding": proteins}, tmp_path / "esm2.safetensors")
+    output = tmp_path / "joined.parquet"
+    more = ("--split", "test", "--level", "gene", "--genes", "SYM7,SYM2", "--protein-embeddings")
+    assert evaluation(*embed_arguments(room, output, *more, tmp_path / "esm2.safetensors"))[0] == 0
+    genes = one_shot(room).gene_embedding[:, [7, 2]]
+    expected = torch.cat([genes, proteins[[7, 2]].expand(30, 2, 6)], dim=2).reshape(60, -1)
+    np.testing.assert_allclose(vectors(output)[1], expected.numpy(), atol=1e-4)
+    save_file({"gene_embedding": proteins[:-1].clone()}, tmp_path / "short.safetensors")
+    code, _, err = evaluation(*embed_arguments(room, output, *more, tmp_path / "short.safetensors"))
+    assert (code, err.count("\n")) == (1, 1)
+    assert "(119, 6) is not one row for each of the model's 120 genes" in err
+
+
+@pytest.mark.parametrize("level", ["sample", "gene", "expression"])
+def test_many_workers_write_what_one_writes(room, evaluation, tmp_path, ray_session, level):
+    more = ("--level", level, "--batch-size", 4)
+    for name, workers in (("one", 0), ("two", 2)):
+        output = tmp_path / f"{name}.parquet"
+        code, _, err = evaluation(*embed_arguments(room, output, *more, "--workers", workers))
+        assert code == 0, err
+    column = "expression" if level == "expression" else "embedding"
+    names, expected = vectors(tmp_path / "one.parquet", column)
+    found_names, found = vectors(tmp_path / "two.parquet", column)
+    assert found_names == names
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_expression_level_is_the_corrected_expression_also_as_anndata(room, evaluation, tmp_path):
