@@ -1,0 +1,116 @@
+"""Sample embeddings: the published way (forward pass in fp32, embeddings of all genes to the host, NumPy pools them)
+beside ``Embedder.embed_samples`` with the fused kernel, in turn, each in a process of its own::
+
+    python benchmarks/inference.py --size 37M --pooling mean --batches 8
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from published_modules import Published
+from rich.console import Console
+
+from dataprep.gene_vocabulary import GeneVocabulary
+from dataprep.storage import Folder
+from evaluation.inference import Embedder
+from pretrain.bench import made_up_graph, made_up_profiles, run_in_turns
+from pretrain.config import ModelSettings
+from pretrain.device import retain_freed_memory
+from pretrain.export import write_export
+from pretrain.model import BulkFormer
+
+
+@dataclass(frozen=True)
+class InferenceCase:
+    """``export``: the model of the fused way."""
+
+    size: str
+    kernel: str
+    batch: int
+    genes: int
+    pooling: str
+    export: str
+
+
+def serve(case: InferenceCase, connection: Connection) -> None:
+    work = _published(case) if case.kernel == "published" else _ours(case)
+    expression_BG, mask_BG = made_up_profiles(case.batch, case.genes)
+    profiles = expression_BG.masked_fill(mask_BG, torch.nan).numpy()
+    while True:
+        try:
+            question = connection.recv()
+        except EOFError:
+            return
+        if question == "memory":
+            connection.send(_peak_bytes())
+            continue
+        started = time.perf_counter()
+        work(profiles)
+        connection.send(time.perf_counter() - started)
+
+
+def _published(case: InferenceCase) -> Callable[[np.ndarray], np.ndarray]:
+    shape = ModelSettings(size=case.size).shape(case.genes)
+    graph = made_up_graph(case.genes, 20)
+    edges = torch.stack([torch.from_numpy(graph.source).long(), torch.from_numpy(graph.target).long()])
+    weight = torch.from_numpy(graph.weight)
+    model = Published(case.genes, shape.dim, shape.performer_layers, edges, weight).eval()
+
+    def work(profiles: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            embedding = model(torch.from_numpy(profiles)).gene_embedding.cpu().numpy()
+        pools = {"mean": embedding.mean, "max": embedding.max, "median": lambda axis: np.median(embedding, axis=axis)}
+        wanted = pools if case.pooling == "all" else [case.pooling]
+        return np.sum([pools[name](axis=1) for name in wanted], axis=0)
+
+    return work
+
+
+def _ours(case: InferenceCase) -> Callable[[np.ndarray], np.ndarray]:
+    retain_freed_memory()
+    embedder = Embedder.open(case.export, "fused", "fp32", case.batch)
+    return lambda profiles: embedder.embed_samples(profiles, case.pooling)
+
+
+def _peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", default="37M")
+    parser.add_argument("--pooling", default="mean", choices=["mean", "max", "median", "all"])
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--genes", type=int, default=20_010)
+    parser.add_argument("--batches", type=int, default=5, help="timed batches of each")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as room:
+        export = str(Path(room) / "export")
+        shape, graph = ModelSettings(size=options.size).shape(options.genes), made_up_graph(options.genes, 20)
+        ids = tuple(f"ENSG{number:011d}" for number in range(options.genes))
+        vocabulary = GeneVocabulary(ids, ids, np.full(options.genes, 1000.0))
+        write_export(Folder(export), shape, BulkFormer(shape, graph).state_dict(), vocabulary, graph, {"step": 0})
+        cases = [
+            InferenceCase(options.size, kernel, options.batch, options.genes, options.pooling, export)
+            for kernel in ("published", "fused")
+        ]
+        times, memory = run_in_turns(cases, 2, options.batches, Console(stderr=True), serve)
+    published, fused = (median(seconds) for seconds in times)
+    rates = {"published": options.batch / published, "fused": options.batch / fused}
+    print(json.dumps(vars(options) | {"profiles_per_second": rates, "ratio": published / fused, "peak_bytes": memory}))
+
+
+if __name__ == "__main__":
+    main()
