@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -40,8 +41,8 @@ def main() -> None:
     corpus = make_corpus(arguments.place)
     bare = [bare_rate()]
     rows: list[dict[str, Any]] = []
-    for workers in (1, 2, 1):
-        rows.append(measured_run(corpus, arguments.place, workers, arguments.steps))
+    for workers, mlflow_answers in ((1, True), (2, True), (1, False)):
+        rows.append(measured_run(corpus, arguments.place, workers, mlflow_answers, arguments.steps))
         bare.append(bare_rate())
         rows[-1]["bare_profiles_per_second"] = (bare[-2] + bare[-1]) / 2
     show(rows)
@@ -70,14 +71,17 @@ def bare_rate() -> float:
     return MICRO / median(seconds)
 
 
-def measured_run(corpus: str, place: str, workers: int, steps: int) -> dict[str, Any]:
+def measured_run(corpus: str, place: str, workers: int, mlflow_answers: bool, steps: int) -> dict[str, Any]:
     name = f"loop-{workers}-{int(time.time())}"
+    # nobody listens on the discard port
+    away = {} if mlflow_answers else {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
     command(
         "pretrain", "run", "--corpus", corpus, "--storage", f"{place}/runs", "--name", name,
         "--model.size", "37M", "--model.kernel", "fused", "--max-steps", str(steps), "--epochs", "100",
         "--workers.count", str(workers), "--workers.threads-each", "1",
         "--batch.global-profiles", str(MICRO * workers), "--batch.micro-profiles", str(MICRO),
         "--checkpoint.every-steps", "10", "--validation.every-steps", "1000",
+        **away,
     )  # fmt: skip
     rows = [row for row in read_rows(Folder(f"{place}/runs/{name}")) if "loss" in row]
     timed = rows[WARMUP:]
@@ -86,6 +90,7 @@ def measured_run(corpus: str, place: str, workers: int, steps: int) -> dict[str,
     step_seconds = median(MICRO * workers / row["samples_per_second"] for row in timed)
     return {
         "workers": workers,
+        "mlflow_answers": mlflow_answers,
         "profiles_per_second": (len(timed) - 1) * MICRO * workers / seconds,
         "step_seconds": step_seconds,
         "data_wait_fraction": sum(row["data_wait_fraction"] for row in timed) / len(timed),
@@ -94,18 +99,19 @@ def measured_run(corpus: str, place: str, workers: int, steps: int) -> dict[str,
     }
 
 
-def command(package: str, *arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", package, *arguments], check=True, stdout=sys.stderr)
+def command(package: str, *arguments: str, **environment: str) -> None:
+    line = [sys.executable, "-m", package, *arguments]
+    subprocess.run(line, check=True, stdout=sys.stderr, env=os.environ | environment)
 
 
 def show(rows: list[dict[str, Any]]) -> None:
     table = Table(title="D = 128, K = 1, 20,010 genes, one thread per worker")
-    for name in ("workers", "profiles/s", "bare model", "share", "data wait", "longest pause, steps"):
+    for name in ("workers", "MLflow", "profiles/s", "bare model", "share", "data wait", "longest pause, steps"):
         table.add_column(name, justify="right")
     for row in rows:
         share = row["profiles_per_second"] / row["bare_profiles_per_second"] / row["workers"]
         table.add_row(
-            str(row["workers"]), f"{row['profiles_per_second']:.3f}", f"{row['bare_profiles_per_second']:.3f}",
+            str(row["workers"]), "on" if row["mlflow_answers"] else "away", f"{row['profiles_per_second']:.3f}", f"{row['bare_profiles_per_second']:.3f}",
             f"{share:.1%}", f"{row['data_wait_fraction']:.2%}", f"{row['longest_pause_steps']:.2f}",
         )  # fmt: skip
     Console(stderr=True, width=110).print(table)
