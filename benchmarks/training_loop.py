@@ -110,10 +110,15 @@ def show(rows: list[dict[str, Any]]) -> None:
         table.add_column(name, justify="right")
     for row in rows:
         share = row["profiles_per_second"] / row["bare_profiles_per_second"] / row["workers"]
-        table.add_row(
-            str(row["workers"]), "on" if row["mlflow_answers"] else "away", f"{row['profiles_per_second']:.3f}", f"{row['bare_profiles_per_second']:.3f}",
-            f"{share:.1%}", f"{row['data_wait_fraction']:.2%}", f"{row['longest_pause_steps']:.2f}",
-        )  # fmt: skip
+        mlflow = "on" if row["mlflow_answers"] else "away"
+        cells = [
+            f"{row['profiles_per_second']:.3f}",
+            f"{row['bare_profiles_per_second']:.3f}",
+            f"{share:.1%}",
+            f"{row['data_wait_fraction']:.2%}",
+            f"{row['longest_pause_steps']:.2f}",
+        ]
+        table.add_row(str(row["workers"]), mlflow, *cells)
     Console(stderr=True, width=110).print(table)
 
 

@@ -122,7 +122,7 @@ def fit_probabilistic_pca(expression_NG: np.ndarray, rank: int) -> Probabilistic
     """Maximum-likelihood probabilistic PCA of rank at most ``rank`` (and at most N - 2).
 
     Missing values are filled with their gene's mean. On real studies with 13 % missing, replacing them by their
-    expectation under the model and fitting again, up to two rounds, changed Pearson's r by less than 0.0005.
+    expectation under the model and fitting again, twice, changed Pearson's r by less than 0.0005.
 
     The decomposition is exact, from the N x N matrix of inner products: N^2 G operations, right for N below G.
     """
