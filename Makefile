@@ -16,7 +16,7 @@ help:
 	@echo 'make status    show where they are and whether they answer'
 	@echo 'make down      end them; their data stays in .local'
 	@echo 'make test      the whole test suite'
-	@echo 'make soak      a run killed at 50 random moments; half an hour'
+	@echo 'make soak      a run killed at 50 random moments, and one that shrinks and grows; forty minutes'
 	@echo 'make lint      what CI checks beside the tests'
 	@echo 'make bench     benchmarks'
 

@@ -9,9 +9,10 @@ import secrets
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,6 +20,9 @@ from cluster.config import DownSettings, UpSettings
 from cluster.local import down, stop, up
 from cluster.services import BUCKET, FOREIGN_VARIABLES, ObjectStore, Place, Service, Tracking, job_environment
 from cluster.state import StateFolder
+
+if TYPE_CHECKING:
+    from running_jobs import RayCluster
 
 # Settings of the shell that the tests are started from; the tests have services of their own.
 _FOREIGN_PREFIXES = ("AWS_", "MLFLOW_", "RAY_")
@@ -158,3 +162,19 @@ def _point_to_services(state: Path, patch: pytest.MonkeyPatch, *prefixes: str) -
     for name, value in job_environment(place).items():
         if name.startswith(prefixes):
             patch.setenv(name, value)
+
+
+@pytest.fixture
+def start_cluster() -> "Iterator[Callable[[int], RayCluster]]":
+    """Starts Ray clusters of a head and so many nodes, for jobs in processes of their own; ended with the test."""
+    from running_jobs import RayCluster
+
+    started: list[RayCluster] = []
+
+    def start(nodes: int) -> RayCluster:
+        started.append(RayCluster(nodes))
+        return started[-1]
+
+    yield start
+    for cluster in started:
+        cluster.shutdown()

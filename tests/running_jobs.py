@@ -11,19 +11,22 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
+from dataprep.corpus import Corpus
 from dataprep.storage import Folder
 from pretrain.checkpoint import CheckpointStore
 from pretrain.config import RunSettings
 from pretrain.tracking import Row, read_rows
 
 # Most seconds that anything here may take.
-PATIENCE_SECONDS = 240
+PATIENCE_SECONDS = 300
+START_PATIENCE_SECONDS = "25"
 
 
 def free_port() -> int:
@@ -92,7 +95,9 @@ class RunningJob:
                 [sys.executable, "-m", "pretrain", "run", "--config", str(self._config)],
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=os.environ | {"RAY_ADDRESS": cluster.address},
+                # Ray waits so long for a machine that has just gone before it does with fewer; 60 s by default
+                env=os.environ
+                | {"RAY_ADDRESS": cluster.address, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": START_PATIENCE_SECONDS},
                 start_new_session=True,
             )
 
@@ -156,3 +161,19 @@ def require_every_profile_once_per_epoch(rows: list[Row], row_ids: range, epochs
     assert sorted(used) == list(range(epochs))
     for epoch, counts in used.items():
         assert counts == Counter(row_ids), f"epoch {epoch}: not every profile exactly once"
+
+
+def node_settings(corpus: Corpus, storage: str, name: str, epochs: int, **changes: Any) -> RunSettings:
+    """A run whose steps, of 12 profiles one by one, take long enough to be interrupted; a node for each worker."""
+    base = {
+        "epochs": epochs,
+        "batch": {"global_profiles": 12, "micro_profiles": 1},
+        "optimizer": {"learning_rate": 1e-3},
+        "workers": {"count": 2, "cpus_each": 2, "threads_each": 1},
+        "data": {"shuffle_window_profiles": 16},
+        "checkpoint": {"every_steps": 4},
+        "tracking": {"row_ids": True},
+    }
+    for key, value in changes.items():
+        base[key] = base[key] | value if isinstance(base.get(key), dict) else value
+    return RunSettings(corpus=corpus.folder.uri, storage=storage, name=name, **base)

@@ -11,7 +11,13 @@ import numpy as np
 import psutil
 import pytest
 from made_corpora import make_corpus
-from running_jobs import RayCluster, RunningJob, require_every_profile_once_per_epoch, training_rows, worker_processes
+from running_jobs import (
+    RunningJob,
+    node_settings,
+    require_every_profile_once_per_epoch,
+    training_rows,
+    worker_processes,
+)
 
 from dataprep.storage import Folder
 from pretrain.checkpoint import CheckpointStore
@@ -27,48 +33,36 @@ WRITING_STEPS = 5
 
 
 @pytest.mark.timeout(5400)
-def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(s3_server, mlflow_server, tmp_path):
+def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(s3_server, mlflow_server, start_cluster, tmp_path):
     """Workers (one or all) and the job itself die by SIGKILL; the job is submitted again where it was hit."""
     chance = random.Random(0)
     corpus = make_corpus(s3_server.prefix("soak"), {"train": PROFILES, "validation": 8, "test": 0}, rows_per_shard=24)
-    settings = RunSettings(
-        corpus=corpus.folder.uri,
-        storage=s3_server.prefix("soak"),
-        name="soak",
-        epochs=EPOCHS,
-        batch={"global_profiles": 12, "micro_profiles": 1},
-        optimizer={"learning_rate": 1e-3},
-        workers={"count": 2, "cpus_each": 2, "threads_each": 1, "max_failures": -1},
-        data={"shuffle_window_profiles": 16},
-        checkpoint={"every_steps": INTERVAL},
-        tracking={"row_ids": True, "system_metrics": False},
-    )
-    cluster = RayCluster(2)
-    try:
-        job = RunningJob(settings, cluster, tmp_path)
-        killed = {"worker": 0, "all workers": 0, "job": 0}
-        for _ in range(KILLS):
-            time.sleep(chance.uniform(2.0, 16.0))
-            if not job.is_running:
-                break
-            victims = worker_processes()
-            target = chance.choices(["worker", "all workers", "job"], [0.6, 0.2, 0.2])[0] if victims else "job"
-            killed[target] += 1
-            if target == "job":
-                job.kill()
-                job = RunningJob(settings, cluster, tmp_path)
-            for victim in (
-                [chance.choice(victims)] if target == "worker" else victims if target == "all workers" else []
-            ):
+    settings = node_settings(
+        corpus, s3_server.prefix("soak"), "soak", EPOCHS,
+        workers={"max_failures": -1}, checkpoint={"every_steps": INTERVAL}, tracking={"system_metrics": False},
+    )  # fmt: skip
+    cluster = start_cluster(2)
+    job = RunningJob(settings, cluster, tmp_path)
+    killed = {"worker": 0, "all workers": 0, "job": 0}
+    for _ in range(KILLS):
+        time.sleep(chance.uniform(2.0, 16.0))
+        if not job.is_running:
+            break
+        victims = worker_processes()
+        target = chance.choices(["worker", "all workers", "job"], [0.6, 0.2, 0.2])[0] if victims else "job"
+        killed[target] += 1
+        if target == "job":
+            job.kill()
+            job = RunningJob(settings, cluster, tmp_path)
+        else:
+            for victim in victims if target == "all workers" else [chance.choice(victims)]:
                 kill(victim)
-            print(f"{sum(killed.values())} kills: {killed}; checkpoints {newest(settings)}", flush=True)
-        assert sum(killed.values()) == KILLS, "the run was over before"
-        assert job.wait(1800) == 0, job.output
-        output = job.output
-        time.sleep(3)
-        assert worker_processes() == [], "no worker outlives its job"
-    finally:
-        cluster.shutdown()
+        print(f"{sum(killed.values())} kills: {killed}; checkpoints {newest(settings)}", flush=True)
+    assert sum(killed.values()) == KILLS, "the run was over before"
+    assert job.wait(1800) == 0, job.output
+    output = job.output
+    time.sleep(3)
+    assert worker_processes() == [], "no worker outlives its job"
     rows = training_rows(job.folder)
     assert len(rows) == STEPS
     require_every_profile_once_per_epoch(rows, range(PROFILES), EPOCHS)
