@@ -25,11 +25,11 @@ from dataprep.ray_session import connected, user_error_in
 from dataprep.storage import Folder
 from pretrain.code_identity import code_fingerprint
 from pretrain.config import RunSettings
-from pretrain.data_stream import READ_TASK_CPUS
 from pretrain.device import RETAINING_ENVIRONMENT
 from pretrain.progress import ProgressBoard, ProgressDisplay, duration
 from pretrain.tracking import read_rows
-from pretrain.train_loop import TrainingJob, total_steps, train_worker
+from pretrain.training_job import TrainingJob, total_steps, train_worker
+from pretrain.window_reader import READ_TASK_CPUS
 
 SETTINGS_FILE = "settings.json"
 # What a run may be continued with another value of: none of them changes what is learned from which profile.

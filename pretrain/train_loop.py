@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import ray
 import ray.train
 import ray.train.torch
 import torch
@@ -18,14 +16,13 @@ from torch import Tensor
 
 from dataprep.command_line import UserError
 from dataprep.corpus import open_corpus
-from dataprep.ray_session import user_error_in
 from dataprep.storage import Folder
 from pretrain.accounting import Ledger, PlanKey, Position
 from pretrain.agreement import Agreed, Notices, Wishes, agree
 from pretrain.checkpoint import Checkpoint, CheckpointStore, CheckpointWriter
 from pretrain.code_identity import code_fingerprint
 from pretrain.config import RunSettings
-from pretrain.data_plan import StepShare, layout_of, steps_in
+from pretrain.data_plan import StepShare, layout_of
 from pretrain.data_stream import MicroBatch, ProfileStream, StepBatch, prefetched
 from pretrain.device import autocast_to_bf16
 from pretrain.export import load_strictly, write_export
@@ -37,6 +34,7 @@ from pretrain.random_features import is_redraw_step, redraw_random_features
 from pretrain.step_profile import StepProfile
 from pretrain.throughput import SlowWorkerWatch, StepClock, gemm_peak
 from pretrain.tracking import MlflowRun, RunRecord
+from pretrain.training_job import TrainingJob, total_steps
 from pretrain.validation import Validation
 from pretrain.zero import (
     gather_moments,
@@ -54,47 +52,7 @@ STEPS_AHEAD = 2
 PEAK_PRODUCT_SIDE = {"cpu": 1024, "cuda": 8192}
 
 
-@dataclass(frozen=True)
-class TrainingJob:
-    """What the driver hands to every worker."""
-
-    settings: RunSettings
-    code_fingerprint: str
-    board: Any
-
-    @property
-    def folder(self) -> Folder:
-        """The run's folder, for a worker: patient with a store that is away."""
-        settings = self.settings
-        return Folder(settings.storage, settings.data.outage_patience_seconds) / settings.name
-
-
-def total_steps(settings: RunSettings, profiles: int) -> int:
-    """Optimizer steps of a whole run over ``profiles`` of the train split."""
-    steps = settings.epochs * steps_in(profiles, settings.batch.global_profiles)
-    return steps if settings.max_steps is None else min(steps, settings.max_steps)
-
-
-def train_worker(config: dict[str, TrainingJob]) -> None:
-    """Entry point of a Ray Train worker; ``config["job"]`` is what it has to do.
-
-    A mistake of the user is put on the board before it is raised: Ray Train would restart the workers, and those
-    must not try again what cannot work.
-    """
-    job = config["job"]
-    if ray.get(job.board.fatal.remote()) is not None:
-        return
-    try:
-        _Worker(job).train()
-    except (UserError, ray.exceptions.RayError) as error:
-        mistake = user_error_in(error)
-        if mistake is None:
-            raise
-        ray.get(job.board.fail.remote(str(mistake), mistake.exit_code))
-        raise
-
-
-class _Worker:
+class Worker:
     """One rank: sets up once, then steps."""
 
     def __init__(self, job: TrainingJob) -> None:
