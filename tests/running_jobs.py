@@ -170,7 +170,7 @@ def node_settings(corpus: Corpus, storage: str, name: str, epochs: int, **change
         "batch": {"global_profiles": 12, "micro_profiles": 1},
         "optimizer": {"learning_rate": 1e-3},
         "workers": {"count": 2, "cpus_each": 2, "threads_each": 1},
-        "data": {"shuffle_window_profiles": 16},
+        "data": {"shuffle_window_profiles": 16, "prefetch_windows": 1},
         "checkpoint": {"every_steps": 4},
         "tracking": {"row_ids": True},
     }

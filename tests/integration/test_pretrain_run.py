@@ -33,13 +33,16 @@ def storage(s3_server) -> str:
 
 
 def settings(corpus: Corpus, storage: str, name: str, **changes) -> RunSettings:
-    """A short run; small workers, so that three of them fit two cores."""
+    """A short run; small workers, so that three of them fit two cores.
+
+    No warm-up: the schedule spans the whole run, and ``max_steps`` would shorten it.
+    """
     base = {
         "epochs": 2,
         "batch": {"global_profiles": 12, "micro_profiles": 4},
-        "optimizer": {"learning_rate": 1e-3},
+        "optimizer": {"learning_rate": 1e-3, "warmup_fraction": 0.0},
         "workers": {"count": 2, "threads_each": 1, "max_failures": 0},
-        "data": {"shuffle_window_profiles": 16},
+        "data": {"shuffle_window_profiles": 16, "prefetch_windows": 1},
         "checkpoint": {"every_steps": 3},
     }
     for key, value in changes.items():
@@ -94,21 +97,17 @@ def test_zero_stages_agree_on_the_loss_curve(corpus, storage, uninterrupted, sta
     np.testing.assert_allclose(losses(storage, f"stage{stage}"), uninterrupted, rtol=1e-4)
 
 
-SCHEDULE = {"warmup_fraction": 0.0}  # the schedule spans the whole run, and --max-steps would shorten it
-
-
 @pytest.fixture(scope="module")
 def broken(corpus, storage, mlflow_server, ray_session) -> np.ndarray:
     """Losses of a run that ended in mid-epoch and went on later, tracked by MLflow."""
-    run(settings(corpus, storage, "broken", optimizer=SCHEDULE, max_steps=6))
-    run(settings(corpus, storage, "broken", optimizer=SCHEDULE))
+    run(settings(corpus, storage, "broken", max_steps=6))
+    run(settings(corpus, storage, "broken"))
     return losses(storage, "broken")
 
 
-def test_a_run_that_ended_in_mid_epoch_goes_on_as_if_it_had_not(corpus, storage, broken):
+def test_a_run_that_ended_in_mid_epoch_goes_on_as_if_it_had_not(uninterrupted, broken):
     """Step 6 is in the second epoch; what is trained after it depends on masks, order, moments and dropout."""
-    run(settings(corpus, storage, "whole", optimizer=SCHEDULE))
-    np.testing.assert_allclose(broken, losses(storage, "whole"), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(broken, uninterrupted, rtol=0, atol=1e-6)
 
 
 # With the whole split in one step, every world size trains on the same profiles in each step; without dropout, losses
@@ -116,28 +115,16 @@ def test_a_run_that_ended_in_mid_epoch_goes_on_as_if_it_had_not(corpus, storage,
 WHOLE_SPLIT = {
     "epochs": 4,
     "batch": {"global_profiles": PROFILES, "micro_profiles": 8},
-    "optimizer": {"warmup_fraction": 0.0},
     "model": {"attention_dropout": 0.0, "feed_forward_dropout": 0.0, "redraw_every_steps": 2},
 }
 
 
-@pytest.fixture(scope="module")
-def alone(corpus, storage) -> np.ndarray:
-    """Losses of one worker."""
+def test_neither_rank_nor_world_size_nor_stage_shows_in_the_losses(corpus, storage):
+    """One worker; and two on ZeRO 1 for two epochs, then three on ZeRO 3 for two; 1e-4 as for the stages."""
     run(settings(corpus, storage, "alone", workers={"count": 1}, **WHOLE_SPLIT))
-    return losses(storage, "alone")
-
-
-def test_masks_and_random_features_do_not_depend_on_rank(corpus, storage, alone):
-    run(settings(corpus, storage, "paired", **WHOLE_SPLIT))
-    np.testing.assert_allclose(losses(storage, "paired"), alone, rtol=1e-5)
-
-
-def test_weights_and_moments_move_to_another_world_size_and_stage(corpus, storage, alone):
-    """Two epochs of 2 workers on ZeRO 1, two of 3 workers on ZeRO 3; 1e-4 as for the stages."""
     run(settings(corpus, storage, "moved", max_steps=2, **WHOLE_SPLIT))
     run(settings(corpus, storage, "moved", workers={"count": 3}, zero={"stage": 3}, **WHOLE_SPLIT))
-    np.testing.assert_allclose(losses(storage, "moved"), alone, rtol=1e-4)
+    np.testing.assert_allclose(losses(storage, "moved"), losses(storage, "alone"), rtol=1e-4)
 
 
 def test_a_value_that_is_not_finite_stops_before_the_step_and_names_step_and_profile(s3_server, storage, monkeypatch):

@@ -1,4 +1,4 @@
-"""What a run lives through: a worker killed in mid-epoch, an object store and an MLflow server that go away."""
+"""What a run lives through: killed workers, lost machines and clusters, services that go away, damaged shards."""
 
 import gzip
 import json
@@ -11,42 +11,34 @@ import mlflow
 import numpy as np
 import pytest
 from made_corpora import make_corpus
-from running_jobs import training_rows, worker_processes
+from running_jobs import (
+    RunningJob,
+    node_settings,
+    require_every_profile_once_per_epoch,
+    training_rows,
+    worker_processes,
+)
 
 from dataprep.command_line import UserError
 from dataprep.corpus import Corpus
 from dataprep.storage import Folder
 from pretrain.checkpoint import CheckpointStore
-from pretrain.config import RunSettings
 from pretrain.run import run
 from pretrain.tracking import read_rows
 
+PROFILES = 70
+EPOCHS = 10
 STEPS = 60
 
 
 @pytest.fixture(scope="module")
 def corpus(s3_server, ray_session) -> Corpus:
-    return make_corpus(s3_server.prefix("corpus"), {"train": 70, "validation": 8, "test": 0}, rows_per_shard=24)
+    return make_corpus(s3_server.prefix("corpus"), {"train": PROFILES, "validation": 8, "test": 0}, rows_per_shard=24)
 
 
 @pytest.fixture(scope="module")
 def storage(s3_server) -> str:
     return s3_server.prefix("survival")
-
-
-def settings(corpus: Corpus, storage: str, name: str, **changes) -> RunSettings:
-    """60 steps, 6 an epoch, the last of an epoch of 10 profiles; a checkpoint every 4 steps."""
-    base = {
-        "epochs": 10,
-        "batch": {"global_profiles": 12, "micro_profiles": 3},
-        "optimizer": {"learning_rate": 1e-3},
-        "workers": {"count": 2, "threads_each": 1, "max_failures": 3},
-        "data": {"shuffle_window_profiles": 16},
-        "checkpoint": {"every_steps": 4},
-        # a step that a person could kill: the model is too small to take a noticeable time
-        "validation": {"every_steps": 5},
-    }
-    return RunSettings(corpus=corpus.folder.uri, storage=storage, name=name, **(base | changes))
 
 
 def losses(storage: str, name: str) -> np.ndarray:
@@ -74,14 +66,14 @@ def kill_one_worker() -> None:
 @pytest.fixture(scope="module")
 def uninterrupted(corpus, storage) -> np.ndarray:
     """Losses of a run that nothing happens to, but for a profile of two steps."""
-    run(settings(corpus, storage, "uninterrupted", profile=2))
+    run(node_settings(corpus, storage, "uninterrupted", EPOCHS, profile=2))
     return losses(storage, "uninterrupted")
 
 
 def test_a_worker_killed_in_mid_epoch_costs_nothing_but_time(corpus, storage, uninterrupted, capsys):
     """The ledger of the restarted run would stop it at a profile used twice or left out; the losses say the rest."""
     killer = when_checkpointed(storage, "killed", 8, kill_one_worker)
-    run(settings(corpus, storage, "killed"))
+    run(node_settings(corpus, storage, "killed", EPOCHS))
     killer.result()
     output = capsys.readouterr()
     assert "going on from the checkpoint of step" in output.out
@@ -102,7 +94,7 @@ def test_an_object_store_that_is_away_for_a_while_is_waited_for(corpus, storage,
         s3_server.start()
 
     breaker = when_checkpointed(storage, "outage", 4, outage)
-    run(settings(corpus, storage, "outage"))
+    run(node_settings(corpus, storage, "outage", EPOCHS))
     breaker.result()
     np.testing.assert_allclose(losses(storage, "outage"), uninterrupted, rtol=0, atol=1e-6)
     assert CheckpointStore(Folder(storage) / "outage" / "checkpoints").steps()[-1] == STEPS
@@ -113,12 +105,12 @@ def test_what_mlflow_missed_is_sent_later_each_step_once(corpus, storage, mlflow
     """The server is away for the whole run; the same command, given again, sends what it lacks."""
     mlflow_server.stop()
     try:
-        run(settings(corpus, storage, "untracked", epochs=2))
+        run(node_settings(corpus, storage, "untracked", 2))
         kept = losses(storage, "untracked")
         assert len(kept) == 12
     finally:
         mlflow_server.start()
-    run(settings(corpus, storage, "untracked", epochs=2))
+    run(node_settings(corpus, storage, "untracked", 2))
     client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name("pretrain")
     found = client.search_runs([experiment.experiment_id], "attributes.run_name = 'untracked'")
@@ -127,7 +119,7 @@ def test_what_mlflow_missed_is_sent_later_each_step_once(corpus, storage, mlflow
     assert [point.step for point in history] == list(range(1, 13)), "each step once"
     np.testing.assert_allclose([point.value for point in history], kept)
     validated = client.get_metric_history(found[0].info.run_id, "validation_loss")
-    assert [point.step for point in validated] == [5, 10, 12]
+    assert [point.step for point in validated] == [6, 12]
 
 
 def test_a_damaged_shard_stops_a_run_by_name_or_is_left_out(corpus, storage, s3_server, capsys):
@@ -139,13 +131,9 @@ def test_a_damaged_shard_stops_a_run_by_name_or_is_left_out(corpus, storage, s3_
     content[third_group + 200] ^= 1  # inside its expression
     broken.folder.write_bytes(path, bytes(content))
     with pytest.raises(UserError, match=r"part-00001\.parquet is damaged"):
-        run(settings(broken, storage, "stopped", epochs=2))
+        run(node_settings(broken, storage, "stopped", 2))
 
-    run(
-        settings(
-            broken, storage, "left-out", epochs=2, data={"damaged_shards": "leave-out"}, tracking={"row_ids": True}
-        )
-    )
+    run(node_settings(broken, storage, "left-out", 2, data={"damaged_shards": "leave-out"}))
     rows = training_rows(Folder(storage) / "left-out")
     assert len(rows) == 12
     for epoch in (0, 1):
@@ -174,3 +162,52 @@ def test_no_secret_is_in_what_a_run_leaves(storage, uninterrupted):
 
 def secrets() -> list[str]:
     return [os.environ["AWS_SECRET_ACCESS_KEY"], os.environ["RAY_AUTH_TOKEN"]]
+
+
+def test_a_terminated_job_and_a_lost_machine_leave_no_trace_in_the_losses(
+    corpus, storage, uninterrupted, start_cluster, tmp_path
+):
+    """SIGTERM: a checkpoint, exit code 1, resumed. Then a machine is lost and replaced. Same losses to 1e-6."""
+    cluster = start_cluster(2)
+    job = RunningJob(node_settings(corpus, storage, "broken", EPOCHS), cluster, tmp_path)
+    job.until_checkpoint(4)
+    job.terminate()
+    assert job.wait() == 1
+    assert "the same command goes on from its checkpoint" in job.output
+    assert "Traceback" not in job.output
+    stopped_at = CheckpointStore(job.folder / "checkpoints").steps()[-1]
+    assert len(training_rows(job.folder)) == stopped_at, "the checkpoint is of the step it stopped at"
+
+    job = RunningJob(node_settings(corpus, storage, "broken", EPOCHS), cluster, tmp_path)
+    job.until_checkpoint(stopped_at + 4)
+    cluster.lose(cluster.node_of(worker_processes()[0]))
+    cluster.add_node()
+    assert job.wait() == 0, job.output
+    rows = training_rows(job.folder)
+    require_every_profile_once_per_epoch(rows, range(PROFILES), EPOCHS)
+    np.testing.assert_allclose([row["loss"] for row in rows], uninterrupted, rtol=0, atol=1e-6)
+
+
+def test_a_run_outlives_its_clusters_at_other_sizes_and_stages(corpus, storage, start_cluster, tmp_path):
+    """2 workers on ZeRO 1, then 1, then 3 on ZeRO 3: job and cluster are killed in mid-epoch in between."""
+    epochs = 4
+    name = "resized"
+    for workers, stage, until in ((2, 1, 4), (1, 1, 12), (3, 3, None)):
+        cluster = start_cluster(workers)
+        job = RunningJob(
+            node_settings(corpus, storage, name, epochs, workers={"count": workers}, zero={"stage": stage}),
+            cluster,
+            tmp_path,
+        )
+        if until is not None:
+            job.until_checkpoint(until)
+            job.kill()
+        else:
+            assert job.wait() == 0, job.output
+        cluster.shutdown()
+    rows = training_rows(Folder(storage) / name)
+    assert len(rows) == epochs * STEPS // EPOCHS
+    require_every_profile_once_per_epoch(rows, range(PROFILES), epochs)
+    validation = [row["validation_loss"] for row in read_rows(job.folder) if "validation_loss" in row]
+    assert len(validation) == epochs
+    assert validation == sorted(validation, reverse=True) or validation[-1] < validation[0]
