@@ -7,7 +7,7 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down status test soak lint bench
+.PHONY: help install demo up down status test test-failures soak lint bench
 
 help:
 	@echo 'make install   make $(VENV) and install everything into it'
@@ -16,6 +16,7 @@ help:
 	@echo 'make status    show where they are and whether they answer'
 	@echo 'make down      end them; their data stays in .local'
 	@echo 'make test      the whole test suite'
+	@echo 'make test-failures   pretraining under kills, lost machines and outages; ten minutes'
 	@echo 'make soak      a run killed at 50 random moments, and one that shrinks and grows; forty minutes'
 	@echo 'make lint      what CI checks beside the tests'
 	@echo 'make bench     benchmarks'
@@ -45,6 +46,9 @@ down:
 
 test: install
 	$(BIN)/python -m pytest
+
+test-failures: install
+	$(BIN)/python -m pytest tests/failures
 
 soak: install
 	$(BIN)/python -m pytest -s tests/soak

@@ -12,6 +12,24 @@ from ray.exceptions import RayTaskError
 
 from dataprep.command_line import UserError
 
+# For glibc in processes that are yet to start: keep freed memory for the next allocation. A training step frees and
+# asks for the same large tensors, and mapping them anew takes longer than the arithmetic (docs/performance.md).
+# mallopt inside a process comes too late for threads that have arenas of their own by then, as those in which Ray
+# trains.
+RETAINING_ENVIRONMENT = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+}
+
+
+def retaining_environment() -> dict[str, str]:
+    """What a worker's environment lacks of it: nothing on clusters that were started with it, whose processes serve
+
+    as they are, where another environment would want processes of its own.
+    """
+    return {} if RETAINING_ENVIRONMENT.items() <= os.environ.items() else dict(RETAINING_ENVIRONMENT)
+
 
 @contextmanager
 def connected(min_cpus: int = 1) -> Iterator[None]:
@@ -54,6 +72,7 @@ def _start(min_cpus: int) -> None:
         except ConnectionError as error:
             raise UserError(f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: {' '.join(str(error).split())}") from None
     else:
+        os.environ.update(RETAINING_ENVIRONMENT)
         cpus = max(min_cpus, os.cpu_count() or 1)
         ray.init(
             address="local",

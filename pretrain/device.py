@@ -23,13 +23,6 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
 _M_ARENA_MAX = -8
 _LARGEST = 2**31 - 1
-# The same for a process that is yet to start: threads that had their first memory before mallopt was called, as those
-# in which Ray Train trains, keep arenas of their own, which glibc unmaps whenever they are empty.
-RETAINING_ENVIRONMENT = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(_LARGEST),
-}
 
 
 def chunk_rows(rows: int, elements_per_row: int, device: torch.device) -> int:

@@ -21,11 +21,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dataprep.command_line import UserError
 from dataprep.corpus import Corpus, open_corpus
-from dataprep.ray_session import connected, user_error_in
+from dataprep.ray_session import connected, retaining_environment, user_error_in
 from dataprep.storage import Folder
 from pretrain.code_identity import code_fingerprint
 from pretrain.config import RunSettings
-from pretrain.device import RETAINING_ENVIRONMENT
 from pretrain.progress import ProgressBoard, ProgressDisplay, duration
 from pretrain.tracking import read_rows
 from pretrain.training_job import TrainingJob, total_steps, train_worker
@@ -141,7 +140,7 @@ def _train(settings: RunSettings, steps: int) -> None:
             storage_filesystem=PyFileSystem(FSSpecHandler(folder.filesystem)),
             failure_config=FailureConfig(max_failures=settings.workers.max_failures),
             # type checkers see the options of Ray Train's first version
-            worker_runtime_env={"env_vars": {} if settings.workers.gpu else RETAINING_ENVIRONMENT},  # type: ignore[call-arg]
+            worker_runtime_env=_runtime_environment(settings),  # type: ignore[call-arg]
         ),
     )
     with ProgressDisplay(board, steps) as display, _stopping_on_termination(display):
@@ -169,6 +168,11 @@ def _stopping_on_termination(display: ProgressDisplay) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _runtime_environment(settings: RunSettings) -> dict[str, Any]:
+    lacking = {} if settings.workers.gpu else retaining_environment()
+    return {"env_vars": lacking} if lacking else {}
 
 
 def _scaling(settings: RunSettings) -> ScalingConfig:

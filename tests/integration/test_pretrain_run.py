@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 
 import mlflow
@@ -12,11 +13,12 @@ from made_corpora import make_corpus, make_profiles
 from dataprep.command_line import UserError
 from dataprep.corpus import Corpus
 from dataprep.storage import Folder
+from pretrain import tracking
 from pretrain.checkpoint import CheckpointStore
 from pretrain.config import RunSettings
 from pretrain.model import BulkFormer
 from pretrain.run import run
-from pretrain.tracking import read_rows
+from pretrain.tracking import MlflowRun, RunRecord, read_rows
 
 PROFILES = 40
 LOSSES = Path(__file__).parents[1] / "golden" / "losses_tiny.json"
@@ -163,3 +165,43 @@ def test_one_mlflow_run_with_parameters_metrics_and_the_export_also_after_a_rest
     assert {"export/model.safetensors", "export/config.json", "export/genes.parquet"} <= artifacts
     everything = json.dumps([tracked.data.params, tracked.data.tags])
     assert os.environ["AWS_SECRET_ACCESS_KEY"] not in everything
+
+
+def test_what_mlflow_missed_is_sent_later_each_step_once(s3_server, mlflow_server, monkeypatch):
+    """The server is away for a whole run, and then until the middle of its next start."""
+    monkeypatch.setattr(tracking, "CLOSE_PATIENCE_SECONDS", 3.0)
+    folder = Folder(s3_server.prefix("untracked")) / "untracked"
+    lines: list[str] = []
+
+    def record(from_step: int) -> RunRecord:
+        tracked = MlflowRun("untracked", "untracked", folder.uri, {"seed": 0}, {}, system_metrics=False)
+        return RunRecord(folder, from_step, tracked, lines.append)
+
+    def add(to: RunRecord, steps: range) -> None:
+        for step in steps:
+            to.add({"step": step, "epoch": 0, "loss": 1.0 / step, "time": time.time()})
+            if step % 10 == 0:
+                to.add({"step": step, "epoch": 0, "validation_loss": 2.0 / step, "time": time.time()})
+
+    mlflow_server.stop()
+    try:
+        first = record(0)
+        add(first, range(1, 31))
+        first.close(None)
+    finally:
+        mlflow_server.start()
+    assert any("training goes on" in line for line in lines)
+    second = record(30)
+    add(second, range(31, 41))
+    second.close(None)
+    # killed after step 40, it goes on from the checkpoint of step 35
+    third = record(35)
+    add(third, range(36, 51))
+    third.close(None)
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name("untracked")
+    [found] = client.search_runs([experiment.experiment_id])
+    history = client.get_metric_history(found.info.run_id, "loss")
+    assert [point.step for point in history] == list(range(1, 51)), "each step once"
+    validated = client.get_metric_history(found.info.run_id, "validation_loss")
+    assert [point.step for point in validated] == [10, 20, 30, 40, 50]

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-import mlflow
 import numpy as np
 import pytest
 from made_corpora import make_corpus
@@ -23,8 +22,10 @@ from dataprep.command_line import UserError
 from dataprep.corpus import Corpus
 from dataprep.storage import Folder
 from pretrain.checkpoint import CheckpointStore
+from pretrain.data_plan import Window
 from pretrain.run import run
 from pretrain.tracking import read_rows
+from pretrain.window_reader import read_window
 
 PROFILES = 70
 EPOCHS = 10
@@ -101,27 +102,6 @@ def test_an_object_store_that_is_away_for_a_while_is_waited_for(corpus, storage,
     assert read_rows(Folder(storage) / "outage")[-1]["time"] > began[0], "the run was not over before the outage"
 
 
-def test_what_mlflow_missed_is_sent_later_each_step_once(corpus, storage, mlflow_server, ray_session):
-    """The server is away for the whole run; the same command, given again, sends what it lacks."""
-    mlflow_server.stop()
-    try:
-        run(node_settings(corpus, storage, "untracked", 2))
-        kept = losses(storage, "untracked")
-        assert len(kept) == 12
-    finally:
-        mlflow_server.start()
-    run(node_settings(corpus, storage, "untracked", 2))
-    client = mlflow.MlflowClient()
-    experiment = client.get_experiment_by_name("pretrain")
-    found = client.search_runs([experiment.experiment_id], "attributes.run_name = 'untracked'")
-    assert [tracked.info.status for tracked in found] == ["FINISHED"]
-    history = client.get_metric_history(found[0].info.run_id, "loss")
-    assert [point.step for point in history] == list(range(1, 13)), "each step once"
-    np.testing.assert_allclose([point.value for point in history], kept)
-    validated = client.get_metric_history(found[0].info.run_id, "validation_loss")
-    assert [point.step for point in validated] == [6, 12]
-
-
 def test_a_damaged_shard_stops_a_run_by_name_or_is_left_out(corpus, storage, s3_server, capsys):
     """One page of one row group is not what was written: its 8 profiles are named, counted and done without."""
     broken = make_corpus(s3_server.prefix("damaged"), {"train": 70, "validation": 8, "test": 0}, rows_per_shard=24)
@@ -130,8 +110,9 @@ def test_a_damaged_shard_stops_a_run_by_name_or_is_left_out(corpus, storage, s3_
     third_group = content.index((40).to_bytes(8, "little"))  # row ids 40 to 47
     content[third_group + 200] ^= 1  # inside its expression
     broken.folder.write_bytes(path, bytes(content))
+    shard = broken.shards("train")[1]
     with pytest.raises(UserError, match=r"part-00001\.parquet is damaged"):
-        run(node_settings(broken, storage, "stopped", 2))
+        read_window(broken.folder, Window(0, np.arange(40, 48), ((shard, (2,)),)))
 
     run(node_settings(broken, storage, "left-out", 2, data={"damaged_shards": "leave-out"}))
     rows = training_rows(Folder(storage) / "left-out")
