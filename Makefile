@@ -23,13 +23,16 @@ help:
 
 install: $(INSTALLED)
 
-# Compiling all modules in advance would take as long as everything else; most are never imported.
+# Modules are compiled once, on all cores: where Python does not write bytecode when it imports
+# (PYTHONDONTWRITEBYTECODE), each of Ray's processes would compile all of it again, ten seconds every time. Some packages
+# bring templates that do not compile.
 # Done again only when one of these files has changed; the packages themselves are used from this folder
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -n '$(PYTHON)' || { echo 'error: Python 3.11 or later is needed' >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
 		--constraint constraints.txt --editable '.[services,test]'
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	@touch $@
 
 demo: install
