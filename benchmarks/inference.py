@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import tempfile
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
@@ -25,7 +23,7 @@ from rich.console import Console
 from dataprep.gene_vocabulary import GeneVocabulary
 from dataprep.storage import Folder
 from evaluation.inference import Embedder
-from pretrain.bench import made_up_graph, made_up_profiles, run_in_turns
+from pretrain.bench import answer, made_up_graph, made_up_profiles, run_in_turns
 from pretrain.config import ModelSettings
 from pretrain.device import retain_freed_memory
 from pretrain.export import write_export
@@ -48,17 +46,7 @@ def serve(case: InferenceCase, connection: Connection) -> None:
     work = _published(case) if case.kernel == "published" else _ours(case)
     expression_BG, mask_BG = made_up_profiles(case.batch, case.genes)
     profiles = expression_BG.masked_fill(mask_BG, torch.nan).numpy()
-    while True:
-        try:
-            question = connection.recv()
-        except EOFError:
-            return
-        if question == "memory":
-            connection.send(_peak_bytes())
-            continue
-        started = time.perf_counter()
-        work(profiles)
-        connection.send(time.perf_counter() - started)
+    answer(connection, lambda: work(profiles))
 
 
 def _published(case: InferenceCase) -> Callable[[np.ndarray], np.ndarray]:
@@ -84,10 +72,6 @@ def _ours(case: InferenceCase) -> Callable[[np.ndarray], np.ndarray]:
     return lambda profiles: embedder.embed_samples(profiles, case.pooling)
 
 
-def _peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="37M")
@@ -101,6 +85,7 @@ def main() -> None:
         shape, graph = ModelSettings(size=options.size).shape(options.genes), made_up_graph(options.genes, 20)
         ids = tuple(f"ENSG{number:011d}" for number in range(options.genes))
         vocabulary = GeneVocabulary(ids, ids, np.full(options.genes, 1000.0))
+        graph = replace(graph, vocabulary_sha256=vocabulary.fingerprint)
         write_export(Folder(export), shape, BulkFormer(shape, graph).state_dict(), vocabulary, graph, {"step": 0})
         cases = [
             InferenceCase(options.size, kernel, options.batch, options.genes, options.pooling, export)

@@ -20,7 +20,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -50,13 +49,13 @@ def main() -> None:
 
 
 def make_corpus(place: str) -> str:
-    """Simulated counts of 120 samples through the real commands, once."""
+    """Simulated counts of 160 samples through the real commands, once."""
     corpus = f"{place}/corpus"
     if not Folder(corpus).exists("manifest.json"):
         command("dataprep", "simulate", "--samples", "160", "--genes", str(GENES), "--output", f"{place}/raw")
         with tempfile.TemporaryDirectory() as local:
             config = Path(local) / "build.yaml"
-            config.write_text(yaml.safe_dump(yaml.safe_load(Folder(f"{place}/raw").read_text("build.yaml"))))
+            config.write_text(Folder(f"{place}/raw").read_text("build.yaml"))
             command("dataprep", "build", "--config", str(config), "--corpus", corpus)
         command("dataprep", "graph", "--corpus", corpus)
     return corpus

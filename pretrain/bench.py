@@ -7,7 +7,6 @@ that a machine that slows down slows all of them.
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -34,7 +33,7 @@ from pretrain.flops import (
 )
 from pretrain.loss import masked_squared_error, profile_loss
 from pretrain.model import BulkFormer
-from pretrain.throughput import gemm_peak
+from pretrain.throughput import gemm_peak, peak_memory_bytes
 
 # Squares whose product would take longer than this are left out of the search for the peak.
 _LONGEST_PRODUCT_SECONDS = 3.0
@@ -188,20 +187,29 @@ def serve_steps(model: torch.nn.Module, genes: int, micro_batch: int, connection
     model.train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
     expression_BG, mask_BG = made_up_profiles(micro_batch, genes)
+
+    def step() -> None:
+        output = model(expression_BG.masked_fill(mask_BG, torch.nan))
+        profile_loss(*masked_squared_error(output.expression, expression_BG, mask_BG)).mean().backward()
+        del output
+        optimizer.step()
+        optimizer.zero_grad()
+
+    answer(connection, step)
+
+
+def answer(connection: Connection, step: Callable[[], object]) -> None:
+    """Take steps on request, answering with their seconds or with the process's peak memory, until the asker leaves."""
     while True:
         try:
             question = connection.recv()
         except EOFError:
             return
         if question == "memory":
-            connection.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+            connection.send(peak_memory_bytes(torch.device("cpu")))
             continue
         started = time.perf_counter()
-        output = model(expression_BG.masked_fill(mask_BG, torch.nan))
-        profile_loss(*masked_squared_error(output.expression, expression_BG, mask_BG)).mean().backward()
-        del output
-        optimizer.step()
-        optimizer.zero_grad()
+        step()
         connection.send(time.perf_counter() - started)
 
 
