@@ -145,10 +145,10 @@ def secrets() -> list[str]:
     return [os.environ["AWS_SECRET_ACCESS_KEY"], os.environ["RAY_AUTH_TOKEN"]]
 
 
-def test_a_terminated_job_and_a_lost_machine_leave_no_trace_in_the_losses(
+def test_a_terminated_job_a_killed_worker_and_a_lost_machine_leave_no_trace_in_the_losses(
     corpus, storage, uninterrupted, start_cluster, tmp_path
 ):
-    """SIGTERM: a checkpoint, exit code 1, resumed. Then a machine is lost and replaced. Same losses to 1e-6."""
+    """SIGTERM: a checkpoint, exit code 1, resumed. SIGKILL of a worker. A machine is lost and replaced. Same losses."""
     cluster = start_cluster(2)
     job = RunningJob(node_settings(corpus, storage, "broken", EPOCHS), cluster, tmp_path)
     job.until_checkpoint(4)
@@ -161,6 +161,10 @@ def test_a_terminated_job_and_a_lost_machine_leave_no_trace_in_the_losses(
 
     job = RunningJob(node_settings(corpus, storage, "broken", EPOCHS), cluster, tmp_path)
     job.until_checkpoint(stopped_at + 4)
+    resumed = job.output.count("going on from")
+    worker_processes()[-1].kill()
+    job.until("a restart", lambda: job.output.count("going on from") > resumed)
+    job.until_checkpoint(CheckpointStore(job.folder / "checkpoints").steps()[-1] + 4)
     cluster.lose(cluster.node_of(worker_processes()[0]))
     cluster.add_node()
     assert job.wait() == 0, job.output

@@ -34,7 +34,11 @@ WRITING_STEPS = 5
 
 @pytest.mark.timeout(5400)
 def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(s3_server, mlflow_server, start_cluster, tmp_path):
-    """Workers (one or all) and the job itself die by SIGKILL; the job is submitted again where it was hit."""
+    """Workers (one or all) and the job itself die by SIGKILL; the job is submitted again where it was hit.
+
+    Four kills of five come at a random moment after the run has got further, so that it does get further; the fifth
+    comes at any moment, mostly while everything starts.
+    """
     chance = random.Random(0)
     corpus = make_corpus(s3_server.prefix("soak"), {"train": PROFILES, "validation": 8, "test": 0}, rows_per_shard=24)
     settings = node_settings(
@@ -45,7 +49,11 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(s3_server, ml
     job = RunningJob(settings, cluster, tmp_path)
     killed = {"worker": 0, "all workers": 0, "job": 0}
     for _ in range(KILLS):
-        time.sleep(chance.uniform(2.0, 16.0))
+        if chance.random() < 0.8:
+            until_further(job)
+            time.sleep(chance.uniform(0.0, 8.0))
+        else:
+            time.sleep(chance.uniform(2.0, 16.0))
         if not job.is_running:
             break
         victims = worker_processes()
@@ -78,9 +86,20 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(s3_server, ml
     assert sorted(steps) == list(range(1, STEPS + 1)), "each step once"
 
 
+def until_further(job: RunningJob) -> None:
+    """Wait until the run has done one more step than now."""
+    before = steps_shown(job.output)
+    job.until("a further step", lambda: steps_shown(job.output) > before)
+
+
 def kill(victim: psutil.Process) -> None:
     with suppress(psutil.NoSuchProcess):
         victim.kill()
+
+
+def steps_shown(output: str) -> int:
+    """How many steps the output tells of, with those that were done again."""
+    return len(re.findall(r" step \d+/\d+ epoch", output))
 
 
 def newest(settings: RunSettings) -> int:
