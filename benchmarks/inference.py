@@ -1,7 +1,7 @@
 """Sample embeddings: the published way (forward pass in fp32, embeddings of all genes to the host, NumPy pools them)
 beside ``Embedder.embed_samples`` with the fused kernel, in turn, each in a process of its own::
 
-    python benchmarks/inference.py --size 37M --pooling mean --batches 8
+    python benchmarks/inference.py --size 37M --pooling mean --precision fp32,bf16 --batches 8
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
@@ -32,10 +32,12 @@ from pretrain.model import BulkFormer
 
 @dataclass(frozen=True)
 class InferenceCase:
-    """``export``: the model of the fused way."""
+    """``export``: the model of the fused way; ``precision`` and ``compile`` are its, too."""
 
     size: str
     kernel: str
+    precision: str
+    compile: bool
     batch: int
     genes: int
     pooling: str
@@ -68,7 +70,7 @@ def _published(case: InferenceCase) -> Callable[[np.ndarray], np.ndarray]:
 
 def _ours(case: InferenceCase) -> Callable[[np.ndarray], np.ndarray]:
     retain_freed_memory()
-    embedder = Embedder.open(case.export, "fused", "fp32", case.batch)
+    embedder = Embedder.open(case.export, "fused", case.precision, case.batch, case.compile)
     return lambda profiles: embedder.embed_samples(profiles, case.pooling)
 
 
@@ -76,6 +78,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="37M")
     parser.add_argument("--pooling", default="mean", choices=["mean", "max", "median", "all"])
+    parser.add_argument("--precision", default="fp32,bf16", help="of the fused kernel, with commas")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--genes", type=int, default=20_010)
     parser.add_argument("--batches", type=int, default=5, help="timed batches of each")
@@ -87,14 +91,17 @@ def main() -> None:
         vocabulary = GeneVocabulary(ids, ids, np.full(options.genes, 1000.0))
         graph = replace(graph, vocabulary_sha256=vocabulary.fingerprint)
         write_export(Folder(export), shape, BulkFormer(shape, graph).state_dict(), vocabulary, graph, {"step": 0})
-        cases = [
-            InferenceCase(options.size, kernel, options.batch, options.genes, options.pooling, export)
-            for kernel in ("published", "fused")
-        ]
+        numbers = (options.batch, options.genes, options.pooling, export)
+        cases = [InferenceCase(options.size, "published", "fp32", False, *numbers)]
+        for precision in options.precision.split(","):
+            cases.append(InferenceCase(options.size, "fused", precision, options.compile, *numbers))
         times, memory = run_in_turns(cases, 2, options.batches, Console(stderr=True), serve)
-    published, fused = (median(seconds) for seconds in times)
-    rates = {"published": options.batch / published, "fused": options.batch / fused}
-    print(json.dumps(vars(options) | {"profiles_per_second": rates, "ratio": published / fused, "peak_bytes": memory}))
+    published = median(times[0])
+    for case, seconds, peak_bytes in zip(cases, times, memory, strict=True):
+        rate, ratio = options.batch / median(seconds), published / median(seconds)
+        row = asdict(case) | {"profiles_per_second": rate, "ratio": ratio, "peak_memory_bytes": peak_bytes}
+        del row["export"]
+        print(json.dumps(row))
 
 
 if __name__ == "__main__":

@@ -41,6 +41,9 @@ class EmbedSettings(CommandSettings):
     gene_column: str | None = Field(None, description="column of an .h5ad's var with the Ensembl ids; default: index")
     kernel: Kernel = Field("fused", description="how attention and graph product are computed")
     precision: Precision = Field("fp32", description="bf16: bfloat16 autocast over fp32 parameters")
+    compile: bool = Field(
+        False, description="fused kernel: compile elementwise parts; half a minute and g++ first, then faster"
+    )
     batch_size: int | None = Field(None, ge=1, description="profiles in one forward pass; default: what fits in memory")
 
     @model_validator(mode="after")

@@ -37,7 +37,9 @@ class Content:
 
 
 def open_embedder(settings: EmbedSettings) -> Embedder:
-    return Embedder.open(settings.model, settings.kernel, settings.precision, settings.batch_size)
+    return Embedder.open(
+        settings.model, settings.kernel, settings.precision, settings.batch_size, settings.compile
+    )
 
 
 def content_of(settings: EmbedSettings, embedder: Embedder) -> Content:

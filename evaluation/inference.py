@@ -30,11 +30,13 @@ class Embedder:
     batch_size: int
 
     @classmethod
-    def open(cls, uri: str, kernel: str, precision: str, batch_size: int | None = None) -> Embedder:
+    def open(
+        cls, uri: str, kernel: str, precision: str, batch_size: int | None = None, compile: bool = False
+    ) -> Embedder:
         """Load the export at ``uri`` onto the GPU, if there is one. Raises UserError where it does not load."""
         export = open_export(uri)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = export.load(kernel=kernel, precision=precision).to(device)
+        model = export.load(kernel, precision, compile).to(device)
         return cls(export, model, device, batch_size or fitting_batch_size(export.shape, device))
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import inspect
 import platform
 from collections.abc import Callable
 from functools import cache
@@ -31,7 +32,7 @@ def chunk_rows(rows: int, elements_per_row: int, device: torch.device) -> int:
     return max(1, min(rows, budget // max(1, elements_per_row)))
 
 
-@cache
+@torch.compiler.assume_constant_result
 def multiplies_bf16(device_type: str) -> bool:
     """Whether the device has bfloat16 products of its own.
 
@@ -69,17 +70,44 @@ def product_dtype(tensor: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else tensor.dtype
 
 
+def maybe_compiled(function: Callable[P, R], compile: bool, varying: str) -> Callable[P, R]:
+    """``function`` of tensors, or its compiled form: one loop in place of one per operation.
+
+    ``varying`` is the letter that stands, at the end of the parameters' names, for the dimension whose length differs
+    from call to call (``hidden_CH``: the first one for "C"). The compiled code takes any length of it, so that neither
+    the last chunk nor a smaller last batch compiles anything anew; all others are constants in its loops, which
+    otherwise would divide by them.
+    """
+    return _compiled(function, varying) if compile else function
+
+
 @cache
-def _compiled(function: Callable[P, R]) -> Callable[P, R]:
-    # symbolic sizes: neither the last chunk nor a smaller last batch compiles anything anew
-    return torch.compile(function, dynamic=True, fullgraph=True)
+def _compiled(function: Callable[P, R], varying: str) -> Callable[P, R]:
+    compiled = torch.compile(function, fullgraph=True)
+    shapes = [name.rpartition("_")[2] for name in inspect.signature(function).parameters]
+    dimensions = [shape.index(varying) if shape.isupper() and varying in shape else None for shape in shapes]
 
+    def call(*arguments: P.args, **_none: P.kwargs) -> R:
+        for argument, dimension in zip(arguments, dimensions, strict=True):
+            if dimension is not None:
+                torch._dynamo.maybe_mark_dynamic(argument, dimension)
+        return compiled(*arguments)
 
-def maybe_compiled(function: Callable[P, R], compile: bool) -> Callable[P, R]:
-    """``function`` of tensors, or its compiled form: one loop in place of one per operation."""
-    return _compiled(function) if compile else function
+    return call
 
 
 def sum_dtype(tensor: Tensor) -> torch.dtype:
     """Type to accumulate in: fp32 for bf16 operands, the operands' own type otherwise."""
     return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def product_into_wide(left_HCK: Tensor, right_KM: Tensor) -> Tensor:
+    """``left @ right`` per head, H x C x M, in :func:`sum_dtype` of ``left``; ``right`` is in that type already.
+
+    A GPU multiplies bf16 into fp32, with ``right`` rounded to bf16; torch's CPU products cannot, so there they run in
+    fp32.
+    """
+    right_HKM = right_KM.expand(len(left_HCK), *right_KM.shape)
+    if left_HCK.is_cuda and left_HCK.dtype != right_KM.dtype:
+        return torch.bmm(left_HCK, right_HKM.to(left_HCK.dtype), out_dtype=right_KM.dtype)
+    return torch.bmm(left_HCK.to(right_KM.dtype), right_HKM)

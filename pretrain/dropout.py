@@ -28,13 +28,19 @@ def draw_seed(device: torch.device) -> Tensor:
     return torch.randint(2**31 - 1, (1,), dtype=torch.int32, device=device)
 
 
-def kept(seed: Tensor, start: int, rows: int, columns: int, rate: float) -> Tensor:
-    """Boolean rows x columns, True with probability ``1 - rate``, for rows ``start`` to ``start + rows``.
+def seed_from_row(seed: Tensor, row: int) -> Tensor:
+    """The seed with which :func:`kept` begins at ``row`` of the mask that it makes with ``seed``."""
+    shift = row * _GOLDEN % 2**32
+    return seed + (shift - 2**32 if shift >= 2**31 else shift)
+
+
+def kept(seed: Tensor, rows: int, columns: int, rate: float) -> Tensor:
+    """Boolean rows x columns, True with probability ``1 - rate``.
 
     Rows and columns are hashed each for itself, and their combination once more: 7 integer operations per entry, in
     cache, and nothing to store.
     """
-    row_R1 = _mixed(torch.arange(start, start + rows, dtype=torch.int32, device=seed.device) * _GOLDEN + seed)
+    row_R1 = _mixed(torch.arange(rows, dtype=torch.int32, device=seed.device) * _GOLDEN + seed)
     column_C = _mixed(torch.arange(columns, dtype=torch.int32, device=seed.device))
     bits_RC = row_R1.unsqueeze(1) ^ column_C
     bits_RC = bits_RC.mul_(_FIRST)
@@ -55,7 +61,7 @@ def add_dropped(residual: Tensor, branch: Tensor, rate: float, compile: bool) ->
 
 @torch.library.custom_op("bulkformer::add_dropped", mutates_args=())
 def _add_dropped(residual: Tensor, branch: Tensor, seed: Tensor, rate: float, compile: bool) -> Tensor:
-    function = maybe_compiled(_add_dropped_rows, compile)
+    function = maybe_compiled(_add_dropped_rows, compile, varying="R")
     return function(_rows(residual), _rows(branch), seed, rate).view(residual.shape)
 
 
@@ -64,7 +70,7 @@ def _add_dropped_rows(residual_RC: Tensor, branch_RC: Tensor, seed: Tensor, rate
 
 
 def _dropped_rows(branch_RC: Tensor, seed: Tensor, rate: float) -> Tensor:
-    return torch.where(kept(seed, 0, branch_RC.shape[0], branch_RC.shape[1], rate), branch_RC * (1 / (1 - rate)), 0.0)
+    return torch.where(kept(seed, branch_RC.shape[0], branch_RC.shape[1], rate), branch_RC * (1 / (1 - rate)), 0.0)
 
 
 def _rows(tensor: Tensor) -> Tensor:
@@ -74,7 +80,7 @@ def _rows(tensor: Tensor) -> Tensor:
 
 @torch.library.custom_op("bulkformer::dropped", mutates_args=())
 def _dropped(branch: Tensor, seed: Tensor, rate: float, compile: bool) -> Tensor:
-    return maybe_compiled(_dropped_rows, compile)(_rows(branch), seed, rate).view(branch.shape)
+    return maybe_compiled(_dropped_rows, compile, varying="R")(_rows(branch), seed, rate).view(branch.shape)
 
 
 @_add_dropped.register_fake

@@ -42,9 +42,9 @@ class ModelExport:
     graph: GeneGraph
     training: Mapping[str, Any]
 
-    def load(self, kernel: str = "reference", precision: str = "fp32") -> BulkFormer:
+    def load(self, kernel: str = "reference", precision: str = "fp32", compile: bool = False) -> BulkFormer:
         """The model in evaluation mode, on the CPU. Raises UserError unless the tensors fit exactly."""
-        model = BulkFormer(self.shape, self.graph, kernel=kernel, precision=precision)
+        model = BulkFormer(self.shape, self.graph, kernel, precision, compile)
         load_strictly(model, self.tensors(), f"{self.folder.uri}/{WEIGHTS_FILE}")
         return model.eval()
 

@@ -5,8 +5,7 @@ graph convolution over an edge index. ``fused`` computes the same numbers in chu
 the backward pass, and touches memory less often; ``pretrain.favor``, ``pretrain.two_layer``, ``pretrain.graph_product``
 and ``pretrain.dropout`` hold its parts, ``pretrain.device`` every choice that depends on the device.
 
-Projections and norms run through their own modules, and weights that a fused part needs are looked up in the forward
-pass: DeepSpeed ZeRO-3 gathers parameters at just these two occasions.
+Norms run through their own modules, and weights that a fused part needs are looked up in the forward pass: DeepSpeed ZeRO-3 gathers parameters at just these two occasions.
 
 Shapes in names: B samples, G genes, D width, E edges, H heads, K = D / H.
 """
@@ -20,6 +19,7 @@ import torch
 from performer_pytorch import Performer
 from performer_pytorch.performer_pytorch import FeedForward, SelfAttention
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch_geometric.nn import GCNConv
 
 from dataprep.gene_graph import GeneGraph
@@ -77,9 +77,12 @@ class FusedPerformer(Performer):
         return self._feed_forward(feed_forward.fn.fn, feed_forward.norm(hidden_BGD), hidden_BGD)
 
     def _attend(self, attention: SelfAttention, normed_BGD: Tensor, residual_BGD: Tensor) -> Tensor:
-        projections = (attention.to_q, attention.to_k, attention.to_v)
-        query, key, value = (project(normed_BGD).unflatten(-1, (attention.heads, -1)) for project in projections)
-        answer_BGHK = favor_attention(query, key, value, attention.fast_attention.projection_matrix)
+        query, key, value = _project_together(normed_BGD, attention.to_q, attention.to_k, attention.to_v)
+        answer_BGHK = favor_attention(
+            *(projected.unflatten(-1, (attention.heads, -1)) for projected in (query, key, value)),
+            attention.fast_attention.projection_matrix,
+            self.options.compile,
+        )
         branch_BGD = attention.to_out(answer_BGHK.flatten(2))
         rate = attention.dropout.p
         if not (self.training and rate):
@@ -91,6 +94,13 @@ class FusedPerformer(Performer):
         seed = draw_seed(normed_BGD.device) if rate else None
         compile, recompute = self.options.compile, self.options.recompute == "hidden"
         return two_layer(normed_BGD, layers.w1, layers.w2, "gelu", residual_BGD, rate, seed, compile, recompute)
+
+
+def _project_together(input_BGD: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
+    """Each layer's output, by one product with all weights: the input is read once, and its gradient written once."""
+    weight = torch.cat([layer.weight for layer in layers])
+    bias = torch.cat([layer.bias for layer in layers])
+    return F.linear(input_BGD, weight, bias).split([layer.out_features for layer in layers], dim=-1)
 
 
 def graph_convolution(shape: ModelShape, graph: GeneGraph, options: KernelOptions) -> GraphConvolution:

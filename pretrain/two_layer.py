@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pretrain.device import chunk_rows, maybe_compiled, product_dtype, sum_dtype
-from pretrain.dropout import kept
+from pretrain.dropout import kept, seed_from_row
 
 Activation = Literal["relu", "gelu"]
 
@@ -69,13 +69,15 @@ def _two_layer(
     rows, hidden_width = len(input), len(weight1)
     hidden_RH = input.new_empty(rows if keep_hidden else 0, hidden_width)
     output_RO = input.new_empty(rows, len(weight2), dtype=_output_dtype(input, residual))
-    activate = maybe_compiled(_gelu, compile) if activation == "gelu" else _relu
+    activate = maybe_compiled(_gelu, compile, varying="C") if activation == "gelu" else _relu
     for chunk in _chunks(input, hidden_width):
         stored = hidden_RH[chunk] if keep_hidden else input.new_empty(chunk.stop - chunk.start, hidden_width)
         hidden_CH = _first_layer(input[chunk], weight1, bias1, activation, stored)
-        active_CH = activate(hidden_CH, seed, chunk.start, dropout)
-        produced_CO = torch.addmm(bias2, active_CH, weight2.T)
-        output_RO[chunk] = produced_CO if residual is None else produced_CO.add(residual[chunk])
+        active_CH = activate(hidden_CH, _seed_from(seed, chunk.start), dropout)
+        if residual is None:
+            torch.addmm(bias2, active_CH, weight2.T, out=output_RO[chunk])
+        else:
+            torch.add(torch.addmm(bias2, active_CH, weight2.T), residual[chunk], out=output_RO[chunk])
     return output_RO, hidden_RH
 
 
@@ -97,16 +99,16 @@ def _two_layer_backward(
     grad_input_RI = input.new_empty(input.shape)
     grad1_HI, grad2_OH = weight1.new_zeros(weight1.shape, dtype=wide), weight2.new_zeros(weight2.shape, dtype=wide)
     bias1_H = grad1_HI.new_zeros(len(weight1))
-    through = maybe_compiled(_through_gelu, compile) if activation == "gelu" else _through_relu
+    through = maybe_compiled(_through_gelu if activation == "gelu" else _through_relu, compile, varying="C")
     for chunk in _chunks(input, 2 * len(weight1)):
         grad_CO = gradient[chunk].to(input.dtype)
         kept_hidden = len(hidden) == len(input)
         hidden_CH = hidden[chunk] if kept_hidden else _first_layer(input[chunk], weight1, bias1, activation)
         grad_active_CH = grad_CO @ weight2
-        active_CH, grad_hidden_CH = through(grad_active_CH, hidden_CH, seed, chunk.start, dropout)
+        active_CH, grad_hidden_CH, grad_bias_H = through(grad_active_CH, hidden_CH, _seed_from(seed, chunk.start), dropout)
         _add_product(grad2_OH, grad_CO.T, active_CH)
         _add_product(grad1_HI, grad_hidden_CH.T, input[chunk])
-        bias1_H += grad_hidden_CH.sum(dim=0, dtype=wide)
+        bias1_H += grad_bias_H
         torch.mm(grad_hidden_CH, weight1, out=grad_input_RI[chunk])
     bias2_O = gradient.sum(dim=0, dtype=wide)
     narrow = input.dtype
@@ -125,33 +127,40 @@ def _first_layer(
     return hidden_CH.relu_() if activation == "relu" else hidden_CH
 
 
-def _relu(active_CH: Tensor, _seed: Tensor | None, _start: int, _dropout: float) -> Tensor:
+def _relu(active_CH: Tensor, _seed: Tensor | None, _dropout: float) -> Tensor:
     return active_CH
 
 
 def _through_relu(
-    gradient_CH: Tensor, active_CH: Tensor, _seed: Tensor | None, _start: int, _dropout: float
-) -> tuple[Tensor, Tensor]:
-    return active_CH, torch.ops.aten.threshold_backward(gradient_CH, active_CH, 0)
+    gradient_CH: Tensor, active_CH: Tensor, _seed: Tensor | None, _dropout: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As :func:`_through_gelu`; what is kept of a ReLU is its result already."""
+    gradient_CH = torch.ops.aten.threshold_backward(gradient_CH, active_CH, 0)
+    return active_CH, gradient_CH, gradient_CH.sum(dim=0, dtype=sum_dtype(gradient_CH))
 
 
-def _gelu(hidden_CH: Tensor, seed: Tensor | None, start: int, dropout: float) -> Tensor:
+def _gelu(hidden_CH: Tensor, seed: Tensor | None, dropout: float) -> Tensor:
     active_CH = F.gelu(hidden_CH)
     if seed is None:
         return active_CH
-    kept_CH = kept(seed, start, hidden_CH.shape[0], hidden_CH.shape[1], dropout)
+    kept_CH = kept(seed, hidden_CH.shape[0], hidden_CH.shape[1], dropout)
     return torch.where(kept_CH, active_CH * (1 / (1 - dropout)), 0.0)
 
 
 def _through_gelu(
-    gradient_CH: Tensor, hidden_CH: Tensor, seed: Tensor | None, start: int, dropout: float
-) -> tuple[Tensor, Tensor]:
-    """The dropped activation once more, and the gradient before the activation."""
+    gradient_CH: Tensor, hidden_CH: Tensor, seed: Tensor | None, dropout: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The dropped activation once more; the gradient before the activation, and its sum over rows."""
     active_CH, gradient_CH = F.gelu(hidden_CH), torch.ops.aten.gelu_backward(gradient_CH, hidden_CH)
-    if seed is None:
-        return active_CH, gradient_CH
-    kept_CH, scale = kept(seed, start, hidden_CH.shape[0], hidden_CH.shape[1], dropout), 1 / (1 - dropout)
-    return torch.where(kept_CH, active_CH * scale, 0.0), torch.where(kept_CH, gradient_CH * scale, 0.0)
+    if seed is not None:
+        kept_CH, scale = kept(seed, hidden_CH.shape[0], hidden_CH.shape[1], dropout), 1 / (1 - dropout)
+        active_CH = torch.where(kept_CH, active_CH * scale, 0.0)
+        gradient_CH = torch.where(kept_CH, gradient_CH * scale, 0.0)
+    return active_CH, gradient_CH, gradient_CH.sum(dim=0, dtype=sum_dtype(gradient_CH))
+
+
+def _seed_from(seed: Tensor | None, row: int) -> Tensor | None:
+    return None if seed is None else seed_from_row(seed, row)
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

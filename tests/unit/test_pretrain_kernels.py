@@ -12,7 +12,7 @@ from torch_geometric.nn import GCNConv
 from dataprep.gene_graph import GeneGraph
 from pretrain import device, favor
 from pretrain.config import ModelShape
-from pretrain.dropout import add_dropped, draw_seed, kept
+from pretrain.dropout import add_dropped, draw_seed, kept, seed_from_row
 from pretrain.favor import favor_attention
 from pretrain.graph_product import Adjacency
 from pretrain.loss import masked_squared_error, mean_squared_error
@@ -126,7 +126,7 @@ def test_operators_are_registered_as_torch_wants_them(operator):
     x, seed = torch.randn(7, 4, requires_grad=True), draw_seed(torch.device("cpu"))
     weights = (first.weight, first.bias, second.weight, second.bias)
     arguments = {
-        "favor_attention": (*attention_inputs(2, 5, 2, 4), torch.randn(6, 4, dtype=torch.float64)),
+        "favor_attention": (*attention_inputs(2, 5, 2, 4), torch.randn(6, 4, dtype=torch.float64), False),
         "two_layer": (x, *weights, torch.randn(7, 3), seed, "gelu", 0.3, True, False),
         "graph_product": (
             torch.randn(2, GENES, 4, requires_grad=True), *adjacency.rows("forward"), *adjacency.rows("backward"),
@@ -202,7 +202,7 @@ def test_two_layer_is_the_plain_sequence(activation):
 def test_dropout_masks_have_their_rate_and_no_pattern():
     seed = torch.tensor([7], dtype=torch.int32)
     rows, columns, rate = 2000, 512, 0.1
-    mask = kept(seed, 0, rows, columns, rate).double()
+    mask = kept(seed, rows, columns, rate).double()
     error = (rate * (1 - rate)) ** 0.5
     assert abs(mask.mean() - (1 - rate)) < 4 * error / (rows * columns) ** 0.5
     assert mask.mean(dim=0).std() == pytest.approx(error / rows**0.5, rel=0.15)
@@ -214,9 +214,9 @@ def test_dropout_masks_have_their_rate_and_no_pattern():
 
 def test_dropout_masks_do_not_depend_on_the_chunk():
     seed = torch.tensor([7], dtype=torch.int32)
-    whole = kept(seed, 0, 50, 31, 0.2)
-    assert torch.equal(whole[13:40], kept(seed, 13, 27, 31, 0.2))
-    assert not torch.equal(whole, kept(seed + 1, 0, 50, 31, 0.2))
+    whole = kept(seed, 50, 31, 0.2)
+    assert torch.equal(whole[13:40], kept(seed_from_row(seed, 13), 27, 31, 0.2))
+    assert not torch.equal(whole, kept(seed + 1, 50, 31, 0.2))
 
 
 def test_dropout_passes_gradients_where_it_passed_values():
