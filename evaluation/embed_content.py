@@ -37,9 +37,7 @@ class Content:
 
 
 def open_embedder(settings: EmbedSettings) -> Embedder:
-    return Embedder.open(
-        settings.model, settings.kernel, settings.precision, settings.batch_size, settings.compile
-    )
+    return Embedder.open(settings.model, settings.kernel, settings.precision, settings.batch_size, settings.compile)
 
 
 def content_of(settings: EmbedSettings, embedder: Embedder) -> Content:

@@ -65,9 +65,7 @@ def _attention(
     return output, denominator, sums, totals, maxima
 
 
-def _sum_keys(
-    key_GHK: Tensor, value_GHK: Tensor, scaled_MK: Tensor, compile: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def _sum_keys(key_GHK: Tensor, value_GHK: Tensor, scaled_MK: Tensor, compile: bool) -> tuple[Tensor, Tensor, Tensor]:
     """S, s and the key maxima (H) in one pass: sums are rescaled whenever the maximum rises."""
     genes, heads, width = key_GHK.shape
     sums_HMK = scaled_MK.new_zeros(heads, len(scaled_MK), width)
@@ -252,7 +250,9 @@ def _through_key_features(
 
 def _exponential(dash_HCM: Tensor, input_HCK: Tensor, maximum: Tensor) -> Tensor:
     """``exp(x P' - |x|^2 / (2 sqrt(d)) - maximum)``."""
-    half_norm_HC1 = input_HCK.to(dash_HCM.dtype).square().sum(dim=-1, keepdim=True) * (0.5 * input_HCK.shape[-1] ** -0.5)
+    half_norm_HC1 = input_HCK.to(dash_HCM.dtype).square().sum(dim=-1, keepdim=True) * (
+        0.5 * input_HCK.shape[-1] ** -0.5
+    )
     return (dash_HCM - (half_norm_HC1 + maximum)).exp()
 
 

@@ -105,7 +105,9 @@ def _two_layer_backward(
         kept_hidden = len(hidden) == len(input)
         hidden_CH = hidden[chunk] if kept_hidden else _first_layer(input[chunk], weight1, bias1, activation)
         grad_active_CH = grad_CO @ weight2
-        active_CH, grad_hidden_CH, grad_bias_H = through(grad_active_CH, hidden_CH, _seed_from(seed, chunk.start), dropout)
+        active_CH, grad_hidden_CH, grad_bias_H = through(
+            grad_active_CH, hidden_CH, _seed_from(seed, chunk.start), dropout
+        )
         _add_product(grad2_OH, grad_CO.T, active_CH)
         _add_product(grad1_HI, grad_hidden_CH.T, input[chunk])
         bias1_H += grad_bias_H

@@ -169,14 +169,14 @@ def _point_to_services(state: Path, patch: pytest.MonkeyPatch, *prefixes: str) -
 
 
 @pytest.fixture
-def start_cluster() -> "Iterator[Callable[[int], RayCluster]]":
+def start_cluster() -> "Iterator[Callable[..., RayCluster]]":
     """Starts Ray clusters of a head and so many nodes, for jobs in processes of their own; ended with the test."""
     from running_jobs import RayCluster
 
     started: list[RayCluster] = []
 
-    def start(nodes: int) -> RayCluster:
-        started.append(RayCluster(nodes))
+    def start(nodes: int, dashboard: bool = False) -> RayCluster:
+        started.append(RayCluster(nodes, dashboard))
         return started[-1]
 
     yield start

@@ -36,14 +36,18 @@ def free_port() -> int:
 
 
 class RayCluster:
-    """A head that holds no workers, and nodes of one worker each (of 2 CPUs: see :func:`node_settings`)."""
+    """A head that holds no workers, and nodes of one worker each (of 2 CPUs: see :func:`node_settings`).
 
-    def __init__(self, nodes: int) -> None:
+    With a ``dashboard``, as real clusters have, what a killed job has left is removed: Ray Train's cleaner asks it
+    whether the job still lives, and waits for ever where there is none.
+    """
+
+    def __init__(self, nodes: int, dashboard: bool = False) -> None:
         self._cluster = Cluster(
             initialize_head=True,
             head_node_args={
                 "num_cpus": 1,
-                "include_dashboard": False,
+                "include_dashboard": dashboard,
                 "dashboard_port": free_port(),
                 "object_store_memory": 200 * 2**20,
             },
@@ -137,13 +141,24 @@ class RunningJob:
 
 
 def worker_processes() -> list[psutil.Process]:
-    """Ray Train's workers among the descendants of this process; others may come and go meanwhile."""
-    workers = []
+    """Ray Train's workers among the descendants of this process."""
+    return _descendants("RayTrainWorker")
+
+
+def processes_of_jobs() -> list[psutil.Process]:
+    """Whatever exists among the descendants of this process because of a job, and must be gone when that is."""
+    return _descendants("RayTrainWorker", "TrainController", "PlacementGroupCleaner", "ProgressBoard", "pretrain run")
+
+
+def _descendants(*named: str) -> list[psutil.Process]:
+    """Those whose command line has one of these parts; others may come and go meanwhile."""
+    found = []
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
-            if "RayTrainWorker" in " ".join(child.cmdline()):
-                workers.append(child)
-    return workers
+            line = " ".join(child.cmdline())
+            if any(name in line for name in named):
+                found.append(child)
+    return found
 
 
 def training_rows(run: Folder) -> list[Row]:
