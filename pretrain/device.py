@@ -87,11 +87,12 @@ def _compiled(function: Callable[P, R], varying: str) -> Callable[P, R]:
     shapes = [name.rpartition("_")[2] for name in inspect.signature(function).parameters]
     dimensions = [shape.index(varying) if shape.isupper() and varying in shape else None for shape in shapes]
 
-    def call(*arguments: P.args, **_none: P.kwargs) -> R:
+    def call(*arguments: P.args, **named: P.kwargs) -> R:
+        assert not named, "the dimensions are looked up by position"
         for argument, dimension in zip(arguments, dimensions, strict=True):
             if dimension is not None:
                 torch._dynamo.maybe_mark_dynamic(argument, dimension)
-        return compiled(*arguments)
+        return compiled(*arguments, **named)
 
     return call
 

@@ -272,9 +272,7 @@ def _scaled(projection_MK: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _heads_first(chunk_CHK: Tensor) -> Tensor:
-    """H x C x K in memory of its own: products run over rows side by side, and compiled functions, which take a view
-
-    of something else for something new, get none."""
+    """H x C x K in memory of its own: rows lie side by side, and compiled code would take a view for something new."""
     return chunk_CHK.transpose(0, 1).clone(memory_format=torch.contiguous_format)
 
 

@@ -5,7 +5,8 @@ graph convolution over an edge index. ``fused`` computes the same numbers in chu
 the backward pass, and touches memory less often; ``pretrain.favor``, ``pretrain.two_layer``, ``pretrain.graph_product``
 and ``pretrain.dropout`` hold its parts, ``pretrain.device`` every choice that depends on the device.
 
-Norms run through their own modules, and weights that a fused part needs are looked up in the forward pass: DeepSpeed ZeRO-3 gathers parameters at just these two occasions.
+Norms run through their own modules, and weights that a fused part needs are looked up in the forward pass: DeepSpeed
+ZeRO-3 gathers parameters at just these two occasions.
 
 Shapes in names: B samples, G genes, D width, E edges, H heads, K = D / H.
 """
@@ -78,11 +79,9 @@ class FusedPerformer(Performer):
 
     def _attend(self, attention: SelfAttention, normed_BGD: Tensor, residual_BGD: Tensor) -> Tensor:
         query, key, value = _project_together(normed_BGD, attention.to_q, attention.to_k, attention.to_v)
-        answer_BGHK = favor_attention(
-            *(projected.unflatten(-1, (attention.heads, -1)) for projected in (query, key, value)),
-            attention.fast_attention.projection_matrix,
-            self.options.compile,
-        )
+        query, key, value = (projected.unflatten(-1, (attention.heads, -1)) for projected in (query, key, value))
+        projection_MK = attention.fast_attention.projection_matrix
+        answer_BGHK = favor_attention(query, key, value, projection_MK, self.options.compile)
         branch_BGD = attention.to_out(answer_BGHK.flatten(2))
         rate = attention.dropout.p
         if not (self.training and rate):
