@@ -76,26 +76,41 @@ class ParquetWriter:
         self._schema = pa.schema(fields, metadata=dict(metadata))
         names = [field.name for field in fields[:-1]]
         self._writer = pq.ParquetWriter(path, self._schema, use_dictionary=names, compression="snappy")
-        self._waiting: list[pa.Table] = []
+        self._sample_ids: list[str] = []
+        self._values: np.ndarray | None = None
 
     def write(self, sample_ids: Sequence[str], values: np.ndarray) -> None:
-        width = values.shape[-1]
-        flat = pa.array(np.ascontiguousarray(values, dtype=np.float32).reshape(-1))
-        columns = {self._column: pa.FixedSizeListArray.from_arrays(flat, width)}
-        if self._gene_ids is None:
-            columns["sample_id"] = pa.array(sample_ids, pa.string())
-        else:
-            genes = len(self._gene_ids)
-            columns["sample_id"] = pa.array(np.repeat(np.asarray(sample_ids, dtype=object), genes), pa.string())
-            columns["ensembl_id"] = pa.chunked_array([self._gene_ids] * len(sample_ids)).combine_chunks()
-        self._waiting.append(pa.table([columns[name] for name in self._schema.names], schema=self._schema))
-        if sum(table.nbytes for table in self._waiting) >= _ROW_GROUP_BYTES:
-            self._flush()
+        """Gather into one buffer: small results that wait one by one, between the large tensors of the model that come
+
+        and go, would keep the allocator from using that memory again."""
+        if self._values is None:
+            profiles = max(1, _ROW_GROUP_BYTES // values[:1].nbytes)
+            self._values = np.empty((profiles, *values.shape[1:]), np.float32)
+        start = 0
+        while start < len(values):
+            filled = len(self._sample_ids)
+            taken = min(len(values) - start, len(self._values) - filled)
+            self._values[filled : filled + taken] = values[start : start + taken]
+            self._sample_ids += sample_ids[start : start + taken]
+            start += taken
+            if len(self._sample_ids) == len(self._values):
+                self._flush()
 
     def _flush(self) -> None:
-        if self._waiting:
-            self._writer.write_table(pa.concat_tables(self._waiting).combine_chunks())
-            self._waiting = []
+        if not self._sample_ids:
+            return
+        assert self._values is not None
+        values = self._values[: len(self._sample_ids)]
+        flat = pa.array(values.reshape(-1))
+        columns = {self._column: pa.FixedSizeListArray.from_arrays(flat, values.shape[-1])}
+        if self._gene_ids is None:
+            columns["sample_id"] = pa.array(self._sample_ids, pa.string())
+        else:
+            names = np.asarray(self._sample_ids, dtype=object)
+            columns["sample_id"] = pa.array(np.repeat(names, len(self._gene_ids)), pa.string())
+            columns["ensembl_id"] = pa.chunked_array([self._gene_ids] * len(names)).combine_chunks()
+        self._writer.write_table(pa.table([columns[name] for name in self._schema.names], schema=self._schema))
+        self._sample_ids = []
 
     def __enter__(self) -> ParquetWriter:
         return self

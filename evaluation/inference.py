@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -22,10 +23,15 @@ _LARGEST_BATCH = 64
 
 @dataclass(frozen=True)
 class Embedder:
-    """A model ready to embed and reconstruct profiles in batches of at most ``batch_size``."""
+    """A model that embeds and reconstructs profiles in batches of at most ``batch_size``.
+
+    Its tensors are loaded when they are first needed: whoever hands the work to others needs none.
+    """
 
     export: ModelExport
-    model: BulkFormer
+    kernel: str
+    precision: str
+    compile: bool
     device: torch.device
     batch_size: int
 
@@ -33,11 +39,16 @@ class Embedder:
     def open(
         cls, uri: str, kernel: str, precision: str, batch_size: int | None = None, compile: bool = False
     ) -> Embedder:
-        """Load the export at ``uri`` onto the GPU, if there is one. Raises UserError where it does not load."""
+        """For the GPU, if there is one. Raises UserError where ``uri`` holds no export."""
         export = open_export(uri)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = export.load(kernel, precision, compile).to(device)
-        return cls(export, model, device, batch_size or fitting_batch_size(export.shape, device))
+        batch_size = batch_size or fitting_batch_size(export.shape, device)
+        return cls(export, kernel, precision, compile, device, batch_size)
+
+    @cached_property
+    def model(self) -> BulkFormer:
+        """On its device, in evaluation mode. Raises UserError where the tensors are not those of the model."""
+        return self.export.load(self.kernel, self.precision, self.compile).to(self.device)
 
     @property
     def vocabulary(self) -> GeneVocabulary:

@@ -1,6 +1,8 @@
 """`evaluation embed` and `evaluation run` end to end: a small corpus, a small model with random weights."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import anndata
@@ -11,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from made_corpora import make_corpus
 from safetensors.torch import save_file
 
 from dataprep.command_line import main
@@ -150,6 +153,32 @@ def test_streamed_sample_embeddings_equal_one_forward_pass(room, evaluation, tmp
     names, found = vectors(output)
     assert names == [f"sample{row}" for row in range(80, 110)]
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("level", ["sample", "expression"])
+def test_memory_does_not_grow_with_the_cohort(tmp_path, level):
+    """1,000 profiles more, which take 40 MB as they are stored and 80 MB as the model reads them, or as results."""
+    genes, peaks = 20_000, []
+    for profiles in (500, 1500):
+        place = tmp_path / str(profiles)
+        corpus = make_corpus(str(place / "corpus"), {"train": 0, "validation": 0, "test": profiles}, genes)
+        write_model(place / "model", corpus.vocabulary)
+        peaks.append(peak_bytes_of_embedding(place, level, profiles))
+    assert peaks[1] - peaks[0] < 40e6
+
+
+def peak_bytes_of_embedding(place, level, profiles):
+    """Of the command in a process of its own (getrusage would tell of this one's too, from which that is forked)."""
+    arguments = embed_arguments(place, place / "out.parquet", "--level", level, "--batch-size", 8)
+    code = (
+        "import sys; from pathlib import Path; from dataprep.command_line import main; from evaluation.__main__ import COMMANDS;"
+        "sys.exit(main('evaluation', '', COMMANDS, sys.argv[1:])"
+        " or print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]))"
+    )
+    line = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(line, capture_output=True, text=True, check=True)
+    assert pq.read_metadata(place / "out.parquet").num_rows == profiles
+    return int(done.stdout.split()[-1]) * 1024
 
 
 def test_all_splits_are_written_in_order_of_row_id(room, evaluation, tmp_path):
