@@ -2,11 +2,12 @@
 
 ``reference`` runs the published modules as they are: performer-pytorch's FAVOR+ attention and feed-forward, and PyG's
 graph convolution over an edge index. ``fused`` computes the same numbers in chunks that stay in cache, keeps less for
-the backward pass, and touches memory less often; ``pretrain.favor``, ``pretrain.two_layer``, ``pretrain.graph_product``
-and ``pretrain.dropout`` hold its parts, ``pretrain.device`` every choice that depends on the device.
+the backward pass, and touches memory less often. ``pretrain.favor``, ``pretrain.two_layer``,
+``pretrain.normed_linear``, ``pretrain.graph_product`` and ``pretrain.dropout`` hold its parts, ``pretrain.device``
+every choice that depends on the device.
 
-Norms run through their own modules, and weights that a fused part needs are looked up in the forward pass: DeepSpeed
-ZeRO-3 gathers parameters at just these two occasions.
+Weights that a fused part needs are looked up in the forward pass: DeepSpeed ZeRO-3 gathers parameters then, and when
+their own module is called.
 
 Shapes in names: B samples, G genes, D width, E edges, H heads, K = D / H.
 """
@@ -20,7 +21,6 @@ import torch
 from performer_pytorch import Performer
 from performer_pytorch.performer_pytorch import FeedForward, SelfAttention
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch_geometric.nn import GCNConv
 
 from dataprep.gene_graph import GeneGraph
@@ -29,6 +29,7 @@ from pretrain.device import sum_dtype
 from pretrain.dropout import add_dropped, draw_seed
 from pretrain.favor import favor_attention
 from pretrain.graph_product import Adjacency
+from pretrain.normed_linear import normed_linear
 from pretrain.two_layer import two_layer
 
 
@@ -74,32 +75,29 @@ class FusedPerformer(Performer):
 
     def forward(self, hidden_BGD: Tensor) -> Tensor:
         attention, feed_forward = self.net.layers[0]
-        hidden_BGD = self._attend(attention.fn, attention.norm(hidden_BGD), hidden_BGD)
-        return self._feed_forward(feed_forward.fn.fn, feed_forward.norm(hidden_BGD), hidden_BGD)
+        hidden_BGD = self._attend(attention.fn, attention.norm, hidden_BGD)
+        return self._feed_forward(feed_forward.fn.fn, feed_forward.norm, hidden_BGD)
 
-    def _attend(self, attention: SelfAttention, normed_BGD: Tensor, residual_BGD: Tensor) -> Tensor:
-        query, key, value = _project_together(normed_BGD, attention.to_q, attention.to_k, attention.to_v)
-        query, key, value = (projected.unflatten(-1, (attention.heads, -1)) for projected in (query, key, value))
+    def _attend(self, attention: SelfAttention, norm: nn.LayerNorm, hidden_BGD: Tensor) -> Tensor:
+        # one product with the weights of all three: the input is read once, and its gradient written once
+        layers = (attention.to_q, attention.to_k, attention.to_v)
+        weight = torch.cat([layer.weight for layer in layers])
+        bias = torch.cat([layer.bias for layer in layers])
+        projected = normed_linear(hidden_BGD, norm, weight, bias, self.options.compile)
+        query, key, value = (part.unflatten(-1, (attention.heads, -1)) for part in projected.chunk(3, dim=-1))
         projection_MK = attention.fast_attention.projection_matrix
         answer_BGHK = favor_attention(query, key, value, projection_MK, self.options.compile)
         branch_BGD = attention.to_out(answer_BGHK.flatten(2))
         rate = attention.dropout.p
         if not (self.training and rate):
-            return residual_BGD + branch_BGD
-        return add_dropped(residual_BGD, branch_BGD, rate, self.options.compile)
+            return hidden_BGD + branch_BGD
+        return add_dropped(hidden_BGD, branch_BGD, rate, self.options.compile)
 
-    def _feed_forward(self, layers: FeedForward, normed_BGD: Tensor, residual_BGD: Tensor) -> Tensor:
+    def _feed_forward(self, layers: FeedForward, norm: nn.LayerNorm, hidden_BGD: Tensor) -> Tensor:
         rate = layers.dropout.p if self.training else 0.0
-        seed = draw_seed(normed_BGD.device) if rate else None
+        seed = draw_seed(hidden_BGD.device) if rate else None
         compile, recompute = self.options.compile, self.options.recompute == "hidden"
-        return two_layer(normed_BGD, layers.w1, layers.w2, "gelu", residual_BGD, rate, seed, compile, recompute)
-
-
-def _project_together(input_BGD: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
-    """Each layer's output, by one product with all weights: the input is read once, and its gradient written once."""
-    weight = torch.cat([layer.weight for layer in layers])
-    bias = torch.cat([layer.bias for layer in layers])
-    return F.linear(input_BGD, weight, bias).split([layer.out_features for layer in layers], dim=-1)
+        return two_layer(hidden_BGD, layers.w1, layers.w2, "gelu", norm, True, rate, seed, compile, recompute)
 
 
 def graph_convolution(shape: ModelShape, graph: GeneGraph, options: KernelOptions) -> GraphConvolution:
@@ -142,14 +140,16 @@ class FusedTwoLinear(nn.Sequential):
 
 
 class FusedHead(nn.Sequential):
-    """LayerNorm, Linear, ReLU, Linear to one number, ReLU: all but the norm in chunks."""
+    """LayerNorm, Linear, ReLU, Linear to one number, ReLU: all but the last in chunks."""
 
     def __init__(self, *layers: nn.Module, recompute: bool) -> None:
         super().__init__(*layers)
         self.recompute = recompute
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return two_layer(self[0](inputs), self[1], self[3], "relu", recompute=self.recompute).relu()
+        norm = self[0]
+        assert isinstance(norm, nn.LayerNorm)
+        return two_layer(inputs, self[1], self[3], "relu", norm, recompute=self.recompute).relu()
 
 
 def expression_head(width: int, hidden: int, options: KernelOptions) -> nn.Sequential:

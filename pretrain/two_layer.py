@@ -2,6 +2,7 @@
 
 The published code keeps four tensors of the hidden width for its backward pass (before and after the activation, the
 dropout mask as floats, the dropped values). Here one is kept, the rest is computed again chunk by chunk while in cache.
+A norm in front and a residual around it belong to the same chunk: neither its result nor its gradient is ever stored.
 
 Shapes in names: R rows (C of them in a chunk), I inputs, H hidden, O outputs.
 """
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 
 from pretrain.device import chunk_rows, maybe_compiled, product_dtype, sum_dtype
 from pretrain.dropout import kept, seed_from_row
+from pretrain.row_norm import RowNorm
 
 Activation = Literal["relu", "gelu"]
 
@@ -26,27 +28,31 @@ def two_layer(
     first: nn.Module,
     second: nn.Module,
     activation: Activation,
-    residual_RO: Tensor | None = None,
+    norm: nn.LayerNorm | None = None,
+    residual: bool = False,
     dropout: float = 0.0,
     seed: Tensor | None = None,
     compile: bool = False,
     recompute: bool = False,
 ) -> Tensor:
-    """The perceptron of ``first`` and ``second`` on the last dimension, plus ``residual`` where one is given.
+    """The perceptron of ``first`` and ``second`` on the last dimension.
 
-    ``dropout`` acts on the hidden layer of a GELU and needs a ``seed``. Forward: 2 (I + O) H FLOPs per row. Backward:
-    twice that. Kept for it: the input and the hidden layer (before a GELU, after a ReLU), or with ``recompute`` the
-    input alone, for another 2 I H FLOPs. ``compile`` compiles what happens to a chunk of the hidden layer between its
-    two products; the numbers are those of the eager path.
+    ``norm`` is applied to the input before, and with ``residual`` the input itself is added to the output. ``dropout``
+    acts on the hidden layer of a GELU and needs a ``seed``. Forward: 2 (I + O) H FLOPs per row. Backward: twice that.
+    Kept for it: the input and the hidden layer (before a GELU, after a ReLU), or with ``recompute`` the input alone,
+    for another 2 I H FLOPs. ``compile`` compiles what happens to a chunk around its products; the numbers are those of
+    the eager path.
     """
     tensors = (input_RI, first.weight, first.bias, second.weight, second.bias)
     keep_hidden = not recompute and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     assert not dropout or activation == "gelu", "what is kept of a ReLU is its result, which dropout would change"
-    rows = input_RI.reshape(-1, input_RI.shape[-1]).to(product_dtype(input_RI))
-    residual = None if residual_RO is None else residual_RO.reshape(-1, residual_RO.shape[-1])
-    weights = (tensor.to(rows.dtype) for tensor in tensors[1:])
+    narrow = product_dtype(input_RI)
+    rows = input_RI.reshape(-1, input_RI.shape[-1])
+    rows = rows if norm is not None else rows.to(narrow)
+    weights = (tensor.to(narrow) for tensor in tensors[1:])
+    gain, shift, epsilon = (None, None, 0.0) if norm is None else (norm.weight, norm.bias, norm.eps)
     output, _ = torch.ops.bulkformer.two_layer(
-        rows, *weights, residual, seed, activation, dropout, keep_hidden, compile
+        rows, *weights, gain, shift, epsilon, residual, seed, activation, dropout, keep_hidden, compile
     )
     return output.view(*input_RI.shape[:-1], output.shape[-1])
 
@@ -58,7 +64,10 @@ def _two_layer(
     bias1: Tensor,
     weight2: Tensor,
     bias2: Tensor,
-    residual: Tensor | None,
+    gain: Tensor | None,
+    shift: Tensor | None,
+    epsilon: float,
+    residual: bool,
     seed: Tensor | None,
     activation: str,
     dropout: float,
@@ -67,17 +76,18 @@ def _two_layer(
 ) -> tuple[Tensor, Tensor]:
     """Output (R x O) and what the backward pass needs of the hidden layer (R x H, or 0 x H where nothing is kept)."""
     rows, hidden_width = len(input), len(weight1)
-    hidden_RH = input.new_empty(rows if keep_hidden else 0, hidden_width)
-    output_RO = input.new_empty(rows, len(weight2), dtype=_output_dtype(input, residual))
+    hidden_RH = weight1.new_empty(rows if keep_hidden else 0, hidden_width)
+    output_RO = input.new_empty(rows, len(weight2), dtype=_output_dtype(input, weight1, residual))
+    norm = RowNorm(gain, shift, epsilon, weight1.dtype, compile)
     activate = maybe_compiled(_gelu, compile, varying="C") if activation == "gelu" else _relu
     for chunk in _chunks(input, hidden_width):
-        stored = hidden_RH[chunk] if keep_hidden else input.new_empty(chunk.stop - chunk.start, hidden_width)
-        hidden_CH = _first_layer(input[chunk], weight1, bias1, activation, stored)
+        stored = hidden_RH[chunk] if keep_hidden else weight1.new_empty(chunk.stop - chunk.start, hidden_width)
+        hidden_CH = _first_layer(norm.rows(input[chunk]), weight1, bias1, activation, stored)
         active_CH = activate(hidden_CH, _seed_from(seed, chunk.start), dropout)
-        if residual is None:
-            torch.addmm(bias2, active_CH, weight2.T, out=output_RO[chunk])
+        if residual:
+            torch.add(torch.addmm(bias2, active_CH, weight2.T), input[chunk], out=output_RO[chunk])
         else:
-            torch.add(torch.addmm(bias2, active_CH, weight2.T), residual[chunk], out=output_RO[chunk])
+            torch.addmm(bias2, active_CH, weight2.T, out=output_RO[chunk])
     return output_RO, hidden_RH
 
 
@@ -88,37 +98,46 @@ def _two_layer_backward(
     weight1: Tensor,
     bias1: Tensor,
     weight2: Tensor,
+    gain: Tensor | None,
+    shift: Tensor | None,
     hidden: Tensor,
     seed: Tensor | None,
+    epsilon: float,
+    residual: bool,
     activation: str,
     dropout: float,
     compile: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of the input, both weights and both biases, the latter four summed in :func:`sum_dtype`."""
-    wide = sum_dtype(input)
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of input, weights and biases, and of the norm's gain and shift (empty without one).
+
+    All but the first are summed in :func:`sum_dtype`.
+    """
+    wide, narrow = sum_dtype(weight1), weight1.dtype
     grad_input_RI = input.new_empty(input.shape)
     grad1_HI, grad2_OH = weight1.new_zeros(weight1.shape, dtype=wide), weight2.new_zeros(weight2.shape, dtype=wide)
-    bias1_H = grad1_HI.new_zeros(len(weight1))
+    bias1_H, bias2_O = grad1_HI.new_zeros(len(weight1)), grad1_HI.new_zeros(len(weight2))
+    norm = RowNorm(gain, shift, epsilon, narrow, compile)
     through = maybe_compiled(_through_gelu if activation == "gelu" else _through_relu, compile, varying="C")
     for chunk in _chunks(input, 2 * len(weight1)):
-        grad_CO = gradient[chunk].to(input.dtype)
+        grad_CO = gradient[chunk].to(narrow)
+        rows_CI = norm.rows(input[chunk])
         kept_hidden = len(hidden) == len(input)
-        hidden_CH = hidden[chunk] if kept_hidden else _first_layer(input[chunk], weight1, bias1, activation)
+        hidden_CH = hidden[chunk] if kept_hidden else _first_layer(rows_CI, weight1, bias1, activation)
         grad_active_CH = grad_CO @ weight2
-        active_CH, grad_hidden_CH, grad_bias_H = through(
-            grad_active_CH, hidden_CH, _seed_from(seed, chunk.start), dropout
-        )
+        chunk_seed = _seed_from(seed, chunk.start)
+        active_CH, grad_hidden_CH, grad_bias_H = through(grad_active_CH, hidden_CH, chunk_seed, dropout)
         _add_product(grad2_OH, grad_CO.T, active_CH)
-        _add_product(grad1_HI, grad_hidden_CH.T, input[chunk])
+        _add_product(grad1_HI, grad_hidden_CH.T, rows_CI)
         bias1_H += grad_bias_H
-        torch.mm(grad_hidden_CH, weight1, out=grad_input_RI[chunk])
-    bias2_O = gradient.sum(dim=0, dtype=wide)
-    narrow = input.dtype
-    return grad_input_RI, grad1_HI.to(narrow), bias1_H.to(narrow), grad2_OH.to(narrow), bias2_O.to(narrow)
+        bias2_O += grad_CO.sum(dim=0, dtype=wide)
+        of_residual = gradient[chunk] if residual else None
+        norm.gradient(grad_hidden_CH, weight1, input[chunk], of_residual, grad_input_RI[chunk])
+    first, second = (grad1_HI.to(narrow), bias1_H.to(narrow)), (grad2_OH.to(narrow), bias2_O.to(narrow))
+    return grad_input_RI, *first, *second, *norm.grad_gain_and_shift
 
 
-def _output_dtype(input: Tensor, residual: Tensor | None) -> torch.dtype:
-    return input.dtype if residual is None else torch.promote_types(input.dtype, residual.dtype)
+def _output_dtype(input: Tensor, weight: Tensor, residual: bool) -> torch.dtype:
+    return torch.promote_types(input.dtype, weight.dtype) if residual else weight.dtype
 
 
 def _first_layer(
@@ -185,7 +204,10 @@ def _(
     bias1: Tensor,
     weight2: Tensor,
     bias2: Tensor,
-    residual: Tensor | None,
+    gain: Tensor | None,
+    shift: Tensor | None,
+    epsilon: float,
+    residual: bool,
     seed: Tensor | None,
     activation: str,
     dropout: float,
@@ -193,8 +215,8 @@ def _(
     compile: bool,
 ) -> tuple[Tensor, Tensor]:
     rows = input.shape[0]
-    output = input.new_empty(rows, weight2.shape[0], dtype=_output_dtype(input, residual))
-    return output, input.new_empty(rows if keep_hidden else 0, weight1.shape[0])
+    output = input.new_empty(rows, weight2.shape[0], dtype=_output_dtype(input, weight1, residual))
+    return output, weight1.new_empty(rows if keep_hidden else 0, weight1.shape[0])
 
 
 @_two_layer_backward.register_fake
@@ -204,32 +226,32 @@ def _(
     weight1: Tensor,
     bias1: Tensor,
     weight2: Tensor,
-    hidden: Tensor,
-    seed: Tensor | None,
-    activation: str,
-    dropout: float,
-    compile: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    biases = input.new_empty(weight1.shape[0]), input.new_empty(weight2.shape[0])
+    gain: Tensor | None,
+    shift: Tensor | None,
+    *_rest: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     return (
         input.new_empty(input.shape),
         weight1.new_empty(weight1.shape),
-        biases[0],
+        weight1.new_empty(weight1.shape[0]),
         weight2.new_empty(weight2.shape),
-        biases[1],
+        weight2.new_empty(weight2.shape[0]),
+        input.new_empty(0) if gain is None else gain.new_empty(gain.shape),
+        input.new_empty(0) if shift is None else shift.new_empty(shift.shape),
     )
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    input, weight1, bias1, weight2, _, residual, seed, activation, dropout, _, compile = inputs
-    ctx.save_for_backward(input, weight1, bias1, weight2, output[1], seed)
+    input, weight1, bias1, weight2, _, gain, shift, epsilon, residual, seed, activation, dropout, _, compile = inputs
+    ctx.save_for_backward(input, weight1, bias1, weight2, gain, shift, output[1], seed)
     ctx.mark_non_differentiable(output[1])
-    ctx.options, ctx.has_residual = (activation, dropout, compile), residual is not None
+    ctx.options, ctx.has_norm = (epsilon, residual, activation, dropout, compile), gain is not None
 
 
 def _backward(ctx: Any, gradient: Tensor, _hidden: Tensor) -> tuple[Tensor | None, ...]:
     gradients = torch.ops.bulkformer.two_layer_backward(gradient, *ctx.saved_tensors, *ctx.options)
-    return *gradients, gradient if ctx.has_residual else None, *(None,) * 5
+    of_norm = gradients[5:] if ctx.has_norm else (None, None)
+    return *gradients[:5], *of_norm, *(None,) * 7
 
 
 _two_layer.register_autograd(_backward, setup_context=_setup)

@@ -171,7 +171,8 @@ def peak_bytes_of_embedding(place, level, profiles):
     """Of the command in a process of its own (getrusage would tell of this one's too, from which that is forked)."""
     arguments = embed_arguments(place, place / "out.parquet", "--level", level, "--batch-size", 8)
     code = (
-        "import sys; from pathlib import Path; from dataprep.command_line import main; from evaluation.__main__ import COMMANDS;"
+        "import sys; from pathlib import Path;"
+        "from dataprep.command_line import main; from evaluation.__main__ import COMMANDS;"
         "sys.exit(main('evaluation', '', COMMANDS, sys.argv[1:])"
         " or print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]))"
     )

@@ -17,6 +17,7 @@ from pretrain.favor import favor_attention
 from pretrain.graph_product import Adjacency
 from pretrain.loss import masked_squared_error, mean_squared_error
 from pretrain.model import BulkFormer
+from pretrain.normed_linear import normed_linear
 from pretrain.pooling import pool_genes
 from pretrain.random_features import redraw_random_features
 from pretrain.two_layer import two_layer
@@ -118,16 +119,17 @@ def test_attention_keeps_nothing_of_the_size_of_its_features():
     assert max(saved) < features / 10
 
 
-@pytest.mark.parametrize("operator", ["favor_attention", "two_layer", "graph_product", "add_dropped"])
+@pytest.mark.parametrize("operator", ["favor_attention", "two_layer", "normed_linear", "graph_product", "add_dropped"])
 def test_operators_are_registered_as_torch_wants_them(operator):
     torch.manual_seed(0)
     adjacency = Adjacency(random_graph(), GENES)
-    first, second = nn.Linear(4, 16), nn.Linear(16, 3)
+    first, second, norm = nn.Linear(4, 16), nn.Linear(16, 4), nn.LayerNorm(4)
     x, seed = torch.randn(7, 4, requires_grad=True), draw_seed(torch.device("cpu"))
     weights = (first.weight, first.bias, second.weight, second.bias)
     arguments = {
         "favor_attention": (*attention_inputs(2, 5, 2, 4), torch.randn(6, 4, dtype=torch.float64), False),
-        "two_layer": (x, *weights, torch.randn(7, 3), seed, "gelu", 0.3, True, False),
+        "two_layer": (x, *weights, norm.weight, norm.bias, norm.eps, True, seed, "gelu", 0.3, True, False),
+        "normed_linear": (x, first.weight, first.bias, norm.weight, norm.bias, norm.eps, False),
         "graph_product": (
             torch.randn(2, GENES, 4, requires_grad=True), *adjacency.rows("forward"), *adjacency.rows("backward"),
         ),
@@ -179,24 +181,48 @@ def test_a_graph_without_edges_is_allowed():
 @pytest.mark.usefixtures("chunk_elements")
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
-def test_two_layer_passes_gradcheck(activation, recompute):
+@pytest.mark.parametrize("with_norm", [False, True], ids=["bare", "with norm and residual"])
+def test_two_layer_passes_gradcheck(activation, recompute, with_norm):
     torch.manual_seed(0)
-    first, second = nn.Linear(3, 12).double(), nn.Linear(12, 3).double()
-    x, residual = (torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    first, second, norm = nn.Linear(3, 12).double(), nn.Linear(12, 3).double(), random_norm(3) if with_norm else None
+    x = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
     seed, rate = (draw_seed(x.device), 0.25) if activation == "gelu" else (None, 0.0)
 
-    def function(x, residual, *_parameters):
-        return two_layer(x, first, second, activation, residual, rate, seed, recompute=recompute)
+    def function(x, *_parameters):
+        return two_layer(x, first, second, activation, norm, with_norm, rate, seed, recompute=recompute)
 
-    assert torch.autograd.gradcheck(function, (x, residual, *first.parameters(), *second.parameters()))
+    of_norm = norm.parameters() if norm is not None else ()
+    assert torch.autograd.gradcheck(function, (x, *first.parameters(), *second.parameters(), *of_norm))
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 def test_two_layer_is_the_plain_sequence(activation):
-    first, second = nn.Linear(5, 20), nn.Linear(20, 4)
+    first, second, norm = nn.Linear(5, 20), nn.Linear(20, 5), random_norm(5).float()
     x = torch.randn(3, 11, 5)
     between = nn.ReLU() if activation == "relu" else nn.GELU()
     torch.testing.assert_close(two_layer(x, first, second, activation), second(between(first(x))))
+    around = two_layer(x, first, second, activation, norm, residual=True)
+    torch.testing.assert_close(around, x + second(between(first(norm(x)))))
+
+
+@pytest.mark.usefixtures("chunk_elements")
+def test_normed_linear_passes_gradcheck_and_is_the_plain_sequence():
+    torch.manual_seed(0)
+    norm, linear = random_norm(3), nn.Linear(3, 7).double()
+    x = torch.randn(2, 25, 3, dtype=torch.float64, requires_grad=True)
+
+    def function(x, *_parameters):
+        return normed_linear(x, norm, linear.weight, linear.bias)
+
+    torch.testing.assert_close(function(x), linear(norm(x)))
+    assert torch.autograd.gradcheck(function, (x, *norm.parameters(), *linear.parameters()))
+
+
+def random_norm(width: int) -> nn.LayerNorm:
+    norm = nn.LayerNorm(width).double()
+    for parameter in norm.parameters():
+        nn.init.normal_(parameter)
+    return norm
 
 
 def test_dropout_masks_have_their_rate_and_no_pattern():
