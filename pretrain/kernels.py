@@ -58,7 +58,7 @@ class FusedGraphConvolution(GraphConvolution):
     def forward(self, hidden_BGD: Tensor, edge_index_2E: Tensor, edge_weight_E: Tensor) -> Tensor:
         """2 D (D + E/G) FLOPs per gene. The edges are already in the adjacency. Sums in fp32 under bf16."""
         messages_BGD = self.lin(hidden_BGD)
-        return self.adjacency(messages_BGD.to(sum_dtype(messages_BGD))) + self.bias
+        return self.adjacency(messages_BGD.to(sum_dtype(messages_BGD))).add_(self.bias)
 
 
 class FusedPerformer(Performer):

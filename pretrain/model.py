@@ -59,7 +59,8 @@ class GraphAttentionBlock(nn.Module):
 
     def forward(self, hidden_BGD: Tensor, edge_index_2E: Tensor, edge_weight_E: Tensor) -> Tensor:
         hidden_BGD = self.layernorm(hidden_BGD)
-        hidden_BGD = hidden_BGD + self.g(hidden_BGD, edge_index_2E, edge_weight_E)
+        # in place: nobody else wants what the convolution gave
+        hidden_BGD = self.g(hidden_BGD, edge_index_2E, edge_weight_E).add_(hidden_BGD)
         for layer in self.f:
             if self.recompute and torch.is_grad_enabled():
                 hidden_BGD = checkpoint(layer, hidden_BGD, use_reentrant=False)
