@@ -102,8 +102,8 @@ def parameters(shape: ModelShape) -> int:
 def memory_bytes(shape: ModelShape, batch: int) -> float:
     """Estimated peak of a bf16 training step without recomputation: fp32 weights, gradients and two moments; per gene
 
-    and layer 12 D bf16 numbers and 2 D of fp32 residuals kept, and 20 D around the layers.
+    and layer 8 D bf16 numbers and 2 D of fp32 residuals kept, and 20 D around the layers.
     """
     layers = shape.blocks * shape.performer_layers
-    per_gene = shape.dim * (layers * (12 * 2 + 2 * 4) + 20 * 2)
+    per_gene = shape.dim * (layers * (8 * 2 + 2 * 4) + 20 * 2)
     return 16.0 * parameters(shape) + batch * shape.genes * per_gene

@@ -65,7 +65,7 @@ class FusedPerformer(Performer):
     """A Performer of depth 1 with chunked attention and feed-forward.
 
     Forward FLOPs per gene: 8 D^2 in the projections, 8 D M in attention (M random features per head), 16 D^2 in the
-    feed-forward; backward twice that and 4 D M. Kept for the backward pass per gene: 12 D numbers, of them 4 D for the
+    feed-forward; backward twice that and 4 D M. Kept for the backward pass per gene: 10 D numbers, of them 4 D for the
     feed-forward's hidden layer; the published code keeps 25 D + 6 H M.
     """
 
