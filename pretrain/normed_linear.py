@@ -52,7 +52,7 @@ def _normed_linear_backward(
         grad_weight_OI += gradient[chunk].T @ norm.rows(input[chunk])
         grad_bias_O += gradient[chunk].sum(dim=0, dtype=wide)
         norm.gradient(gradient[chunk], weight, input[chunk], None, grad_input_RI[chunk])
-    return grad_input_RI, grad_weight_OI.to(narrow), grad_bias_O.to(narrow), *norm.grad_gain_and_shift
+    return grad_input_RI, grad_weight_OI.to(narrow), grad_bias_O.to(narrow), *norm.grad_gain_and_shift()
 
 
 def _chunks(input_RI: Tensor) -> Iterator[slice]:

@@ -24,8 +24,8 @@ class RowNorm:
         self._narrow = narrow
         self._normed = maybe_compiled(_normed, compile, varying="C")
         self._through_norm = maybe_compiled(_through_norm, compile, varying="C")
-        self._grad_gain = self._grad_shift = torch.empty(0) if gain is None else torch.zeros_like(gain)
-        self._grad_shift = self._grad_shift.clone()
+        if gain is not None and shift is not None:
+            self._grad_gain, self._grad_shift = torch.zeros_like(gain), torch.zeros_like(shift)
 
     def rows(self, input_CI: Tensor) -> Tensor:
         """What the products see of a chunk."""
@@ -55,9 +55,8 @@ class RowNorm:
         else:
             torch.add(grad_CI, residual_CI, out=out_CI)
 
-    @property
     def grad_gain_and_shift(self) -> tuple[Tensor, Tensor]:
-        """Summed over the chunks so far; empty without a norm."""
+        """Summed over the chunks so far, where there is a norm."""
         return self._grad_gain, self._grad_shift
 
 

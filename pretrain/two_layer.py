@@ -133,7 +133,8 @@ def _two_layer_backward(
         of_residual = gradient[chunk] if residual else None
         norm.gradient(grad_hidden_CH, weight1, input[chunk], of_residual, grad_input_RI[chunk])
     first, second = (grad1_HI.to(narrow), bias1_H.to(narrow)), (grad2_OH.to(narrow), bias2_O.to(narrow))
-    return grad_input_RI, *first, *second, *norm.grad_gain_and_shift
+    of_norm = (input.new_empty(0), input.new_empty(0)) if gain is None else norm.grad_gain_and_shift()
+    return grad_input_RI, *first, *second, *of_norm
 
 
 def _output_dtype(input: Tensor, weight: Tensor, residual: bool) -> torch.dtype:

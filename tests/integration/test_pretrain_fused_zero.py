@@ -21,7 +21,7 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def losses_of_two_workers(kernel: str, stage: int, recompute: str = "nothing") -> list[float]:
+def losses_of_two_workers(kernel: str, stage: int, recompute: str = "nothing", compiled: bool = False) -> list[float]:
     environment = {
         **os.environ,
         "MASTER_ADDR": "127.0.0.1",
@@ -33,7 +33,7 @@ def losses_of_two_workers(kernel: str, stage: int, recompute: str = "nothing") -
     }
     workers = [
         subprocess.Popen(
-            [sys.executable, __file__, kernel, str(stage), recompute],
+            [sys.executable, __file__, kernel, str(stage), recompute, str(int(compiled))],
             env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -53,13 +53,15 @@ def reference_losses() -> list[float]:
     return losses
 
 
-@pytest.mark.parametrize("recompute", ["nothing", "hidden", "layers"])
-def test_zero_3_trains_the_fused_kernel_as_zero_1_does_the_reference(recompute, reference_losses):
-    losses = losses_of_two_workers("fused", stage=3, recompute=recompute)
+@pytest.mark.parametrize(
+    ("recompute", "compiled"), [("nothing", False), ("hidden", False), ("layers", False), ("hidden", True)]
+)
+def test_zero_3_trains_the_fused_kernel_as_zero_1_does_the_reference(recompute, compiled, reference_losses):
+    losses = losses_of_two_workers("fused", stage=3, recompute=recompute, compiled=compiled)
     np.testing.assert_allclose(losses, reference_losses, rtol=1e-4)
 
 
-def main(kernel: str, stage: str, recompute: str) -> None:
+def main(kernel: str, stage: str, recompute: str, compiled: str) -> None:
     import torch
     import torch.distributed as dist
 
@@ -84,7 +86,8 @@ def main(kernel: str, stage: str, recompute: str) -> None:
         weight=generator.uniform(0.4, 1, 100).astype(np.float32),
     )
     torch.manual_seed(0)
-    engine = start_engine(BulkFormer(shape, graph, kernel, recompute=recompute), settings, 2)
+    model = BulkFormer(shape, graph, kernel, compile=compiled == "1", recompute=recompute)
+    engine = start_engine(model, settings, 2)
     profiles = torch.rand(STEPS, 2, 2, GENES) * 8
     mask = torch.rand(STEPS, 2, 2, GENES) < 0.3
     losses = []
