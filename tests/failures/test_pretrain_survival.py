@@ -46,6 +46,10 @@ def losses(storage: str, name: str) -> np.ndarray:
     return np.array([row["loss"] for row in training_rows(Folder(storage) / name)])
 
 
+def validation_losses(storage: str, name: str) -> list[float]:
+    return [row["validation_loss"] for row in read_rows(Folder(storage) / name) if "validation_loss" in row]
+
+
 def when_checkpointed(storage: str, name: str, step: int, act: Callable[[], None]) -> Future[None]:
     """Act as soon as the run has a checkpoint of ``step`` or later; the result raises what the act has raised."""
     store = CheckpointStore(Folder(storage) / name / "checkpoints")
@@ -173,14 +177,13 @@ def test_a_terminated_job_a_killed_worker_and_a_lost_machine_leave_no_trace_in_t
     np.testing.assert_allclose([row["loss"] for row in rows], uninterrupted, rtol=0, atol=1e-6)
 
 
-def test_a_run_outlives_its_clusters_at_other_sizes_and_stages(corpus, storage, start_cluster, tmp_path):
+def test_a_run_outlives_its_clusters_at_other_sizes_and_stages(corpus, storage, uninterrupted, start_cluster, tmp_path):
     """2 workers on ZeRO 1, then 1, then 3 on ZeRO 3: job and cluster are killed in mid-epoch in between."""
-    epochs = 4
     name = "resized"
-    for workers, stage, until in ((2, 1, 4), (1, 1, 12), (3, 3, None)):
+    for workers, stage, until in ((2, 1, 8), (1, 1, 32), (3, 3, None)):
         cluster = start_cluster(workers)
         job = RunningJob(
-            node_settings(corpus, storage, name, epochs, workers={"count": workers}, zero={"stage": stage}),
+            node_settings(corpus, storage, name, EPOCHS, workers={"count": workers}, zero={"stage": stage}),
             cluster,
             tmp_path,
         )
@@ -191,10 +194,11 @@ def test_a_run_outlives_its_clusters_at_other_sizes_and_stages(corpus, storage, 
             assert job.wait() == 0, job.output
         cluster.shutdown()
     rows = training_rows(Folder(storage) / name)
-    assert len(rows) == epochs * STEPS // EPOCHS
-    require_every_profile_once_per_epoch(rows, range(PROFILES), epochs)
-    validation = [row["validation_loss"] for row in read_rows(job.folder) if "validation_loss" in row]
-    assert len(validation) == epochs
-    ratios = np.array(validation[1:]) / validation[:-1]
-    assert ratios.max() < 1.05, "it goes on from where it was, across each resize"
-    assert validation[-1] < 0.9 * validation[0]
+    assert len(rows) == STEPS
+    require_every_profile_once_per_epoch(rows, range(PROFILES), EPOCHS)
+    validation, expected = validation_losses(storage, name), validation_losses(storage, "uninterrupted")
+    assert len(validation) == len(expected) == EPOCHS
+    changes = np.diff(validation) / validation[:-1]
+    assert changes.max() < 0.01, "across each resize it goes on falling"
+    # Another order within epochs: 7 % apart when this was written. To start over at the last resize would be 50 %.
+    np.testing.assert_allclose(validation, expected, rtol=0.15)
