@@ -26,6 +26,8 @@ def embed(settings: EmbedSettings) -> dict[str, Any]:
     """Write embeddings and return what was written. Raises UserError before anything is written where inputs are wrong
     at first sight; nothing half-written stays in any case."""
     embedder = open_embedder(settings)
+    if not settings.workers:
+        embedder.load()
     stream = open_stream(settings, embedder)
     content = content_of(settings, embedder)
     where = f"{settings.workers} workers" if settings.workers else embedder.device.type

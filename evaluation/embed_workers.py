@@ -25,7 +25,7 @@ class EmbeddingWorker:
     def __init__(self, settings: EmbedSettings, threads: int) -> None:
         if not torch.cuda.is_available():
             torch.set_num_threads(threads)
-        self._embedder = open_embedder(settings)
+        self._embedder = open_embedder(settings).load()
         self._content = content_of(settings, self._embedder)
         self._corpus = open_corpus(settings.input)
         self._groups = row_groups(settings, self._corpus)

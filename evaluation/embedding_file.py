@@ -80,9 +80,9 @@ class ParquetWriter:
         self._values: np.ndarray | None = None
 
     def write(self, sample_ids: Sequence[str], values: np.ndarray) -> None:
-        """Gather into one buffer: small results that wait one by one, between the large tensors of the model that come
-
-        and go, would keep the allocator from using that memory again."""
+        """Add the next profiles, to the file or to what waits until a row group is full."""
+        # One buffer: small results that waited one by one, between the large tensors of the model that come and go,
+        # would keep the allocator from using that memory again.
         if self._values is None:
             profiles = max(1, _ROW_GROUP_BYTES // values[:1].nbytes)
             self._values = np.empty((profiles, *values.shape[1:]), np.float32)

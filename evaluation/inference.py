@@ -25,7 +25,8 @@ _LARGEST_BATCH = 64
 class Embedder:
     """A model that embeds and reconstructs profiles in batches of at most ``batch_size``.
 
-    Its tensors are loaded when they are first needed: whoever hands the work to others needs none.
+    Its tensors are loaded when they are first needed: whoever hands the work to others needs none. Whoever works
+    himself calls :meth:`load` first, so that a damaged export is found before anything else is done.
     """
 
     export: ModelExport
@@ -44,6 +45,11 @@ class Embedder:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         batch_size = batch_size or fitting_batch_size(export.shape, device)
         return cls(export, kernel, precision, compile, device, batch_size)
+
+    def load(self) -> Embedder:
+        """Read the tensors now. Raises UserError where they are not those of the model."""
+        self.model.eval()
+        return self
 
     @cached_property
     def model(self) -> BulkFormer:

@@ -28,7 +28,7 @@ from pretrain.export import WEIGHTS_FILE
 
 def run(settings: RunSettings) -> dict[str, Any]:
     """Score, print, write and track; returns what ``--json`` prints."""
-    embedder = Embedder.open(settings.model, settings.kernel, settings.precision, settings.batch_size)
+    embedder = Embedder.open(settings.model, settings.kernel, settings.precision, settings.batch_size).load()
     corpus = open_corpus(settings.corpus)
     require_same_vocabulary(embedder.vocabulary, corpus.vocabulary, corpus.folder.uri)
     # before anything slow, so that a wrong label is known at once

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import inspect
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import ParamSpec, TypeVar
 
@@ -26,10 +26,11 @@ _M_ARENA_MAX = -8
 _LARGEST = 2**31 - 1
 
 
-def chunk_rows(rows: int, elements_per_row: int, device: torch.device) -> int:
-    """Rows to work on at once, where each needs ``elements_per_row`` numbers of work space."""
+def chunks(rows: int, elements_per_row: int, device: torch.device) -> Iterator[slice]:
+    """Rows to work on at once, part after part, where each row needs ``elements_per_row`` numbers of work space."""
     budget = CPU_CHUNK_ELEMENTS if device.type == "cpu" else CUDA_CHUNK_ELEMENTS
-    return max(1, min(rows, budget // max(1, elements_per_row)))
+    step = max(1, budget // max(1, elements_per_row))
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
 @torch.compiler.assume_constant_result
@@ -100,6 +101,14 @@ def _compiled(function: Callable[P, R], varying: str) -> Callable[P, R]:
 def sum_dtype(tensor: Tensor) -> torch.dtype:
     """Type to accumulate in: fp32 for bf16 operands, the operands' own type otherwise."""
     return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """``total += left @ right`` of matrices, in the type of ``total`` across chunks whatever the products run in."""
+    if total.dtype == right.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right
 
 
 def product_into_wide(left_HCK: Tensor, right_KM: Tensor) -> Tensor:

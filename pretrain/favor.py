@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pretrain.device import chunk_rows, maybe_compiled, product_into_wide, sum_dtype
+from pretrain.device import chunks, maybe_compiled, product_into_wide, sum_dtype
 
 EPSILON = 1e-4
 # Products over rows that begin at a whole cache line run up to twice as fast: features are padded to multiples of 16.
@@ -286,8 +286,7 @@ def _add_product(total_HMK: Tensor, left_HMC: Tensor, right_HCK: Tensor) -> None
 
 def _chunks(input_GHK: Tensor, features: int) -> Iterator[slice]:
     genes, heads = input_GHK.shape[:2]
-    step = chunk_rows(genes, heads * features, input_GHK.device)
-    return (slice(start, min(start + step, genes)) for start in range(0, genes, step))
+    return chunks(genes, heads * features, input_GHK.device)
 
 
 @_attention.register_fake

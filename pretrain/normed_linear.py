@@ -5,13 +5,12 @@ Shapes in names: R rows (C of them in a chunk), I inputs, O outputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pretrain.device import chunk_rows, product_dtype, sum_dtype
+from pretrain.device import add_product, chunks, product_dtype, sum_dtype
 from pretrain.row_norm import RowNorm
 
 
@@ -33,7 +32,7 @@ def _normed_linear(
 ) -> Tensor:
     output_RO = weight.new_empty(len(input), len(weight))
     norm = RowNorm(gain, shift, epsilon, weight.dtype, compile)
-    for chunk in _chunks(input):
+    for chunk in chunks(len(input), input.shape[1], input.device):
         torch.addmm(bias, norm.rows(input[chunk]), weight.T, out=output_RO[chunk])
     return output_RO
 
@@ -48,17 +47,11 @@ def _normed_linear_backward(
     grad_weight_OI = weight.new_zeros(weight.shape, dtype=wide)
     grad_bias_O = grad_weight_OI.new_zeros(len(weight))
     norm = RowNorm(gain, shift, epsilon, narrow, compile)
-    for chunk in _chunks(input):
-        grad_weight_OI += gradient[chunk].T @ norm.rows(input[chunk])
+    for chunk in chunks(len(input), input.shape[1], input.device):
+        add_product(grad_weight_OI, gradient[chunk].T, norm.rows(input[chunk]))
         grad_bias_O += gradient[chunk].sum(dim=0, dtype=wide)
         norm.gradient(gradient[chunk], weight, input[chunk], None, grad_input_RI[chunk])
     return grad_input_RI, grad_weight_OI.to(narrow), grad_bias_O.to(narrow), *norm.grad_gain_and_shift()
-
-
-def _chunks(input_RI: Tensor) -> Iterator[slice]:
-    rows, width = input_RI.shape
-    step = chunk_rows(rows, width, input_RI.device)
-    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
 @_normed_linear.register_fake

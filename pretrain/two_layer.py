@@ -9,14 +9,13 @@ Shapes in names: R rows (C of them in a chunk), I inputs, H hidden, O outputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pretrain.device import chunk_rows, maybe_compiled, product_dtype, sum_dtype
+from pretrain.device import add_product, chunks, maybe_compiled, product_dtype, sum_dtype
 from pretrain.dropout import kept, seed_from_row
 from pretrain.row_norm import RowNorm
 
@@ -80,7 +79,7 @@ def _two_layer(
     output_RO = input.new_empty(rows, len(weight2), dtype=_output_dtype(input, weight1, residual))
     norm = RowNorm(gain, shift, epsilon, weight1.dtype, compile)
     activate = maybe_compiled(_gelu, compile, varying="C") if activation == "gelu" else _relu
-    for chunk in _chunks(input, hidden_width):
+    for chunk in chunks(rows, hidden_width, input.device):
         stored = hidden_RH[chunk] if keep_hidden else weight1.new_empty(chunk.stop - chunk.start, hidden_width)
         hidden_CH = _first_layer(norm.rows(input[chunk]), weight1, bias1, activation, stored)
         active_CH = activate(hidden_CH, _seed_from(seed, chunk.start), dropout)
@@ -118,7 +117,7 @@ def _two_layer_backward(
     bias1_H, bias2_O = grad1_HI.new_zeros(len(weight1)), grad1_HI.new_zeros(len(weight2))
     norm = RowNorm(gain, shift, epsilon, narrow, compile)
     through = maybe_compiled(_through_gelu if activation == "gelu" else _through_relu, compile, varying="C")
-    for chunk in _chunks(input, 2 * len(weight1)):
+    for chunk in chunks(len(input), 2 * len(weight1), input.device):
         grad_CO = gradient[chunk].to(narrow)
         rows_CI = norm.rows(input[chunk])
         kept_hidden = len(hidden) == len(input)
@@ -126,8 +125,8 @@ def _two_layer_backward(
         grad_active_CH = grad_CO @ weight2
         chunk_seed = _seed_from(seed, chunk.start)
         active_CH, grad_hidden_CH, grad_bias_H = through(grad_active_CH, hidden_CH, chunk_seed, dropout)
-        _add_product(grad2_OH, grad_CO.T, active_CH)
-        _add_product(grad1_HI, grad_hidden_CH.T, rows_CI)
+        add_product(grad2_OH, grad_CO.T, active_CH)
+        add_product(grad1_HI, grad_hidden_CH.T, rows_CI)
         bias1_H += grad_bias_H
         bias2_O += grad_CO.sum(dim=0, dtype=wide)
         of_residual = gradient[chunk] if residual else None
@@ -183,19 +182,6 @@ def _through_gelu(
 
 def _seed_from(seed: Tensor | None, row: int) -> Tensor | None:
     return None if seed is None else seed_from_row(seed, row)
-
-
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    if total.dtype == right.dtype:
-        total.addmm_(left, right)
-    else:
-        total += left @ right
-
-
-def _chunks(input_RI: Tensor, elements_per_row: int) -> Iterator[slice]:
-    rows = len(input_RI)
-    step = chunk_rows(rows, elements_per_row, input_RI.device)
-    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
 @_two_layer.register_fake
