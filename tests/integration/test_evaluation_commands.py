@@ -157,19 +157,22 @@ def test_streamed_sample_embeddings_equal_one_forward_pass(room, evaluation, tmp
 
 @pytest.mark.parametrize("level", ["sample", "expression"])
 def test_memory_does_not_grow_with_the_cohort(tmp_path, level):
-    """1,000 profiles more, which take 40 MB as they are stored and 80 MB as the model reads them, or as results."""
+    """2,000 profiles more, which take 80 MB as they are stored and 160 MB as the model reads them, or as results."""
     genes, peaks = 20_000, []
-    for profiles in (500, 1500):
+    for profiles in (500, 2500):
         place = tmp_path / str(profiles)
         corpus = make_corpus(str(place / "corpus"), {"train": 0, "validation": 0, "test": profiles}, genes)
         write_model(place / "model", corpus.vocabulary)
         peaks.append(peak_bytes_of_embedding(place, level, profiles))
-    assert peaks[1] - peaks[0] < 40e6
+    assert peaks[1] - peaks[0] < 50e6
 
 
 def peak_bytes_of_embedding(place, level, profiles):
-    """Of the command in a process of its own (getrusage would tell of this one's too, from which that is forked)."""
-    arguments = embed_arguments(place, place / "out.parquet", "--level", level, "--batch-size", 8)
+    """Of the command in a process of its own (getrusage would tell of this one's too, from which that is forked).
+
+    In small batches: two runs of the same differ by some of a batch's tensors, as the allocator finds room for them.
+    """
+    arguments = embed_arguments(place, place / "out.parquet", "--level", level, "--batch-size", 2)
     code = (
         "import sys; from pathlib import Path;"
         "from dataprep.command_line import main; from evaluation.__main__ import COMMANDS;"
@@ -324,7 +327,7 @@ def test_mistakes_get_one_line_and_leave_nothing(room, evaluation, monkeypatch, 
     assert sorted(path.name for path in room.iterdir()) == before
 
 
-FAST = ("--imputation.resamples", 100, "--imputation.ranks", "2,4", "--classification.trees", 10, "--batch-size", 8)
+FAST = ("--imputation.resamples", 100, "--imputation.ranks", "2,4", "--classification.trees", 10, "--batch-size", 2)
 
 
 def test_run_scores_the_model_beside_baselines_on_every_task(room, evaluation, tmp_path):
