@@ -189,9 +189,10 @@ def serve_steps(model: torch.nn.Module, genes: int, micro_batch: int, connection
     expression_BG, mask_BG = made_up_profiles(micro_batch, genes)
 
     def step() -> None:
-        output = model(expression_BG.masked_fill(mask_BG, torch.nan))
-        profile_loss(*masked_squared_error(output.expression, expression_BG, mask_BG)).mean().backward()
-        del output
+        # as in training, nobody holds the gene embeddings until the backward pass has ended
+        predicted_BG = model(expression_BG.masked_fill(mask_BG, torch.nan)).expression
+        profile_loss(*masked_squared_error(predicted_BG, expression_BG, mask_BG)).mean().backward()
+        del predicted_BG
         optimizer.step()
         optimizer.zero_grad()
 

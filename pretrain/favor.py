@@ -5,7 +5,8 @@ features are ``exp(x P' - |x|^2 / (2 sqrt(d)) - maximum) + eps`` with ``P' = P /
 per row for queries, and over all genes and features of a (sample, head) for keys, and carries no gradient. The factor
 ``1 / sqrt(m)`` of both feature maps cancels between numerator and denominator, so it is never applied.
 
-Shapes in names: B samples, G genes (C of them in a chunk), H heads, K = width of a head, M random features.
+Shapes in names: B samples, G genes (C of them in a chunk), H heads, K = width of a head, M random features; 3 stands
+for query, key and value, which come and whose gradients go as one tensor: they are one linear layer's.
 
 With ``S = sum_g (feature(k_g) + eps) (x) v_g`` (H x M x K per sample) and ``s`` the same sum without values (H x M),
 the output of gene g is ``(feature(q_g) + eps) S / (feature(q_g) + eps) s``.
@@ -30,23 +31,22 @@ EPSILON = 1e-4
 _FEATURE_MULTIPLE = 16
 
 
-def favor_attention(
-    query_BGHK: Tensor, key_BGHK: Tensor, value_BGHK: Tensor, projection_MK: Tensor, compile: bool = False
-) -> Tensor:
-    """Attention over the genes of each sample and head: B x G x H x K, like the queries.
+def favor_attention(query_key_value_BG3HK: Tensor, projection_MK: Tensor, compile: bool = False) -> Tensor:
+    """Attention over the genes of each sample and head: B x G x H x K.
 
     Forward: 4 products of 2 M FLOPs per entry of a query; the features of one chunk are all that is ever held.
     Backward: 8 such products, of which 2 recompute features; holds q, k, v, the output, its denominators (1/K of a
     query) and S. The published code instead holds several tensors of M/K times the size of a query.
     """
-    return torch.ops.bulkformer.favor_attention(query_BGHK, key_BGHK, value_BGHK, projection_MK, compile)[0]
+    return torch.ops.bulkformer.favor_attention(query_key_value_BG3HK, projection_MK, compile)[0]
 
 
 @torch.library.custom_op("bulkformer::favor_attention", mutates_args=())
 def _attention(
-    query: Tensor, key: Tensor, value: Tensor, projection: Tensor, compile: bool
+    query_key_value: Tensor, projection: Tensor, compile: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Output, and for the backward: denominators (B x H x G), S (B x H x M x K), s (B x H x M), key maxima (B x H)."""
+    query, key, value = query_key_value.unbind(2)
     samples, genes, heads, width = query.shape
     wide = sum_dtype(query)
     scaled = _scaled(projection, wide)
@@ -111,9 +111,7 @@ def _answer_queries(
 @torch.library.custom_op("bulkformer::favor_attention_backward", mutates_args=())
 def _attention_backward(
     gradient: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    query_key_value: Tensor,
     projection: Tensor,
     output: Tensor,
     denominator: Tensor,
@@ -121,13 +119,12 @@ def _attention_backward(
     totals: Tensor,
     maxima: Tensor,
     compile: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of queries, keys and values."""
+) -> Tensor:
+    """Gradient of queries, keys and values."""
     scaled = _scaled(projection, sums.dtype)
-    contiguous = torch.contiguous_format
-    grad_query = torch.empty_like(query, memory_format=contiguous)
-    grad_key = torch.empty_like(key, memory_format=contiguous)
-    grad_value = torch.empty_like(value, memory_format=contiguous)
+    grad_query_key_value = torch.empty_like(query_key_value, memory_format=torch.contiguous_format)
+    query, key, value = query_key_value.unbind(2)
+    grad_query, grad_key, grad_value = grad_query_key_value.unbind(2)
     for sample in range(len(query)):
         grad_sums_HMK, grad_totals_HM = _query_gradients(
             gradient[sample], query[sample], output[sample], denominator[sample], scaled, sums[sample],
@@ -138,7 +135,7 @@ def _attention_backward(
             grad_sums_HMK, grad_totals_HM, key[sample], value[sample], scaled, maxima[sample].clone(),
             grad_key[sample], grad_value[sample], compile,
         )  # fmt: skip
-    return grad_query, grad_key, grad_value
+    return grad_query_key_value
 
 
 def _query_gradients(
@@ -290,24 +287,22 @@ def _chunks(input_GHK: Tensor, features: int) -> Iterator[slice]:
 
 
 @_attention.register_fake
-def _(
-    query: Tensor, key: Tensor, value: Tensor, projection: Tensor, compile: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    samples, genes, heads, width = query.shape
-    wide = sum_dtype(query)
+def _(query_key_value: Tensor, projection: Tensor, compile: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    samples, genes, _, heads, width = query_key_value.shape
+    wide = sum_dtype(query_key_value)
     features = projection.shape[0] + -projection.shape[0] % _FEATURE_MULTIPLE
     return (
-        query.new_empty(samples, genes, heads, width),
-        query.new_empty((samples, heads, genes), dtype=wide),
-        query.new_empty((samples, heads, features, width), dtype=wide),
-        query.new_empty((samples, heads, features), dtype=wide),
-        query.new_empty((samples, heads), dtype=wide),
+        query_key_value.new_empty(samples, genes, heads, width),
+        query_key_value.new_empty((samples, heads, genes), dtype=wide),
+        query_key_value.new_empty((samples, heads, features, width), dtype=wide),
+        query_key_value.new_empty((samples, heads, features), dtype=wide),
+        query_key_value.new_empty((samples, heads), dtype=wide),
     )
 
 
 @_attention_backward.register_fake
-def _(gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *_rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
+def _(gradient: Tensor, query_key_value: Tensor, *_rest: Any) -> Tensor:
+    return query_key_value.new_empty(query_key_value.shape)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -317,8 +312,8 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
 
 
 def _backward(ctx: Any, gradient: Tensor, *_unused: Tensor) -> tuple[Tensor | None, ...]:
-    gradients = torch.ops.bulkformer.favor_attention_backward(gradient, *ctx.saved_tensors, ctx.compile)
-    return *gradients, None, None
+    of_inputs = torch.ops.bulkformer.favor_attention_backward(gradient, *ctx.saved_tensors, ctx.compile)
+    return of_inputs, None, None
 
 
 _attention.register_autograd(_backward, setup_context=_setup)

@@ -29,7 +29,7 @@ from pretrain.device import sum_dtype
 from pretrain.dropout import add_dropped, draw_seed
 from pretrain.favor import favor_attention
 from pretrain.graph_product import Adjacency
-from pretrain.normed_linear import normed_linear
+from pretrain.normed_linear import normed_and_linear, normed_linear
 from pretrain.two_layer import two_layer
 
 
@@ -42,23 +42,35 @@ class KernelOptions(NamedTuple):
 
 
 class GraphConvolution(GCNConv):
-    """PyG's GCNConv with symmetric normalisation by edge weights and no self-loops, as published."""
+    """PyG's GCNConv with symmetric normalisation by edge weights and no self-loops, as published.
+
+    Called with the norm in front of it, it gives ``n + convolution(n)`` of ``n = norm(x)``, B x G x D.
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim, dim, add_self_loops=False, cached=True)
+
+    def forward(self, hidden_BGD: Tensor, norm: nn.LayerNorm, edge_index_2E: Tensor, edge_weight_E: Tensor) -> Tensor:
+        normed_BGD = norm(hidden_BGD)
+        # in place: nobody else wants what the convolution gave, fp32 also under autocast
+        return super().forward(normed_BGD, edge_index_2E, edge_weight_E).add_(normed_BGD)
 
 
 class FusedGraphConvolution(GraphConvolution):
     """The same convolution as one sparse product over the whole batch, with an adjacency normalised beforehand."""
 
-    def __init__(self, dim: int, adjacency: Adjacency) -> None:
+    def __init__(self, dim: int, adjacency: Adjacency, options: KernelOptions) -> None:
         super().__init__(dim)
         self.adjacency = adjacency
+        self.options = options
 
-    def forward(self, hidden_BGD: Tensor, edge_index_2E: Tensor, edge_weight_E: Tensor) -> Tensor:
-        """2 D (D + E/G) FLOPs per gene. The edges are already in the adjacency. Sums in fp32 under bf16."""
-        messages_BGD = self.lin(hidden_BGD)
-        return self.adjacency(messages_BGD.to(sum_dtype(messages_BGD))).add_(self.bias)
+    def forward(self, hidden_BGD: Tensor, norm: nn.LayerNorm, edge_index_2E: Tensor, edge_weight_E: Tensor) -> Tensor:
+        """2 D (D + E/G) FLOPs per gene; kept for the backward pass: the input. The edges are already in the adjacency.
+
+        Sums in fp32 under bf16.
+        """
+        normed_BGD, messages_BGD = normed_and_linear(hidden_BGD, norm, self.lin.weight, self.options.compile)
+        return self.adjacency(messages_BGD.to(sum_dtype(messages_BGD))).add_(self.bias).add_(normed_BGD)
 
 
 class FusedPerformer(Performer):
@@ -84,9 +96,9 @@ class FusedPerformer(Performer):
         weight = torch.cat([layer.weight for layer in layers])
         bias = torch.cat([layer.bias for layer in layers])
         projected = normed_linear(hidden_BGD, norm, weight, bias, self.options.compile)
-        query, key, value = (part.unflatten(-1, (attention.heads, -1)) for part in projected.chunk(3, dim=-1))
+        query_key_value = projected.unflatten(-1, (3, attention.heads, -1))
         projection_MK = attention.fast_attention.projection_matrix
-        answer_BGHK = favor_attention(query, key, value, projection_MK, self.options.compile)
+        answer_BGHK = favor_attention(query_key_value, projection_MK, self.options.compile)
         branch_BGD = attention.to_out(answer_BGHK.flatten(2))
         rate = attention.dropout.p
         if not (self.training and rate):
@@ -102,7 +114,7 @@ class FusedPerformer(Performer):
 
 def graph_convolution(shape: ModelShape, graph: GeneGraph, options: KernelOptions) -> GraphConvolution:
     if options.fused:
-        return FusedGraphConvolution(shape.dim, Adjacency(graph, shape.genes))
+        return FusedGraphConvolution(shape.dim, Adjacency(graph, shape.genes), options)
     return GraphConvolution(shape.dim)
 
 

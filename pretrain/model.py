@@ -58,9 +58,7 @@ class GraphAttentionBlock(nn.Module):
         self.recompute = options.recompute == "layers"
 
     def forward(self, hidden_BGD: Tensor, edge_index_2E: Tensor, edge_weight_E: Tensor) -> Tensor:
-        hidden_BGD = self.layernorm(hidden_BGD)
-        # in place: nobody else wants what the convolution gave, fp32 also under autocast
-        hidden_BGD = self.g(hidden_BGD, edge_index_2E, edge_weight_E).add_(hidden_BGD)
+        hidden_BGD = self.g(hidden_BGD, self.layernorm, edge_index_2E, edge_weight_E)
         for layer in self.f:
             if self.recompute and torch.is_grad_enabled():
                 hidden_BGD = checkpoint(layer, hidden_BGD, use_reentrant=False)

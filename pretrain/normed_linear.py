@@ -1,4 +1,4 @@
-"""``norm(x) W + b`` in chunks of rows: the normed rows are never stored, nor their gradient.
+"""``norm(x) W + b`` in chunks of rows: the normed rows are not kept for the backward pass, their gradient never stored.
 
 Shapes in names: R rows (C of them in a chunk), I inputs, O outputs.
 """
@@ -18,28 +18,62 @@ def normed_linear(
     input_RI: Tensor, norm: nn.LayerNorm, weight_OI: Tensor, bias_O: Tensor, compile: bool = False
 ) -> Tensor:
     """Of the last dimension. Forward: 2 I O FLOPs per row; backward: twice that. Kept for it: the input."""
+    return _called(input_RI, norm, weight_OI, bias_O, False, compile)[0]
+
+
+def normed_and_linear(
+    input_RI: Tensor, norm: nn.LayerNorm, weight_OI: Tensor, compile: bool = False
+) -> tuple[Tensor, Tensor]:
+    """``norm(x)``, in the type of ``x`` and not kept for the backward pass either, and ``norm(x) W``."""
+    output, normed = _called(input_RI, norm, weight_OI, None, True, compile)
+    return normed, output
+
+
+def _called(
+    input_RI: Tensor, norm: nn.LayerNorm, weight_OI: Tensor, bias_O: Tensor | None, give_normed: bool, compile: bool
+) -> tuple[Tensor, Tensor]:
     narrow = product_dtype(input_RI)
-    output = torch.ops.bulkformer.normed_linear(
-        input_RI.reshape(-1, input_RI.shape[-1]), weight_OI.to(narrow), bias_O.to(narrow), norm.weight, norm.bias,
-        norm.eps, compile,
+    output, normed = torch.ops.bulkformer.normed_linear(
+        input_RI.reshape(-1, input_RI.shape[-1]), weight_OI.to(narrow), None if bias_O is None else bias_O.to(narrow),
+        norm.weight, norm.bias, norm.eps, give_normed, compile,
     )  # fmt: skip
-    return output.view(*input_RI.shape[:-1], output.shape[-1])
+    return output.view(*input_RI.shape[:-1], output.shape[-1]), normed.view(input_RI.shape) if give_normed else normed
 
 
 @torch.library.custom_op("bulkformer::normed_linear", mutates_args=())
 def _normed_linear(
-    input: Tensor, weight: Tensor, bias: Tensor, gain: Tensor, shift: Tensor, epsilon: float, compile: bool
-) -> Tensor:
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    gain: Tensor,
+    shift: Tensor,
+    epsilon: float,
+    give_normed: bool,
+    compile: bool,
+) -> tuple[Tensor, Tensor]:
+    """The product (R x O) and, where asked for, the normed rows (R x I, otherwise 0 x I)."""
     output_RO = weight.new_empty(len(input), len(weight))
+    normed_RI = input.new_empty(len(input) if give_normed else 0, input.shape[1])
     norm = RowNorm(gain, shift, epsilon, weight.dtype, compile)
     for chunk in chunks(len(input), input.shape[1], input.device):
-        torch.addmm(bias, norm.rows(input[chunk]), weight.T, out=output_RO[chunk])
-    return output_RO
+        rows_CI = norm.rows_into(input[chunk], normed_RI[chunk]) if give_normed else norm.rows(input[chunk])
+        if bias is None:
+            torch.mm(rows_CI, weight.T, out=output_RO[chunk])
+        else:
+            torch.addmm(bias, rows_CI, weight.T, out=output_RO[chunk])
+    return output_RO, normed_RI
 
 
 @torch.library.custom_op("bulkformer::normed_linear_backward", mutates_args=())
 def _normed_linear_backward(
-    gradient: Tensor, input: Tensor, weight: Tensor, gain: Tensor, shift: Tensor, epsilon: float, compile: bool
+    gradient: Tensor,
+    of_normed: Tensor | None,
+    input: Tensor,
+    weight: Tensor,
+    gain: Tensor,
+    shift: Tensor,
+    epsilon: float,
+    compile: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of input, weight, bias, gain and shift; all but the first are summed in :func:`sum_dtype`."""
     wide, narrow = sum_dtype(weight), weight.dtype
@@ -50,30 +84,54 @@ def _normed_linear_backward(
     for chunk in chunks(len(input), input.shape[1], input.device):
         add_product(grad_weight_OI, gradient[chunk].T, norm.rows(input[chunk]))
         grad_bias_O += gradient[chunk].sum(dim=0, dtype=wide)
-        norm.gradient(gradient[chunk], weight, input[chunk], None, grad_input_RI[chunk])
+        beside = None if of_normed is None else of_normed[chunk]
+        norm.gradient(gradient[chunk], weight, input[chunk], None, grad_input_RI[chunk], beside)
     return grad_input_RI, grad_weight_OI.to(narrow), grad_bias_O.to(narrow), *norm.grad_gain_and_shift()
 
 
 @_normed_linear.register_fake
-def _(input: Tensor, weight: Tensor, *_rest: Any) -> Tensor:
-    return weight.new_empty(input.shape[0], weight.shape[0])
+def _(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    gain: Tensor,
+    shift: Tensor,
+    epsilon: float,
+    give_normed: bool,
+    compile: bool,
+) -> tuple[Tensor, Tensor]:
+    rows, width = input.shape
+    return weight.new_empty(rows, weight.shape[0]), input.new_empty(rows if give_normed else 0, width)
 
 
 @_normed_linear_backward.register_fake
 def _(
-    gradient: Tensor, input: Tensor, weight: Tensor, gain: Tensor, shift: Tensor, *_rest: Any
+    gradient: Tensor,
+    of_normed: Tensor | None,
+    input: Tensor,
+    weight: Tensor,
+    gain: Tensor,
+    shift: Tensor,
+    *_rest: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     bias = weight.new_empty(weight.shape[0])
     return torch.empty_like(input), torch.empty_like(weight), bias, torch.empty_like(gain), torch.empty_like(shift)
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    input, weight, _, gain, shift, *ctx.options = inputs
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    input, weight, bias, gain, shift, epsilon, ctx.gives_normed, compile = inputs
     ctx.save_for_backward(input, weight, gain, shift)
+    ctx.options, ctx.has_bias = (epsilon, compile), bias is not None
+    if not ctx.gives_normed:
+        ctx.mark_non_differentiable(output[1])
 
 
-def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    return *torch.ops.bulkformer.normed_linear_backward(gradient, *ctx.saved_tensors, *ctx.options), None, None
+def _backward(ctx: Any, gradient: Tensor, of_normed: Tensor) -> tuple[Tensor | None, ...]:
+    gradients = torch.ops.bulkformer.normed_linear_backward(
+        gradient, of_normed if ctx.gives_normed else None, *ctx.saved_tensors, *ctx.options
+    )
+    of_input, of_weight, of_bias, *of_norm = gradients
+    return of_input, of_weight, of_bias if ctx.has_bias else None, *of_norm, None, None, None
 
 
 _normed_linear.register_autograd(_backward, setup_context=_setup)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from pretrain.device import maybe_compiled
 
@@ -35,14 +36,31 @@ class RowNorm:
         # .data, since compiled code would take each view of the whole input for something new
         return self._normed(input_CI.data, self._gain, self._shift, self._epsilon, self._narrow)
 
+    def rows_into(self, input_CI: Tensor, out_CI: Tensor) -> Tensor:
+        """The same, where the normed rows are wanted in the type of the input, too: in ``out``."""
+        assert self._gain is not None
+        out_CI.copy_(F.layer_norm(input_CI, self._gain.shape, self._gain, self._shift, self._epsilon))
+        return out_CI.to(self._narrow)
+
     def gradient(
-        self, grad_CO: Tensor, weight_OI: Tensor, input_CI: Tensor, residual_CI: Tensor | None, out_CI: Tensor
+        self,
+        grad_CO: Tensor,
+        weight_OI: Tensor,
+        input_CI: Tensor,
+        residual_CI: Tensor | None,
+        out_CI: Tensor,
+        of_normed_CI: Tensor | None = None,
     ) -> None:
-        """Fill ``out`` with the input's gradient: ``grad W`` sent back through the norm, plus that of a residual."""
+        """Fill ``out`` with the input's gradient: ``grad W`` sent back through the norm, plus that of a residual.
+
+        ``of_normed`` is what came back to the normed rows beside the product.
+        """
         if self._gain is None and residual_CI is None:
             torch.mm(grad_CO, weight_OI, out=out_CI)
             return
         grad_CI = grad_CO @ weight_OI
+        if of_normed_CI is not None:
+            grad_CI = grad_CI + of_normed_CI
         if self._gain is not None:
             assert self._shift is not None
             grad_CI, gain_I, shift_I = self._through_norm(

@@ -17,7 +17,7 @@ from pretrain.favor import favor_attention
 from pretrain.graph_product import Adjacency
 from pretrain.loss import masked_squared_error, mean_squared_error
 from pretrain.model import BulkFormer
-from pretrain.normed_linear import normed_linear
+from pretrain.normed_linear import normed_and_linear, normed_linear
 from pretrain.pooling import pool_genes
 from pretrain.random_features import redraw_random_features
 from pretrain.two_layer import two_layer
@@ -87,7 +87,7 @@ def test_attention_and_its_gradients_are_those_of_the_published_code(samples, ge
     weight = torch.randn(samples, genes, heads, width, dtype=torch.float64)
 
     expected = published(*(tensor.transpose(1, 2) for tensor in inputs)).transpose(1, 2)
-    answer = favor_attention(*inputs, published.projection_matrix)
+    answer = favor_attention(torch.stack(inputs, dim=2), published.projection_matrix)
 
     torch.testing.assert_close(answer, expected, atol=1e-10, rtol=1e-10)
     expected_gradients = torch.autograd.grad((expected * weight).sum(), inputs)
@@ -102,40 +102,46 @@ def test_attention_passes_gradcheck(samples, genes, heads, width, monkeypatch):
     monkeypatch.setattr(favor, "EPSILON", 0.0)
     projection = torch.randn(6, width, dtype=torch.float64)
     inputs = attention_inputs(samples, genes, heads, width)
-    assert torch.autograd.gradcheck(lambda *tensors: favor_attention(*tensors, projection), inputs)
+    assert torch.autograd.gradcheck(lambda *tensors: favor_attention(torch.stack(tensors, dim=2), projection), inputs)
 
 
 def test_attention_survives_keys_whose_features_overflow_without_a_maximum():
     inputs = [50 * tensor.detach().float() for tensor in attention_inputs(1, 40, 2, 8)]
-    assert torch.isfinite(favor_attention(*inputs, torch.randn(16, 8))).all()
+    assert torch.isfinite(favor_attention(torch.stack(inputs, dim=2), torch.randn(16, 8))).all()
 
 
 def test_attention_keeps_nothing_of_the_size_of_its_features():
-    inputs = attention_inputs(1, 500, 2, 4, torch.float32)
-    features = 1 * 500 * 2 * 64
+    inputs = torch.stack(attention_inputs(1, 500, 2, 4, torch.float32), dim=2)
+    features = 1 * 500 * 2 * 256
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor.numel()) or tensor, lambda t: t):
-        favor_attention(*inputs, torch.randn(64, 4))
+        favor_attention(inputs, torch.randn(256, 4))
     assert max(saved) < features / 10
 
 
-@pytest.mark.parametrize("operator", ["favor_attention", "two_layer", "normed_linear", "graph_product", "add_dropped"])
-def test_operators_are_registered_as_torch_wants_them(operator):
+@pytest.mark.parametrize(
+    "case",
+    ["favor_attention", "two_layer", "normed_linear", "normed_linear and rows", "graph_product", "add_dropped"],
+)
+def test_operators_are_registered_as_torch_wants_them(case):
     torch.manual_seed(0)
     adjacency = Adjacency(random_graph(), GENES)
     first, second, norm = nn.Linear(4, 16), nn.Linear(16, 4), nn.LayerNorm(4)
     x, seed = torch.randn(7, 4, requires_grad=True), draw_seed(torch.device("cpu"))
     weights = (first.weight, first.bias, second.weight, second.bias)
     arguments = {
-        "favor_attention": (*attention_inputs(2, 5, 2, 4), torch.randn(6, 4, dtype=torch.float64), False),
+        "favor_attention": (
+            torch.stack(attention_inputs(2, 5, 2, 4), dim=2), torch.randn(6, 4, dtype=torch.float64), False,
+        ),
         "two_layer": (x, *weights, norm.weight, norm.bias, norm.eps, True, seed, "gelu", 0.3, True, False),
-        "normed_linear": (x, first.weight, first.bias, norm.weight, norm.bias, norm.eps, False),
+        "normed_linear": (x, first.weight, first.bias, norm.weight, norm.bias, norm.eps, False, False),
+        "normed_linear and rows": (x, first.weight, None, norm.weight, norm.bias, norm.eps, True, False),
         "graph_product": (
             torch.randn(2, GENES, 4, requires_grad=True), *adjacency.rows("forward"), *adjacency.rows("backward"),
         ),
         "add_dropped": (torch.randn(7, 4), x, seed, 0.3, False),
     }  # fmt: skip
-    torch.library.opcheck(getattr(torch.ops.bulkformer, operator).default, arguments[operator])
+    torch.library.opcheck(getattr(torch.ops.bulkformer, case.split()[0]).default, arguments[case])
 
 
 # ---- graph product -------------------------------------------------------------------------------------------------
@@ -223,6 +229,21 @@ def test_normed_linear_passes_gradcheck_and_is_the_plain_sequence():
 
     torch.testing.assert_close(function(x), linear(norm(x)))
     assert torch.autograd.gradcheck(function, (x, *norm.parameters(), *linear.parameters()))
+
+
+@pytest.mark.usefixtures("chunk_elements")
+def test_normed_rows_beside_their_product_pass_gradcheck_and_are_not_kept():
+    torch.manual_seed(0)
+    norm, weight = random_norm(3), torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(2, 25, 3, dtype=torch.float64, requires_grad=True)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: saved.append(tensor.data_ptr()) or tensor, lambda t: t
+    ):
+        normed, product = normed_and_linear(x, norm, weight)
+    torch.testing.assert_close((normed, product), (norm(x), norm(x) @ weight.T))
+    assert normed.data_ptr() not in saved
+    assert torch.autograd.gradcheck(lambda x, *_: normed_and_linear(x, norm, weight), (x, weight, *norm.parameters()))
 
 
 def random_norm(width: int) -> nn.LayerNorm:
