@@ -25,7 +25,6 @@ from dataprep.storage import Folder
 from evaluation.inference import Embedder
 from pretrain.bench import answer, made_up_graph, made_up_profiles, run_in_turns
 from pretrain.config import ModelSettings
-from pretrain.device import retain_freed_memory
 from pretrain.export import write_export
 from pretrain.model import BulkFormer
 
@@ -69,7 +68,6 @@ def _published(case: InferenceCase) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _ours(case: InferenceCase) -> Callable[[np.ndarray], np.ndarray]:
-    retain_freed_memory()
     embedder = Embedder.open(case.export, "fused", case.precision, case.batch, case.compile)
     return lambda profiles: embedder.embed_samples(profiles, case.pooling)
 

@@ -239,11 +239,7 @@ class RayHead:
         # what `ray job stop` leaves a job for its last checkpoint; Ray's own 3 s would be the end of it
         environment["RAY_JOB_STOP_WAIT_TIME_S"] = "600"
         # as in dataprep.ray_session, for all workers at once: their processes can then be used again
-        environment |= {
-            "MALLOC_ARENA_MAX": "1",
-            "MALLOC_MMAP_MAX_": "0",
-            "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
-        }
+        environment["MALLOC_ARENA_MAX"] = "1"
         return environment
 
     def answers(self, place: Place) -> bool:

@@ -12,23 +12,18 @@ from ray.exceptions import RayTaskError
 
 from dataprep.command_line import UserError
 
-# For glibc in processes that are yet to start: keep freed memory for the next allocation. A training step frees and
-# asks for the same large tensors, and mapping them anew takes longer than the arithmetic (docs/performance.md).
-# mallopt inside a process comes too late for threads that have arenas of their own by then, as those in which Ray
-# trains.
-RETAINING_ENVIRONMENT = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
-}
+# For glibc in processes that are yet to start: one arena for all threads. Only that arena can keep freed memory for the
+# next allocation (pretrain.device.retain_freed_memory), and setting this inside a process comes too late for threads
+# that have arenas of their own by then, as those in which Ray trains.
+ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
 
 
-def retaining_environment() -> dict[str, str]:
+def one_arena_where_lacking() -> dict[str, str]:
     """What a worker's environment lacks of it: nothing on clusters that were started with it, whose processes serve
 
     as they are, where another environment would want processes of its own.
     """
-    return {} if RETAINING_ENVIRONMENT.items() <= os.environ.items() else dict(RETAINING_ENVIRONMENT)
+    return {} if ONE_ARENA.items() <= os.environ.items() else dict(ONE_ARENA)
 
 
 @contextmanager
@@ -72,7 +67,7 @@ def _start(min_cpus: int) -> None:
         except ConnectionError as error:
             raise UserError(f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: {' '.join(str(error).split())}") from None
     else:
-        os.environ.update(RETAINING_ENVIRONMENT)
+        os.environ.update(ONE_ARENA)
         cpus = max(min_cpus, os.cpu_count() or 1)
         ray.init(
             address="local",

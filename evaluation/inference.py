@@ -12,6 +12,7 @@ from torch import Tensor
 from dataprep.command_line import UserError
 from dataprep.gene_vocabulary import GeneVocabulary
 from pretrain.config import ModelShape
+from pretrain.device import retain_freed_memory
 from pretrain.export import ModelExport, open_export
 from pretrain.model import BulkFormer
 from pretrain.pooling import Pooling
@@ -54,7 +55,10 @@ class Embedder:
     @cached_property
     def model(self) -> BulkFormer:
         """On its device, in evaluation mode. Raises UserError where the tensors are not those of the model."""
-        return self.export.load(self.kernel, self.precision, self.compile).to(self.device)
+        model = self.export.load(self.kernel, self.precision, self.compile).to(self.device)
+        if self.device.type == "cpu":
+            retain_freed_memory()
+        return model
 
     @property
     def vocabulary(self) -> GeneVocabulary:

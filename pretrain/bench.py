@@ -170,8 +170,6 @@ def _ask(connection: Connection, question: str, case: Any) -> float:
 
 def serve_case(case: BenchCase, connection: Connection) -> None:
     """Answer "step" with a step's seconds and "memory" with the process's peak, until the asker leaves."""
-    if case.retain_memory:
-        retain_freed_memory()
     if case.threads:
         torch.set_num_threads(case.threads)
     torch.manual_seed(0)
@@ -179,10 +177,12 @@ def serve_case(case: BenchCase, connection: Connection) -> None:
         case.shape, made_up_graph(case.genes, case.edges_per_gene), case.kernel, case.precision, case.compile,
         case.recompute,
     )  # fmt: skip
-    serve_steps(model, case.genes, case.micro_batch, connection)
+    serve_steps(model, case.genes, case.micro_batch, connection, case.retain_memory)
 
 
-def serve_steps(model: torch.nn.Module, genes: int, micro_batch: int, connection: Connection) -> None:
+def serve_steps(
+    model: torch.nn.Module, genes: int, micro_batch: int, connection: Connection, retain_memory: bool = False
+) -> None:
     """Training steps on request: forward, loss, backward and AdamW, with dropout as the model has it."""
     model.train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
@@ -195,6 +195,8 @@ def serve_steps(model: torch.nn.Module, genes: int, micro_batch: int, connection
         del predicted_BG
         optimizer.step()
         optimizer.zero_grad()
+        if retain_memory:
+            retain_freed_memory()
 
     answer(connection, step)
 

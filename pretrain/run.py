@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dataprep.command_line import UserError
 from dataprep.corpus import Corpus, open_corpus
-from dataprep.ray_session import connected, retaining_environment, user_error_in
+from dataprep.ray_session import connected, one_arena_where_lacking, user_error_in
 from dataprep.storage import Folder
 from pretrain.code_identity import code_fingerprint
 from pretrain.config import RunSettings
@@ -171,7 +171,7 @@ def _stopping_on_termination(display: ProgressDisplay) -> Iterator[None]:
 
 
 def _runtime_environment(settings: RunSettings) -> dict[str, Any]:
-    lacking = {} if settings.workers.gpu else retaining_environment()
+    lacking = {} if settings.workers.gpu else one_arena_where_lacking()
     return {"env_vars": lacking} if lacking else {}
 
 

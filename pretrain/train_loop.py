@@ -24,7 +24,7 @@ from pretrain.code_identity import code_fingerprint
 from pretrain.config import RunSettings
 from pretrain.data_plan import StepShare, layout_of
 from pretrain.data_stream import MicroBatch, ProfileStream, StepBatch, prefetched
-from pretrain.device import autocast_to_bf16
+from pretrain.device import autocast_to_bf16, retain_freed_memory
 from pretrain.export import load_strictly, write_export
 from pretrain.flops import training_flops
 from pretrain.loss import masked_squared_error, profile_loss
@@ -144,6 +144,8 @@ class Worker:
         for batch in self.clock.waiting(self._batches()):
             profile.step_begins()
             row, agreed = self._step(batch, self._wishes(writer))
+            if self.device.type == "cpu":
+                retain_freed_memory()
             ledger.record(np.concatenate([batch.row_ids, batch.left_out]))
             self._report_left_out(batch)
             self.position = self.position.after_step()
