@@ -56,8 +56,7 @@ class Embedder:
     def model(self) -> BulkFormer:
         """On its device, in evaluation mode. Raises UserError where the tensors are not those of the model."""
         model = self.export.load(self.kernel, self.precision, self.compile).to(self.device)
-        if self.device.type == "cpu":
-            retain_freed_memory()
+        retain_freed_memory(self.device)
         return model
 
     @property

@@ -196,7 +196,7 @@ def serve_steps(
         optimizer.step()
         optimizer.zero_grad()
         if retain_memory:
-            retain_freed_memory()
+            retain_freed_memory(expression_BG.device)
 
     answer(connection, step)
 

@@ -51,17 +51,20 @@ def autocast_to_bf16(precision: str, device: torch.device) -> bool:
 
 
 @cache
-def retain_freed_memory() -> bool:
+def retain_freed_memory(device: torch.device) -> bool:
     """Have glibc keep freed memory for the next allocation instead of giving it back; True where that took effect.
+
+    For a model on a CPU only: on a GPU its tensors are not glibc's.
 
     Each step frees and asks for the same large tensors. By default glibc maps and unmaps every one of them, and the
     kernel clears it page by page: on a virtual machine that cost more than the arithmetic (docs/performance.md).
     Concerns the whole process and lasts until its end; idle memory becomes the peak.
 
-    Call it when the first step is done: weights, optimizer states and what compilation left lie outside then, and not
-    between the tensors that come and go, where they would keep the holes from being used (5 to 25 % at the peak).
+    Call it when the first step is done (without training, when the model is loaded): weights, optimizer states and
+    what compilation left lie outside then, and not between the tensors that come and go, where they would keep the
+    holes from being used (5 to 25 % at the peak).
     """
-    if platform.libc_ver()[0] != "glibc":
+    if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
         return False
     libc = ctypes.CDLL(None)
     wanted = {_M_ARENA_MAX: 1, _M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: _LARGEST}

@@ -144,8 +144,7 @@ class Worker:
         for batch in self.clock.waiting(self._batches()):
             profile.step_begins()
             row, agreed = self._step(batch, self._wishes(writer))
-            if self.device.type == "cpu":
-                retain_freed_memory()
+            retain_freed_memory(self.device)
             ledger.record(np.concatenate([batch.row_ids, batch.left_out]))
             self._report_left_out(batch)
             self.position = self.position.after_step()

@@ -327,7 +327,7 @@ def test_mistakes_get_one_line_and_leave_nothing(room, evaluation, monkeypatch, 
     assert sorted(path.name for path in room.iterdir()) == before
 
 
-FAST = ("--imputation.resamples", 100, "--imputation.ranks", "2,4", "--classification.trees", 10, "--batch-size", 2)
+FAST = ("--imputation.resamples", 100, "--imputation.ranks", "2,4", "--classification.trees", 10, "--batch-size", 8)
 
 
 def test_run_scores_the_model_beside_baselines_on_every_task(room, evaluation, tmp_path):
