@@ -2,9 +2,10 @@
 
 Trains D = 128, K = 1 over 20,010 genes with the real stack (Ray Train, ZeRO 1, a corpus and checkpoints on S3, MLflow)
 beside the bare model (forward, backward, AdamW; no data, no Ray) in one process of as many threads. Needs running
-services: `make up`, then `. .local/env`. Cases take turns, the bare model before and after each, since machines drift::
+services: `make up`, then `. .local/env`. Cases take turns, the bare model before and after each, since machines drift;
+what is compared of two cases is their means over all rounds::
 
-    python benchmarks/training_loop.py --steps 30
+    python benchmarks/training_loop.py --steps 30 --rounds 2
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 from rich.console import Console
@@ -30,22 +31,31 @@ from pretrain.tracking import read_rows
 GENES = 20_010
 MICRO = 4
 WARMUP = 4
+# workers, and whether MLflow answers
+CASES = ((1, True), (2, True), (1, False))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=30, help="optimizer steps of each training run")
+    parser.add_argument("--rounds", type=int, default=1, help="how often all cases have their turn, ten minutes each")
     parser.add_argument("--place", default="s3://bulkformer/bench-loop", help="corpus and runs go there")
     arguments = parser.parse_args()
     corpus = make_corpus(arguments.place)
     bare = [bare_rate()]
     rows: list[dict[str, Any]] = []
-    for workers, mlflow_answers in ((1, True), (2, True), (1, False)):
+    for workers, mlflow_answers in CASES * arguments.rounds:
         rows.append(measured_run(corpus, arguments.place, workers, mlflow_answers, arguments.steps))
         bare.append(bare_rate())
         rows[-1]["bare_profiles_per_second"] = (bare[-2] + bare[-1]) / 2
     show(rows)
-    print(json.dumps({"bare_profiles_per_second": bare, "runs": rows}))
+    one, two, away = (mean(row["profiles_per_second"] for row in rows if is_case(row, case)) for case in CASES)
+    Console(stderr=True).print(f"two workers: {two / one:.3f} x one; MLflow away: {away / one:.3f} x MLflow on")
+    print(json.dumps({"bare_profiles_per_second": bare, "runs": rows, "two_over_one": two / one, "away": away / one}))
+
+
+def is_case(row: dict[str, Any], case: tuple[int, bool]) -> bool:
+    return (row["workers"], row["mlflow_answers"]) == case
 
 
 def make_corpus(place: str) -> str:

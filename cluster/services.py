@@ -33,13 +33,18 @@ REGION = "us-east-1"
 _ANSWER_SECONDS = 5.0
 # A Unix socket's path may have 107 characters (103 on macOS); Ray appends up to 64 to its folder.
 _RAY_FOLDER_CHARACTERS = 39
-# How often Ray watches itself. Its own intervals are those of a cluster; a machine of two cores that trains has none to
-# spare (docs/performance.md). The dashboard's charts move less often.
-_RAY_WATCHES_SELDOM = {
+# What Ray does for a cluster and not for those who train, less often or not at all: on a machine of two cores every
+# process that wakes up takes the core from a worker that trains (docs/performance.md). The dashboard's charts move less
+# often.
+_RAY_ON_ONE_MACHINE = {
     "METRICS_RECORD_INTERVAL_S": "60",  # instead of 5: the dashboard's own memory
     "REPORTER_UPDATE_INTERVAL_MS": "15000",  # 5000: CPU and memory of all processes
     "SCAN_EVENT_DIR_INTERVAL_SECONDS": "10",  # 2
     "RAY_metrics_report_interval_ms": "60000",  # 10000: every process to the agent, for a Prometheus that asks for it
+    # idle processes that are kept; Ray's own number is that of the CPU slots, and here those are more than the cores
+    "RAY_num_workers_soft_limit": str(os.cpu_count() or 1),
+    # an actor of each training that asks whether a machine is to be taken away: not the only one
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
 # These would send a client elsewhere or with other credentials than ours.
 FOREIGN_VARIABLES = (
@@ -238,10 +243,12 @@ class RayHead:
             f"--object-store-memory={settings.object_store_megabytes * 2**20}",
             "--disable-usage-stats",
             "--log-color=false",
+            # it sends what workers print to drivers, and ours ask for none of it; logs of jobs do not go through it
+            "--include-log-monitor=false",
         ]
 
     def environment(self, place: Place) -> dict[str, str]:
-        environment = {**_RAY_WATCHES_SELDOM, **_own_environment(), **job_environment(place)}
+        environment = {**_RAY_ON_ONE_MACHINE, **_own_environment(), **job_environment(place)}
         # jobs are to ask the cluster that runs them, under the address that Ray gives them
         del environment["RAY_ADDRESS"], environment["RAY_API_SERVER_ADDRESS"]
         # what `ray job stop` leaves a job for its last checkpoint; Ray's own 3 s would be the end of it

@@ -11,7 +11,7 @@ import ray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-POLL_SECONDS = 0.5
+POLL_SECONDS = 1.0
 
 
 @ray.remote(num_cpus=0, max_restarts=0)
