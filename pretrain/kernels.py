@@ -14,7 +14,10 @@ Shapes in names: B samples, G genes, D width, E edges, H heads, K = D / H.
 
 from __future__ import annotations
 
+import inspect
+import tempfile
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -49,11 +52,20 @@ class GraphConvolution(GCNConv):
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim, dim, add_self_loops=False, cached=True)
+        _remove_generated_source(self)
 
     def forward(self, hidden_BGD: Tensor, norm: nn.LayerNorm, edge_index_2E: Tensor, edge_weight_E: Tensor) -> Tensor:
         normed_BGD = norm(hidden_BGD)
         # in place: nobody else wants what the convolution gave, fp32 also under autocast
         return super().forward(normed_BGD, edge_index_2E, edge_weight_E).add_(normed_BGD)
+
+
+def _remove_generated_source(convolution: GCNConv) -> None:
+    """PyG writes its code for a class of convolutions to a temporary file, once per process, and leaves it there."""
+    source = Path(inspect.getfile(convolution.propagate))
+    # where it generates nothing, that is a file of PyG itself
+    if source.parent == Path(tempfile.gettempdir()):
+        source.unlink(missing_ok=True)
 
 
 class FusedGraphConvolution(GraphConvolution):

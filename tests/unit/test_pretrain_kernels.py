@@ -15,6 +15,7 @@ from pretrain.config import ModelShape
 from pretrain.dropout import add_dropped, draw_seed, kept, seed_from_row
 from pretrain.favor import favor_attention
 from pretrain.graph_product import Adjacency
+from pretrain.kernels import GraphConvolution
 from pretrain.loss import masked_squared_error, mean_squared_error
 from pretrain.model import BulkFormer
 from pretrain.normed_linear import normed_and_linear, normed_linear
@@ -77,6 +78,18 @@ def attention_inputs(samples: int, genes: int, heads: int, width: int, dtype=tor
     torch.manual_seed(2)
     shape = (samples, genes, heads, width)
     return [(2 * torch.randn(shape, dtype=dtype)).requires_grad_() for _ in range(3)]
+
+
+def test_a_convolution_leaves_no_file_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    class Convolution(GraphConvolution):
+        """PyG generates code, in a file, for a class that it has not seen."""
+
+    assert Convolution.propagate.__module__ != f"{__name__}_Convolution_propagate"
+    layer = Convolution(4)
+    assert layer.propagate.__module__ == f"{__name__}_Convolution_propagate"
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures("chunk_elements")
