@@ -25,6 +25,7 @@ from dataprep.ray_session import connected, one_arena_where_lacking, user_error_
 from dataprep.storage import Folder
 from pretrain.code_identity import code_fingerprint
 from pretrain.config import RunSettings
+from pretrain.leftovers import remove_groups_of_dead_runs
 from pretrain.progress import ProgressBoard, ProgressDisplay, duration
 from pretrain.tracking import read_rows
 from pretrain.training_job import TrainingJob, total_steps, train_worker
@@ -48,6 +49,7 @@ def run(settings: RunSettings) -> dict[str, Any]:
     steps = total_steps(settings, corpus.rows("train"))
     started = time.monotonic()
     with connected(min_cpus=_needed_cpus(settings)):
+        _free_what_dead_runs_hold()
         _require_resources(settings)
         _introduce(settings, corpus, steps)
         _train(settings, steps)
@@ -95,6 +97,12 @@ def _difference(before: Any, now: Any) -> str:
 def _needed_cpus(settings: RunSettings) -> int:
     """CPU slots that a run needs: its workers, Ray Train's controller, and one for reading."""
     return int(settings.workers.count * settings.workers.cpus_each) + 2
+
+
+def _free_what_dead_runs_hold() -> None:
+    # only a cluster that was there before has had other drivers
+    if os.environ.get("RAY_ADDRESS") and (removed := remove_groups_of_dead_runs()):
+        print(f"freed what {removed} killed run{'s' if removed > 1 else ''} still held of the cluster's CPUs and GPUs")
 
 
 def _require_resources(settings: RunSettings) -> None:
