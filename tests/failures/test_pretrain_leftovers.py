@@ -52,12 +52,14 @@ def test_what_a_killed_run_holds_is_freed_and_what_a_living_one_holds_is_not(clu
         text=True,
         env=os.environ | {"RAY_ADDRESS": cluster.address},
     )
-    board = ProgressBoard.remote()
-    own = placement_group([{"CPU": 3}])
-    ray.get([own.ready(), board.stop_requested.remote()])
-    assert run.stdout.readline() == "asks soon\n"
-    run.kill()
-    run.wait()
+    try:
+        board = ProgressBoard.remote()
+        own = placement_group([{"CPU": 3}])
+        ray.get([own.ready(), board.stop_requested.remote()])
+        assert run.stdout.readline() == "asks soon\n"
+    finally:
+        run.kill()
+        run.wait()
     # the head's CPU is all that neither of the two holds
     until(lambda: ray.available_resources().get("CPU") == 1)
     time.sleep(5)
