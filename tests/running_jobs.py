@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,7 @@ def free_port() -> int:
 class RayCluster:
     """A head that holds no workers, and nodes of one worker each (of 2 CPUs: see :func:`node_settings`).
 
-    With a ``dashboard``, as real clusters have, what a killed job has left is removed: Ray Train's cleaner asks it
-    whether the job still lives, and waits for ever where there is none.
+    With a ``dashboard``, as real clusters have, a run frees what killed ones still hold (:mod:`pretrain.leftovers`).
     """
 
     def __init__(self, nodes: int, dashboard: bool = False) -> None:
@@ -148,6 +147,14 @@ def worker_processes() -> list[psutil.Process]:
 def processes_of_jobs() -> list[psutil.Process]:
     """Whatever exists among the descendants of this process because of a job, and must be gone when that is."""
     return _descendants("RayTrainWorker", "TrainController", "PlacementGroupCleaner", "ProgressBoard", "pretrain run")
+
+
+def require_no_process_of_jobs(seconds: float, but: Collection[psutil.Process] = ()) -> None:
+    """Check that all of them are gone after so many seconds at most, ``but`` those of runs of this very process."""
+    give_up_at = time.monotonic() + seconds
+    while orphans := [process for process in processes_of_jobs() if process not in but]:
+        assert time.monotonic() < give_up_at, f"{len(orphans)} processes outlive their jobs: {orphans}"
+        time.sleep(0.2)
 
 
 def _descendants(*named: str) -> list[psutil.Process]:

@@ -13,7 +13,9 @@ from made_corpora import make_corpus
 from running_jobs import (
     RunningJob,
     node_settings,
+    processes_of_jobs,
     require_every_profile_once_per_epoch,
+    require_no_process_of_jobs,
     training_rows,
     worker_processes,
 )
@@ -178,8 +180,12 @@ def test_a_terminated_job_a_killed_worker_and_a_lost_machine_leave_no_trace_in_t
 
 
 def test_a_run_outlives_its_clusters_at_other_sizes_and_stages(corpus, storage, uninterrupted, start_cluster, tmp_path):
-    """2 workers on ZeRO 1, then 1, then 3 on ZeRO 3: job and cluster are killed in mid-epoch in between."""
+    """2 workers on ZeRO 1, then 1, then 3 on ZeRO 3: job and cluster are killed in mid-epoch in between.
+
+    The cluster loses the job first: of that, no process may stay.
+    """
     name = "resized"
+    others = processes_of_jobs()
     for workers, stage, until in ((2, 1, 8), (1, 1, 32), (3, 3, None)):
         cluster = start_cluster(workers)
         job = RunningJob(
@@ -190,6 +196,7 @@ def test_a_run_outlives_its_clusters_at_other_sizes_and_stages(corpus, storage, 
         if until is not None:
             job.until_checkpoint(until)
             job.kill()
+            require_no_process_of_jobs(30, but=others)
         else:
             assert job.wait() == 0, job.output
         cluster.shutdown()

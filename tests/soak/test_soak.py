@@ -14,8 +14,8 @@ from made_corpora import make_corpus
 from running_jobs import (
     RunningJob,
     node_settings,
-    processes_of_jobs,
     require_every_profile_once_per_epoch,
+    require_no_process_of_jobs,
     training_rows,
     worker_processes,
 )
@@ -70,10 +70,7 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(s3_server, ml
     assert sum(killed.values()) == KILLS, "the run was over before"
     assert job.wait(1800) == 0, job.output
     output = job.output
-    give_up_at = time.monotonic() + 60
-    while orphans := processes_of_jobs():
-        assert time.monotonic() < give_up_at, f"{len(orphans)} processes outlive their jobs: {orphans}"
-        time.sleep(1)
+    require_no_process_of_jobs(60)
     rows = training_rows(job.folder)
     assert len(rows) == STEPS
     require_every_profile_once_per_epoch(rows, range(PROFILES), EPOCHS)
