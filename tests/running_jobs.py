@@ -144,6 +144,11 @@ def worker_processes() -> list[psutil.Process]:
     return _descendants("RayTrainWorker")
 
 
+def controller_process() -> psutil.Process:
+    """Ray Train's controller among the descendants of this process, the one started last."""
+    return max(_descendants("TrainController"), key=psutil.Process.create_time)
+
+
 def processes_of_jobs() -> list[psutil.Process]:
     """Whatever exists among the descendants of this process because of a job, and must be gone when that is."""
     return _descendants("RayTrainWorker", "TrainController", "PlacementGroupCleaner", "ProgressBoard", "pretrain run")

@@ -12,6 +12,7 @@ import pytest
 from made_corpora import make_corpus
 from running_jobs import (
     RunningJob,
+    controller_process,
     node_settings,
     processes_of_jobs,
     require_every_profile_once_per_epoch,
@@ -151,10 +152,12 @@ def secrets() -> list[str]:
     return [os.environ["AWS_SECRET_ACCESS_KEY"], os.environ["RAY_AUTH_TOKEN"]]
 
 
-def test_a_terminated_job_a_killed_worker_and_a_lost_machine_leave_no_trace_in_the_losses(
+def test_a_terminated_job_killed_processes_and_a_lost_machine_leave_no_trace_in_the_losses(
     corpus, storage, uninterrupted, start_cluster, tmp_path
 ):
-    """SIGTERM: a checkpoint, exit code 1, resumed. SIGKILL of a worker. A machine is lost and replaced. Same losses."""
+    """SIGTERM: a checkpoint, exit code 1, resumed. SIGKILL of Ray Train's controller: exit code 1, nothing left behind,
+    resumed. SIGKILL of a worker. A machine is lost and replaced. Same losses."""
+    others = processes_of_jobs()
     cluster = start_cluster(2)
     job = RunningJob(node_settings(corpus, storage, "broken", EPOCHS), cluster, tmp_path)
     job.until_checkpoint(4)
@@ -167,6 +170,14 @@ def test_a_terminated_job_a_killed_worker_and_a_lost_machine_leave_no_trace_in_t
 
     job = RunningJob(node_settings(corpus, storage, "broken", EPOCHS), cluster, tmp_path)
     job.until_checkpoint(stopped_at + 4)
+    controller_process().kill()
+    assert job.wait() == 1
+    assert "error: training failed" in job.output
+    assert "Traceback" not in job.output
+    require_no_process_of_jobs(30, but=others)
+
+    job = RunningJob(node_settings(corpus, storage, "broken", EPOCHS), cluster, tmp_path)
+    job.until_checkpoint(CheckpointStore(job.folder / "checkpoints").steps()[-1] + 4)
     resumed = job.output.count("going on from")
     worker_processes()[-1].kill()
     job.until("a restart", lambda: job.output.count("going on from") > resumed)
