@@ -35,6 +35,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def wait_until(holds: Callable[[], bool], seconds: float, complaint: Callable[[], str]) -> None:
+    """Wait until something holds; fails with the complaint, made then, if it does not within so many seconds."""
+    give_up_at = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < give_up_at, complaint()
+        time.sleep(0.1)
+
+
 class RayCluster:
     """A head that holds no workers, and nodes of one worker each (of 2 CPUs: see :func:`node_settings`).
 
@@ -121,11 +129,14 @@ class RunningJob:
 
     def until(self, what: str, holds: Callable[[], bool]) -> None:
         """Wait until something holds; the job must not end before."""
-        give_up_at = time.monotonic() + PATIENCE_SECONDS
-        while not holds():
+
+        def holds_while_running() -> bool:
+            if holds():
+                return True
             assert self._process.poll() is None, f"the job ended before {what}:\n{self.output}"
-            assert time.monotonic() < give_up_at, f"no sign of {what}:\n{self.output}"
-            time.sleep(0.1)
+            return False
+
+        wait_until(holds_while_running, PATIENCE_SECONDS, lambda: f"no sign of {what}:\n{self.output}")
 
     def until_checkpoint(self, step: int) -> None:
         store = CheckpointStore(self.folder / "checkpoints")
@@ -156,10 +167,11 @@ def processes_of_jobs() -> list[psutil.Process]:
 
 def require_no_process_of_jobs(seconds: float, but: Collection[psutil.Process] = ()) -> None:
     """Check that all of them are gone after so many seconds at most, ``but`` those of runs of this very process."""
-    give_up_at = time.monotonic() + seconds
-    while orphans := [process for process in processes_of_jobs() if process not in but]:
-        assert time.monotonic() < give_up_at, f"{len(orphans)} processes outlive their jobs: {orphans}"
-        time.sleep(0.2)
+
+    def orphans() -> list[psutil.Process]:
+        return [process for process in processes_of_jobs() if process not in but]
+
+    wait_until(lambda: not orphans(), seconds, lambda: f"processes outlive their jobs: {orphans()}")
 
 
 def _descendants(*named: str) -> list[psutil.Process]:

@@ -8,6 +8,7 @@ import time
 import pytest
 import ray
 from ray.util.placement_group import placement_group
+from running_jobs import wait_until
 
 from pretrain.leftovers import remove_groups_of_dead_runs
 from pretrain.progress import ProgressBoard
@@ -61,17 +62,10 @@ def test_what_a_killed_run_holds_is_freed_and_what_a_living_one_holds_is_not(clu
         run.kill()
         run.wait()
     # the head's CPU is all that neither of the two holds
-    until(lambda: ray.available_resources().get("CPU") == 1)
+    wait_until(lambda: ray.available_resources().get("CPU") == 1, 30, lambda: str(ray.available_resources()))
     time.sleep(5)
     assert ray.available_resources()["CPU"] == 1, "Ray itself has removed it: is this still needed?"
     assert remove_groups_of_dead_runs() == 1
-    until(lambda: ray.available_resources()["CPU"] == 4)
+    wait_until(lambda: ray.available_resources()["CPU"] == 4, 30, lambda: str(ray.available_resources()))
     assert remove_groups_of_dead_runs() == 0
     assert ray.get(own.ready(), timeout=10)
-
-
-def until(holds) -> None:
-    give_up_at = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < give_up_at, ray.available_resources()
-        time.sleep(0.2)

@@ -18,6 +18,7 @@ from running_jobs import (
     require_every_profile_once_per_epoch,
     require_no_process_of_jobs,
     training_rows,
+    wait_until,
     worker_processes,
 )
 
@@ -58,10 +59,7 @@ def when_checkpointed(storage: str, name: str, step: int, act: Callable[[], None
     store = CheckpointStore(Folder(storage) / name / "checkpoints")
 
     def watch() -> None:
-        give_up_at = time.monotonic() + 200
-        while not any(done >= step for done in store.steps()):
-            assert time.monotonic() < give_up_at, f"no checkpoint of step {step}"
-            time.sleep(0.05)
+        wait_until(lambda: any(done >= step for done in store.steps()), 200, lambda: f"no checkpoint of step {step}")
         act()
 
     return ThreadPoolExecutor(1).submit(watch)
