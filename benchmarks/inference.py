@@ -20,13 +20,13 @@ import torch
 from published_modules import Published
 from rich.console import Console
 
-from dataprep.gene_vocabulary import GeneVocabulary
-from dataprep.storage import Folder
-from evaluation.inference import Embedder
-from pretrain.bench import answer, made_up_graph, made_up_profiles, run_in_turns
+from dataprep.genes.vocabulary import GeneVocabulary
+from dataprep.runtime.storage import Folder
+from evaluation.inference.embedder import Embedder
+from pretrain.bench.training_step import answer, made_up_graph, made_up_profiles, run_in_turns
 from pretrain.config import ModelSettings
-from pretrain.export import write_export
-from pretrain.model import BulkFormer
+from pretrain.model.bulkformer import BulkFormer
+from pretrain.model.export_file import write_export
 
 
 @dataclass(frozen=True)

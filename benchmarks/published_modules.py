@@ -1,7 +1,7 @@
 """Is ``kernel: reference`` as fast as the published modules put together plainly?
 
 Builds the encoder of the 2026-05 code from ``performer_pytorch.Performer`` and ``torch_geometric.nn.GCNConv`` over an
-edge index, in one file and with nothing of ``pretrain.model``, and times its training step in turn with
+edge index, in one file and with nothing of ``pretrain.model.bulkformer``, and times its training step in turn with
 ``BulkFormer(kernel="reference")``, both in processes of default settings::
 
     python benchmarks/published_modules.py --size 50M --micro-batch 2
@@ -21,8 +21,8 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch_geometric.nn import GCNConv
 
-from pretrain.bench import BenchCase, made_up_graph, run_in_turns, serve_case, serve_steps
-from pretrain.model import ModelOutput
+from pretrain.bench.training_step import BenchCase, made_up_graph, run_in_turns, serve_case, serve_steps
+from pretrain.model.bulkformer import ModelOutput
 
 MASKED = -10.0
 

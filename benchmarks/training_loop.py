@@ -24,9 +24,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from dataprep.storage import Folder
-from pretrain.bench import BenchCase, run_in_turns
-from pretrain.tracking import read_rows
+from dataprep.runtime.storage import Folder
+from pretrain.bench.training_step import BenchCase, run_in_turns
+from pretrain.monitoring.tracking import read_rows
 
 GENES = 20_010
 MICRO = 4

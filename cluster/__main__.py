@@ -8,7 +8,7 @@ from functools import partial
 from cluster.config import DownSettings, StatusSettings, SubmitSettings, UpSettings
 from cluster.local import down, status, up
 from cluster.submit import submit
-from dataprep.command_line import Command, main
+from dataprep.runtime.command_line import Command, main
 
 SUMMARY = "Bring up the services that the other packages use, and submit jobs to them."
 

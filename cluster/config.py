@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from dataprep.command_line import CommandSettings
+from dataprep.runtime.command_line import CommandSettings
 
 
 def _default_cpus() -> int:

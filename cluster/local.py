@@ -18,7 +18,7 @@ from cluster import processes
 from cluster.config import DownSettings, StatusSettings, UpSettings
 from cluster.services import FOREIGN_VARIABLES, LOOPBACK, SERVICES, Place, Service, job_environment
 from cluster.state import State, StateFolder, shell_lines
-from dataprep.command_line import UserError
+from dataprep.runtime.command_line import UserError
 
 _POLL_SECONDS = 0.25
 _LOG_LINES = 15

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from dataprep.command_line import UserError
+from dataprep.runtime.command_line import UserError
 
 MARK = "BULKFORMER_EMBEDDED_SERVICE"
 # Start times are derived from the boot time, which moves a little when the clock is set.

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from cluster.processes import ProcessId
-from dataprep.command_line import UserError
+from dataprep.runtime.command_line import UserError
 
 _FORMAT = 1
 # All that is ever made in the folder, and so all that is ever deleted.

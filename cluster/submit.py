@@ -16,7 +16,7 @@ from pathspec import GitIgnoreSpec
 
 from cluster.config import SubmitSettings
 from cluster.state import StateFolder
-from dataprep.command_line import UserError
+from dataprep.runtime.command_line import UserError
 
 if TYPE_CHECKING:
     from ray.job_submission import JobStatus, JobSubmissionClient

@@ -5,16 +5,16 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from dataprep.command_line import Command, main
+from dataprep.coexpression import build_gene_graph
 from dataprep.config import BuildSettings, ExportSettings, GraphSettings, InspectSettings, SimulateSettings
-from dataprep.gene_graph import build_gene_graph
-from dataprep.inspection import inspect_corpus
+from dataprep.inspection.text import inspect_corpus
+from dataprep.runtime.command_line import Command, main
 from dataprep.simulate import simulate
 
 
 def _build(settings: BuildSettings) -> dict[str, Any]:
     # Ray takes a second to import; the other commands do without it
-    from dataprep.build import build
+    from dataprep.pipeline.build import build
 
     return build(settings)
 

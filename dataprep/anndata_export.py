@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from anndata import AnnData
 
-from dataprep.command_line import UserError
 from dataprep.config import ExportSettings
 from dataprep.corpus import SPLITS, Corpus, iterate_row_groups, open_corpus
-from dataprep.storage import Folder, split_file_address
+from dataprep.runtime.command_line import UserError
+from dataprep.runtime.storage import Folder, split_file_address
 
 
 def export(settings: ExportSettings) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 from pydantic_settings import CliPositionalArg
 
-from dataprep.command_line import CommandSettings, Settings
+from dataprep.runtime.command_line import CommandSettings, Settings
 
 Units = Literal["counts", "estimated_counts", "tpm", "fpkm", "log1p_tpm", "log2_tpm_plus_1"]
 GeneId = Literal["ensembl", "symbol", "symbol_entrez"]

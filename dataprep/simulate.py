@@ -23,11 +23,11 @@ import pyarrow as pa
 import pyarrow.csv
 import yaml
 
-from dataprep.command_line import UserError
 from dataprep.config import SimulateSettings
 from dataprep.corpus import table_bytes
-from dataprep.gene_vocabulary import GeneVocabulary, default_vocabulary
-from dataprep.storage import Folder
+from dataprep.genes.vocabulary import GeneVocabulary, default_vocabulary
+from dataprep.runtime.command_line import UserError
+from dataprep.runtime.storage import Folder
 
 BUILD_FILE = "build.yaml"
 GENES_FILE = "vocabulary.csv.gz"

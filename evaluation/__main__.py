@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from dataprep.command_line import Command, main
+from dataprep.runtime.command_line import Command, main
 from evaluation.config import EmbedSettings, RunSettings
 from evaluation.progress import quiet_libraries
 
 
 def _embed(settings: EmbedSettings) -> dict[str, Any]:
     # torch takes seconds to import; --help and refused settings do without it
-    from evaluation.embed import embed
+    from evaluation.embed.command import embed
 
     return embed(settings)
 

@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from dataprep.command_line import CommandSettings, Settings
 from dataprep.config import Units
+from dataprep.runtime.command_line import CommandSettings, Settings
 from pretrain.config import Kernel, Precision
-from pretrain.pooling import Pooling
+from pretrain.model.pooling import Pooling
 
 Level = Literal["sample", "gene", "expression"]
 Task = Literal["imputation", "classification"]

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from dataprep.command_line import UserError
 from dataprep.corpus import Corpus, open_corpus
+from dataprep.runtime.command_line import UserError
 from evaluation.config import RunSettings
-from evaluation.inference import Embedder, require_same_vocabulary
+from evaluation.inference.embedder import Embedder, require_same_vocabulary
 from evaluation.progress import event
-from evaluation.results import TaskResult, print_results, results_json, write_results
+from evaluation.scores.mlflow_results import metric_values, send_results
+from evaluation.scores.results import TaskResult, print_results, results_json, write_results
 from evaluation.tasks.classification import (
     LabelledProfiles,
     embed_labelled,
@@ -22,8 +23,7 @@ from evaluation.tasks.classification import (
     usable_labels,
 )
 from evaluation.tasks.imputation import evaluate_imputation
-from evaluation.tracking import metric_values, send_results
-from pretrain.export import WEIGHTS_FILE
+from pretrain.model.export_file import WEIGHTS_FILE
 
 
 def run(settings: RunSettings) -> dict[str, Any]:

@@ -13,7 +13,7 @@ python -m cluster up
 # one place in the bucket, so that a repeat does not fill the disk; one name per run, as MLflow keeps all of them
 demo=s3://bulkformer/demo
 run=demo-$(date +%Y%m%d-%H%M%S)
-python -c "from dataprep.storage import Folder; Folder('s3://bulkformer').remove('demo')"
+python -c "from dataprep.runtime.storage import Folder; Folder('s3://bulkformer').remove('demo')"
 
 step "a made-up cohort: 400 samples of 2,000 genes, 8 studies, raw counts"
 python -m dataprep simulate --samples 400 --genes 2000 --output $demo/raw
@@ -22,7 +22,7 @@ step "the corpus: TPM, quality control, split by study, Parquet"
 # simulate wrote beside the counts what they are; a settings file has to be on this machine
 settings=$(mktemp)
 trap 'rm -f "$settings"' EXIT
-python -c "from dataprep.storage import Folder; print(Folder('$demo/raw').read_text('build.yaml'))" > "$settings"
+python -c "from dataprep.runtime.storage import Folder; print(Folder('$demo/raw').read_text('build.yaml'))" > "$settings"
 python -m dataprep build --config "$settings" --corpus $demo/corpus
 python -m dataprep graph --corpus $demo/corpus
 python -m dataprep inspect $demo/corpus

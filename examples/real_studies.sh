@@ -2,7 +2,7 @@
 # Published studies to a corpus to a model over all 20,024 genes to scores on studies it has not seen.
 #     examples/real_studies.sh FOLDER
 # where FOLDER holds studies/NAME/expression.tsv.gz. Needs the services of `python -m cluster up` and, where former
-# gene symbols should count, GENE_ALIASES: a table made by `python -m dataprep.make_gene_aliases`.
+# gene symbols should count, GENE_ALIASES: a table made by `python -m dataprep.genes.make_aliases`.
 # A repeat goes on where the last one stopped: the corpus is kept, the run resumes.
 set -euo pipefail
 cd "$(dirname "$0")/.."

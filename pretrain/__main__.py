@@ -6,30 +6,30 @@ The modules behind a command are imported when it runs: they take seconds, and `
 import sys
 from typing import Any
 
-from dataprep.command_line import Command, main
+from dataprep.runtime.command_line import Command, main
 from pretrain.config import BenchSettings, ExportSettings, ImportReleasedSettings, RunSettings
 
 
 def _run(settings: RunSettings) -> dict[str, Any]:
-    from pretrain.run import run
+    from pretrain.driver.run import run
 
     return run(settings)
 
 
 def _export(settings: ExportSettings) -> dict[str, Any]:
-    from pretrain.run_export import export_command
+    from pretrain.artifacts.export_command import export_command
 
     return export_command(settings)
 
 
 def _import_released(settings: ImportReleasedSettings) -> dict[str, Any]:
-    from pretrain.released import import_released
+    from pretrain.artifacts.released import import_released
 
     return import_released(settings)
 
 
 def _bench(settings: BenchSettings) -> list[dict[str, Any]]:
-    from pretrain.bench import bench
+    from pretrain.bench.training_step import bench
 
     return bench(settings)
 

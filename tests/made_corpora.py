@@ -9,6 +9,7 @@ from dataprep.corpus import (
     REJECTED_FILE,
     SAMPLES_FILE,
     Corpus,
+    GeneGraph,
     Manifest,
     SampleCounts,
     SplitSummary,
@@ -17,9 +18,8 @@ from dataprep.corpus import (
     table_bytes,
     write_shard,
 )
-from dataprep.gene_graph import GeneGraph
-from dataprep.gene_vocabulary import GeneVocabulary
-from dataprep.storage import Folder
+from dataprep.genes.vocabulary import GeneVocabulary
+from dataprep.runtime.storage import Folder
 
 
 def make_vocabulary(genes: int) -> GeneVocabulary:

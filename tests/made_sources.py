@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from dataprep.command_line import read_settings
 from dataprep.config import BuildSettings
-from dataprep.gene_vocabulary import default_vocabulary
+from dataprep.genes.vocabulary import default_vocabulary
+from dataprep.runtime.command_line import read_settings
 
 GENES = 40
 

@@ -19,10 +19,10 @@ from ray.cluster_utils import Cluster
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
 from dataprep.corpus import Corpus
-from dataprep.storage import Folder
-from pretrain.checkpoint import CheckpointStore
+from dataprep.runtime.storage import Folder
+from pretrain.artifacts.checkpoint import CheckpointStore
 from pretrain.config import RunSettings
-from pretrain.tracking import Row, read_rows
+from pretrain.monitoring.tracking import Row, read_rows
 
 # Most seconds that anything here may take.
 PATIENCE_SECONDS = 300
@@ -46,7 +46,8 @@ def wait_until(holds: Callable[[], bool], seconds: float, complaint: Callable[[]
 class RayCluster:
     """A head that holds no workers, and nodes of one worker each (of 2 CPUs: see :func:`node_settings`).
 
-    With a ``dashboard``, as real clusters have, a run frees what killed ones still hold (:mod:`pretrain.leftovers`).
+    With a ``dashboard``, as real clusters have, a run frees what killed ones still hold
+    (:mod:`pretrain.driver.leftovers`).
     """
 
     def __init__(self, nodes: int, dashboard: bool = False) -> None:

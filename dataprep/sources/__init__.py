@@ -1,7 +1,7 @@
 """Readers of the forms in which people publish expression data.
 
 A reader does two things: list the samples of a file, and read some of them as linear arrays. What the values mean is
-decided elsewhere (:mod:`dataprep.normalization`).
+decided elsewhere (:mod:`dataprep.pipeline.normalization`).
 """
 
 from __future__ import annotations

@@ -12,10 +12,10 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from dataprep.command_line import UserError
 from dataprep.config import SourceSettings
+from dataprep.runtime.command_line import UserError
+from dataprep.runtime.storage import Folder, split_file_address
 from dataprep.sources import RawProfiles
-from dataprep.storage import Folder, split_file_address
 
 
 def list_samples(address: str) -> tuple[str, ...]:

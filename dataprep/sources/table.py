@@ -18,10 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from dataprep.command_line import UserError
 from dataprep.config import SourceSettings
+from dataprep.runtime.command_line import UserError
+from dataprep.runtime.storage import Folder, split_file_address
 from dataprep.sources import RawProfiles
-from dataprep.storage import Folder, split_file_address
 
 _BLOCK_BYTES = 16 * 1024 * 1024
 _MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL"]

@@ -22,13 +22,13 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from dataprep.command_line import UserError
 from dataprep.corpus import Corpus
+from dataprep.runtime.command_line import UserError
 from evaluation.config import ClassificationSettings
-from evaluation.metrics import classification_scores, fold_interval
-from evaluation.profiles import corpus_stream, splits_named
+from evaluation.inference.profiles import corpus_stream, splits_named
 from evaluation.progress import event, tracked
-from evaluation.results import Score, TaskResult
+from evaluation.scores.metrics import classification_scores, fold_interval
+from evaluation.scores.results import Score, TaskResult
 
 # Columns of samples.parquet that are not labels; `study` is what metadata tables call the study.
 _OWN_COLUMNS = ("sample_id", "study_id", "study", "split", "row_id", "source")

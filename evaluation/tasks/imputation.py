@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from dataprep.command_line import UserError
 from dataprep.corpus import Corpus, iterate_row_groups, read_split
-from evaluation.baselines import ProbabilisticPCA, fit_probabilistic_pca, gene_means, gene_medians
+from dataprep.runtime.command_line import UserError
 from evaluation.config import ImputationSettings
-from evaluation.metrics import ErrorSums, Interval, Resamples, percentile_interval
+from evaluation.methods.baselines import ProbabilisticPCA, fit_probabilistic_pca, gene_means, gene_medians
 from evaluation.progress import event, tracked
-from evaluation.results import Score, TaskResult
-from pretrain.masking import VALIDATION_EPOCH, mask_of_profiles
+from evaluation.scores.metrics import ErrorSums, Interval, Resamples, percentile_interval
+from evaluation.scores.results import Score, TaskResult
+from pretrain.model.masking import VALIDATION_EPOCH, mask_of_profiles
 
 # float32 B x G with NaN where hidden -> expression B x G
 Predictor = Callable[[np.ndarray], np.ndarray]

@@ -10,8 +10,8 @@ import ray
 from ray.util.placement_group import placement_group
 from running_jobs import wait_until
 
-from pretrain.leftovers import remove_groups_of_dead_runs
-from pretrain.progress import ProgressBoard
+from pretrain.driver.leftovers import remove_groups_of_dead_runs
+from pretrain.driver.progress import ProgressBoard
 
 # Ray Train's controller asks for a group in the moment between its driver's end and its own. Here the one that asks
 # is made to live on, so that it does so each time.
@@ -20,7 +20,7 @@ import threading
 import time
 import ray
 from ray.util.placement_group import placement_group
-from pretrain.progress import ProgressBoard
+from pretrain.driver.progress import ProgressBoard
 
 ray.init(log_to_driver=False, namespace="leftovers")
 board = ProgressBoard.remote()

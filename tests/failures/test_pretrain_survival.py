@@ -22,14 +22,14 @@ from running_jobs import (
     worker_processes,
 )
 
-from dataprep.command_line import UserError
 from dataprep.corpus import Corpus
-from dataprep.storage import Folder
-from pretrain.checkpoint import CheckpointStore
-from pretrain.data_plan import Window
-from pretrain.run import run
-from pretrain.tracking import read_rows
-from pretrain.window_reader import read_window
+from dataprep.runtime.command_line import UserError
+from dataprep.runtime.storage import Folder
+from pretrain.artifacts.checkpoint import CheckpointStore
+from pretrain.data.plan import Window
+from pretrain.data.window_reader import read_window
+from pretrain.driver.run import run
+from pretrain.monitoring.tracking import read_rows
 
 PROFILES = 70
 EPOCHS = 10

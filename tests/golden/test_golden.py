@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from dataprep.gene_graph import GeneGraph
-from pretrain.config import ModelSettings, ModelShape
-from pretrain.loss import masked_squared_error, mean_squared_error
-from pretrain.model import BulkFormer
+from dataprep.corpus import GeneGraph
+from pretrain.config import ModelSettings
+from pretrain.model.bulkformer import BulkFormer
+from pretrain.model.loss import masked_squared_error, mean_squared_error
+from pretrain.shape import ModelShape
 
 GOLDEN = Path(os.environ.get("BULKFORMER_GOLDEN", Path(__file__).parents[3] / "shared" / "golden"))
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden files in {GOLDEN}")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dataprep.__main__ import COMMANDS
-from dataprep.command_line import main
+from dataprep.runtime.command_line import main
 from tests.made_sources import GENES, build_settings, counts, gene_ids, names, symbols, write_source
 
 pytestmark = pytest.mark.usefixtures("ray_session")

@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 
 from dataprep.__main__ import COMMANDS
-from dataprep.build import build
-from dataprep.command_line import UserError, main
+from dataprep.coexpression import build_gene_graph
 from dataprep.config import BuildSettings, GraphSettings, SimulateSettings
 from dataprep.corpus import Corpus, open_corpus, read_split, verify
-from dataprep.gene_graph import build_gene_graph
+from dataprep.pipeline.build import build
+from dataprep.runtime.command_line import UserError, main
 from dataprep.simulate import simulate
 from tests.made_sources import GENES, build_settings, counts, delimited, gene_ids, names, write_source
 

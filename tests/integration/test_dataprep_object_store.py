@@ -7,12 +7,12 @@ import s3fs
 
 from dataprep.__main__ import COMMANDS
 from dataprep.anndata_export import export
-from dataprep.build import build
-from dataprep.command_line import main
 from dataprep.config import ExportSettings, SimulateSettings
 from dataprep.corpus import open_corpus, read_row_groups, read_split, verify
+from dataprep.pipeline.build import build
+from dataprep.runtime.command_line import main
+from dataprep.runtime.storage import Folder
 from dataprep.simulate import simulate
-from dataprep.storage import Folder
 from tests.conftest import S3Server
 from tests.made_sources import build_settings, counts, write_source
 

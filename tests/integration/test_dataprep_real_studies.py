@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import yaml
 
-from dataprep.build import build
-from dataprep.command_line import UserError, read_settings
 from dataprep.config import BuildSettings
 from dataprep.corpus import Corpus, open_corpus, read_split, verify
+from dataprep.pipeline.build import build
+from dataprep.runtime.command_line import UserError, read_settings
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("BULKFORMER_REAL_DATA", ROOT.parent / "shared" / "data"))

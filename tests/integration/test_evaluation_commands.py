@@ -16,12 +16,12 @@ import torch
 from made_corpora import make_corpus
 from safetensors.torch import save_file
 
-from dataprep.command_line import main
 from dataprep.corpus import (
     GENES_FILE,
     MANIFEST_FILE,
     REJECTED_FILE,
     SAMPLES_FILE,
+    GeneGraph,
     Manifest,
     SampleCounts,
     SplitSummary,
@@ -31,13 +31,13 @@ from dataprep.corpus import (
     table_bytes,
     write_shard,
 )
-from dataprep.gene_graph import GeneGraph
-from dataprep.gene_vocabulary import GeneVocabulary
-from dataprep.storage import Folder
+from dataprep.genes.vocabulary import GeneVocabulary
+from dataprep.runtime.command_line import main
+from dataprep.runtime.storage import Folder
 from evaluation.__main__ import COMMANDS
-from pretrain.config import ModelShape
-from pretrain.export import load_model, write_export
-from pretrain.model import BulkFormer
+from pretrain.model.bulkformer import BulkFormer
+from pretrain.model.export_file import write_export
+from pretrain.shape import ModelShape
 
 GENES = 120
 ROWS = {"train": 60, "validation": 20, "test": 30}
@@ -134,7 +134,7 @@ def vectors(path, column="embedding"):
 
 def one_shot(room, split="test"):
     """The model's output for a whole split at once."""
-    model = load_model(str(room / "model"))
+    model = BulkFormer.from_pretrained(str(room / "model"))
     _, expression = read_split(open_corpus(str(room / "corpus")), split)
     with torch.inference_mode():
         return model(torch.from_numpy(expression.astype(np.float32)))
@@ -175,7 +175,7 @@ def peak_bytes_of_embedding(place, level, profiles):
     arguments = embed_arguments(place, place / "out.parquet", "--level", level, "--batch-size", 2)
     code = (
         "import sys; from pathlib import Path;"
-        "from dataprep.command_line import main; from evaluation.__main__ import COMMANDS;"
+        "from dataprep.runtime.command_line import main; from evaluation.__main__ import COMMANDS;"
         "sys.exit(main('evaluation', '', COMMANDS, sys.argv[1:])"
         " or print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]))"
     )
@@ -262,7 +262,9 @@ def test_anndata_input_is_normalised_and_aligned_by_id_without_version(room, eva
     tpm = counts / counts.sum(axis=1, keepdims=True) * 1e6  # all genes have the same length
     expression[:, shuffled] = np.log1p(tpm).astype(np.float16)
     with torch.inference_mode():
-        expected = load_model(str(room / "model"))(torch.from_numpy(expression)).gene_embedding.mean(dim=1)
+        expected = BulkFormer.from_pretrained(str(room / "model"))(torch.from_numpy(expression)).gene_embedding.mean(
+            dim=1
+        )
     np.testing.assert_allclose(vectors(tmp_path / "out.parquet")[1], expected.numpy(), atol=1e-3)
 
 

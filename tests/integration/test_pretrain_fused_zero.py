@@ -65,11 +65,12 @@ def main(kernel: str, stage: str, recompute: str, compiled: str) -> None:
     import torch
     import torch.distributed as dist
 
-    from dataprep.gene_graph import GeneGraph
-    from pretrain.config import ModelShape, RunSettings
-    from pretrain.loss import masked_squared_error, profile_loss
-    from pretrain.model import BulkFormer
-    from pretrain.zero import set_learning_rate, start_engine
+    from dataprep.corpus import GeneGraph
+    from pretrain.config import RunSettings
+    from pretrain.model.bulkformer import BulkFormer
+    from pretrain.model.loss import masked_squared_error, profile_loss
+    from pretrain.shape import ModelShape
+    from pretrain.training.zero import set_learning_rate, start_engine
 
     dist.init_process_group("gloo")
     settings = RunSettings(

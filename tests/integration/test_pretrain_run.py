@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from made_corpora import make_corpus, make_profiles
 
-from dataprep.command_line import UserError
 from dataprep.corpus import Corpus
-from dataprep.storage import Folder
-from pretrain import tracking
-from pretrain.checkpoint import CheckpointStore
+from dataprep.runtime.command_line import UserError
+from dataprep.runtime.storage import Folder
+from pretrain.artifacts.checkpoint import CheckpointStore
 from pretrain.config import RunSettings
-from pretrain.model import BulkFormer
-from pretrain.run import run
-from pretrain.tracking import MlflowRun, RunRecord, read_rows
+from pretrain.driver.run import run
+from pretrain.model.bulkformer import BulkFormer
+from pretrain.monitoring import tracking
+from pretrain.monitoring.tracking import MlflowRun, RunRecord, read_rows
 
 PROFILES = 40
 LOSSES = Path(__file__).parents[1] / "golden" / "losses_tiny.json"

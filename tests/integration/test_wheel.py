@@ -82,7 +82,7 @@ def test_each_package_is_imported_from_the_wheel_and_has_help(python: Path, tmp_
 
 def test_package_data_is_found_in_the_wheel(python: Path, tmp_path: Path):
     code = (
-        "from dataprep.gene_vocabulary import default_vocabulary; from pretrain.config import read_size;"
+        "from dataprep.genes.vocabulary import default_vocabulary; from pretrain.config import read_size;"
         "print(default_vocabulary().size, read_size('tiny')['dim'])"
     )
     found = outside(python, tmp_path, "-c", code)

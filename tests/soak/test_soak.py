@@ -20,8 +20,8 @@ from running_jobs import (
     worker_processes,
 )
 
-from dataprep.storage import Folder
-from pretrain.checkpoint import CheckpointStore
+from dataprep.runtime.storage import Folder
+from pretrain.artifacts.checkpoint import CheckpointStore
 from pretrain.config import RunSettings
 
 KILLS = int(os.environ.get("SOAK_KILLS", "50"))

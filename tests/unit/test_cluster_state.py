@@ -8,7 +8,7 @@ import pytest
 
 from cluster.processes import ProcessId
 from cluster.state import State, StateFolder, shell_lines
-from dataprep.command_line import UserError
+from dataprep.runtime.command_line import UserError
 
 
 @pytest.fixture

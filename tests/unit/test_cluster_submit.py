@@ -6,7 +6,7 @@ import pytest
 
 from cluster.__main__ import run
 from cluster.submit import LIMIT_BYTES, check_size, files_sent
-from dataprep.command_line import UserError
+from dataprep.runtime.command_line import UserError
 
 
 def make(folder: Path, *names: str) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dataprep.command_line import UserError, read_settings
+from dataprep.runtime.command_line import UserError, read_settings
 from pretrain.config import RunSettings
 
 REQUIRED = ["--corpus", "c", "--storage", "s", "--name", "n"]

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from dataprep.command_line import UserError, read_settings
 from dataprep.config import BuildSettings, InspectSettings, SimulateSettings
+from dataprep.runtime.command_line import UserError, read_settings
 
 SOURCE = {"name": "x", "path": "x.tsv", "gene_id": "ensembl", "units": "counts", "study": "x"}
 EXAMPLE = Path(__file__).parents[2] / "examples" / "real_studies.yaml"

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from dataprep.command_line import UserError
 from dataprep.corpus import (
     GENES_FILE,
     MANIFEST_FILE,
@@ -31,8 +30,9 @@ from dataprep.corpus import (
     verify,
     write_shard,
 )
-from dataprep.gene_vocabulary import GeneVocabulary
-from dataprep.storage import Folder
+from dataprep.genes.vocabulary import GeneVocabulary
+from dataprep.runtime.command_line import UserError
+from dataprep.runtime.storage import Folder
 
 
 def small_vocabulary(genes: int) -> GeneVocabulary:

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataprep.command_line import UserError
+from dataprep.coexpression import build_gene_graph, correlation_graph
 from dataprep.config import GraphSettings
-from dataprep.corpus import open_corpus
-from dataprep.gene_graph import GeneGraph, build_gene_graph, correlation_graph
-from dataprep.storage import Folder
+from dataprep.corpus import GeneGraph, open_corpus
+from dataprep.runtime.command_line import UserError
+from dataprep.runtime.storage import Folder
 from tests.made_corpora import make_corpus, make_vocabulary
 
 

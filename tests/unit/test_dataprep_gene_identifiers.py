@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from dataprep import make_gene_aliases
-from dataprep.command_line import UserError
 from dataprep.config import GeneId
-from dataprep.gene_identifiers import map_genes, strip_version
-from dataprep.gene_vocabulary import default_vocabulary, read_aliases
-from dataprep.make_gene_aliases import unambiguous
+from dataprep.genes import make_aliases as make_gene_aliases
+from dataprep.genes.identifiers import map_genes, strip_version
+from dataprep.genes.make_aliases import unambiguous
+from dataprep.genes.vocabulary import default_vocabulary, read_aliases
+from dataprep.runtime.command_line import UserError
 
 TP53, XIST = "ENSG00000141510", "ENSG00000229807"
 

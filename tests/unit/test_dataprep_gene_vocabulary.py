@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from dataprep import make_gene_vocabulary
-from dataprep.command_line import UserError
-from dataprep.gene_vocabulary import GeneVocabulary, default_vocabulary, gene_reference, read_vocabulary
+from dataprep.genes import make_vocabulary as make_gene_vocabulary
+from dataprep.genes.vocabulary import GeneVocabulary, default_vocabulary, gene_reference, read_vocabulary
+from dataprep.runtime.command_line import UserError
 
 
 def test_the_default_vocabulary_has_20_024_genes_in_ascending_order() -> None:

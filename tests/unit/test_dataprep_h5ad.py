@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 import scipy.sparse
 
-from dataprep.command_line import UserError
 from dataprep.config import SourceSettings
-from dataprep.sample_metadata import labels_for, metadata_of
+from dataprep.runtime.command_line import UserError
 from dataprep.sources import h5ad
+from dataprep.sources.sample_metadata import labels_for, metadata_of
 from tests.made_sources import counts, gene_ids, names, symbols
 
 VALUES, GENES, SAMPLES = counts(6, 9), gene_ids(9), names("s", 6)

@@ -8,10 +8,10 @@ import pytest
 
 from dataprep.__main__ import COMMANDS
 from dataprep.anndata_export import export
-from dataprep.command_line import UserError, main
 from dataprep.config import ExportSettings, InspectSettings
 from dataprep.corpus import Corpus, read_split
-from dataprep.inspection import inspect_corpus
+from dataprep.inspection.text import inspect_corpus
+from dataprep.runtime.command_line import UserError, main
 from tests.made_corpora import make_corpus
 
 

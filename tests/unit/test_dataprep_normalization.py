@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from dataprep import quality_control as qc
-from dataprep.command_line import UserError
 from dataprep.config import Units
-from dataprep.gene_identifiers import GeneMapping
-from dataprep.normalization import linear_values, log1p_tpm
+from dataprep.genes.identifiers import GeneMapping
+from dataprep.pipeline import quality_control as qc
+from dataprep.pipeline.normalization import linear_values, log1p_tpm
+from dataprep.runtime.command_line import UserError
 
 # float16 holds about three decimal digits
 RELATIVE = 2e-3

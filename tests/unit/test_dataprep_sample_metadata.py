@@ -7,9 +7,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from dataprep.command_line import UserError
 from dataprep.config import SourceSettings
-from dataprep.sample_metadata import labels_for, read_metadata
+from dataprep.runtime.command_line import UserError
+from dataprep.sources.sample_metadata import labels_for, read_metadata
 
 
 def source(**settings: Any) -> SourceSettings:

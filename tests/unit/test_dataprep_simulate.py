@@ -7,13 +7,13 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from dataprep.command_line import UserError, read_settings
+from dataprep.coexpression import correlation_graph
 from dataprep.config import BuildSettings, GraphSettings, SimulateSettings
-from dataprep.gene_graph import correlation_graph
-from dataprep.gene_identifiers import map_genes
-from dataprep.gene_vocabulary import GeneVocabulary, default_vocabulary
-from dataprep.normalization import log1p_tpm
-from dataprep.quality_control import nonzero_genes
+from dataprep.genes.identifiers import map_genes
+from dataprep.genes.vocabulary import GeneVocabulary, default_vocabulary
+from dataprep.pipeline.normalization import log1p_tpm
+from dataprep.pipeline.quality_control import nonzero_genes
+from dataprep.runtime.command_line import UserError, read_settings
 from dataprep.simulate import Study, Truth, draw_studies, draw_truth, simulate
 
 GENES = 1500

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from dataprep.command_line import UserError
 from dataprep.config import SplitSettings
-from dataprep.splits import split_studies
+from dataprep.pipeline.splits import split_studies
+from dataprep.runtime.command_line import UserError
 
 STUDIES = st.dictionaries(st.text("abcdef", min_size=1, max_size=6), st.integers(1, 500), min_size=3, max_size=40)
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dataprep.command_line import UserError
 from dataprep.config import SourceSettings
+from dataprep.runtime.command_line import UserError
 from dataprep.sources import RawProfiles, table
 from tests.made_sources import counts, delimited, gene_ids, names
 

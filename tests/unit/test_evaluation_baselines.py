@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from evaluation.baselines import ProbabilisticPCA, fit_probabilistic_pca, gene_means, gene_medians
-from evaluation.metrics import ErrorSums
+from evaluation.methods.baselines import ProbabilisticPCA, fit_probabilistic_pca, gene_means, gene_medians
+from evaluation.scores.metrics import ErrorSums
 
 
 def low_rank_profiles(profiles, genes, rank, noise, seed):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dataprep.command_line import UserError
+from dataprep.runtime.command_line import UserError
 from evaluation.config import ClassificationSettings
 from evaluation.tasks.classification import LabelledProfiles, evaluate_classification, make_folds
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dataprep.command_line import UserError
-from evaluation.baselines import fit_probabilistic_pca, gene_means
+from dataprep.runtime.command_line import UserError
+from evaluation.methods.baselines import fit_probabilistic_pca, gene_means
 from evaluation.tasks.imputation import MODEL, PCA, choose_rank, masks, score_methods, summarise
 
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from dataprep.command_line import UserError
-from dataprep.gene_vocabulary import GeneVocabulary
-from evaluation.gene_choice import chosen_columns
-from evaluation.inference import fitting_batch_size, require_same_vocabulary
-from evaluation.metrics import Interval
-from evaluation.results import Score, TaskResult, results_json, score_rows, score_table
-from evaluation.tracking import metric_values
+from dataprep.genes.vocabulary import GeneVocabulary
+from dataprep.runtime.command_line import UserError
+from evaluation.inference.embedder import fitting_batch_size, require_same_vocabulary
+from evaluation.inference.gene_choice import chosen_columns
+from evaluation.scores.metrics import Interval
+from evaluation.scores.mlflow_results import metric_values
+from evaluation.scores.results import Score, TaskResult, results_json, score_rows, score_table
 from pretrain.config import ModelSettings
-from pretrain.pooling import pool_genes
+from pretrain.model.pooling import pool_genes
 
 
 def vocabulary(numbers):

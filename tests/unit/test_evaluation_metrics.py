@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evaluation.metrics import ErrorSums, Resamples, classification_scores, fold_interval, percentile_interval
+from evaluation.scores.metrics import ErrorSums, Resamples, classification_scores, fold_interval, percentile_interval
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from pretrain.agreement import Wishes, agree
-from pretrain.throughput import SLOW_STEPS, SlowWorkerWatch
+from pretrain.monitoring.throughput import SLOW_STEPS, SlowWorkerWatch
+from pretrain.training.agreement import Wishes, agree
 
 
 def told(losses: list[list[float]], finite: list[bool], wishes: list[Wishes], seconds: list[float]):

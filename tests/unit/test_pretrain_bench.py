@@ -8,14 +8,15 @@ import torch
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
-from dataprep.command_line import UserError, read_settings
-from pretrain import bench as bench_module
-from pretrain import throughput
-from pretrain.bench import bench, cases_of, made_up_graph, made_up_profiles, row_of, run_in_turns
-from pretrain.config import BenchSettings, ModelSettings, ModelShape
-from pretrain.flops import ACCELERATORS, estimate, forward_flops, memory_bytes, parameters, training_flops
-from pretrain.model import BulkFormer
-from pretrain.throughput import gemm_peak
+from dataprep.runtime.command_line import UserError, read_settings
+from pretrain.bench import training_step as bench_module
+from pretrain.bench.training_step import bench, cases_of, made_up_graph, made_up_profiles, row_of, run_in_turns
+from pretrain.config import BenchSettings, ModelSettings
+from pretrain.model.bulkformer import BulkFormer
+from pretrain.model.flops import ACCELERATORS, estimate, forward_flops, memory_bytes, parameters, training_flops
+from pretrain.monitoring import throughput
+from pretrain.monitoring.throughput import gemm_peak
+from pretrain.shape import ModelShape
 
 TINY = {"size": "tiny", "genes": 60, "edges_per_gene": 3, "steps": 2, "warmup_steps": 1, "threads": 1}
 

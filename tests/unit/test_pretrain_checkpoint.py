@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dataprep.command_line import UserError, read_settings
-from dataprep.storage import Folder
-from pretrain.checkpoint import MARKER, OPTIMIZER, WEIGHTS, Checkpoint, CheckpointStore, CheckpointWriter
+from dataprep.runtime.command_line import UserError, read_settings
+from dataprep.runtime.storage import Folder
+from pretrain.artifacts.checkpoint import MARKER, OPTIMIZER, WEIGHTS, Checkpoint, CheckpointStore, CheckpointWriter
 from pretrain.config import RunSettings
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from dataprep.command_line import UserError, read_settings
-from pretrain.config import BatchSettings, ModelSettings, OptimizerSettings, RunSettings, size_names
+from dataprep.runtime.command_line import UserError, read_settings
+from pretrain.config import BatchSettings, ModelSettings, OptimizerSettings, RunSettings
+from pretrain.shape import size_names
 
 REQUIRED = ["--corpus", "c", "--storage", "s", "--name", "n"]
 

@@ -7,8 +7,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from dataprep.corpus import Shard
-from pretrain.accounting import Ledger, PlanKey, Position
-from pretrain.data_plan import StepShare, layout_of, steps_in, worker_windows
+from pretrain.data.accounting import Ledger, PlanKey, Position
+from pretrain.data.plan import StepShare, layout_of, steps_in, worker_windows
 
 
 def make_layout(rows_per_shard: list[int], row_group: int, first_row_id: int = 0):

@@ -9,19 +9,19 @@ from performer_pytorch.performer_pytorch import FastAttention
 from torch import Tensor, nn
 from torch_geometric.nn import GCNConv
 
-from dataprep.gene_graph import GeneGraph
-from pretrain import device, favor
-from pretrain.config import ModelShape
-from pretrain.dropout import add_dropped, draw_seed, kept, seed_from_row
-from pretrain.favor import favor_attention
-from pretrain.graph_product import Adjacency
-from pretrain.kernels import GraphConvolution
-from pretrain.loss import masked_squared_error, mean_squared_error
-from pretrain.model import BulkFormer
-from pretrain.normed_linear import normed_and_linear, normed_linear
-from pretrain.pooling import pool_genes
-from pretrain.random_features import redraw_random_features
-from pretrain.two_layer import two_layer
+from dataprep.corpus import GeneGraph
+from pretrain.kernels import device, favor
+from pretrain.kernels.dropout import add_dropped, draw_seed, kept, seed_from_row
+from pretrain.kernels.favor import favor_attention
+from pretrain.kernels.graph_product import Adjacency
+from pretrain.kernels.normed_linear import normed_and_linear, normed_linear
+from pretrain.kernels.two_layer import two_layer
+from pretrain.model.bulkformer import BulkFormer
+from pretrain.model.layers import GraphConvolution
+from pretrain.model.loss import masked_squared_error, mean_squared_error
+from pretrain.model.pooling import pool_genes
+from pretrain.model.random_features import redraw_random_features
+from pretrain.shape import ModelShape
 
 GENES = 23
 
@@ -412,7 +412,7 @@ BF16_OUTPUT_BOUND, BF16_GRADIENT_BOUND = 0.03, 0.06
 @pytest.mark.parametrize("compiled", [False, True])
 def test_bf16_stays_within_its_stated_bounds(compiled, monkeypatch):
     # every CPU can multiply bf16, most do it slowly: force it here, where shapes are tiny
-    monkeypatch.setattr("pretrain.model.autocast_to_bf16", lambda precision, _device: precision == "bf16")
+    monkeypatch.setattr("pretrain.model.bulkformer.autocast_to_bf16", lambda precision, _device: precision == "bf16")
     _, exact = models_of_both_kernels(small_shape())
     _, rounded = models_of_both_kernels(small_shape(), precision="bf16", compile=compiled)
     expression, mask = profiles(2, "some")

@@ -2,7 +2,7 @@
 
 import torch
 
-from pretrain.masking import mask_of_profiles
+from pretrain.model.masking import mask_of_profiles
 
 ROWS = torch.tensor([0, 1, 7, 522_768, 2**40])
 

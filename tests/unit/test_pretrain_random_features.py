@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from pretrain.config import ModelSettings
-from pretrain.kernels import KernelOptions, performer_layer
-from pretrain.random_features import is_redraw_step, orthogonal_features, redraw_random_features
+from pretrain.model.layers import KernelOptions, performer_layer
+from pretrain.model.random_features import is_redraw_step, orthogonal_features, redraw_random_features
 
 
 def make_layers() -> torch.nn.ModuleList:

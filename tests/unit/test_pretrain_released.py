@@ -7,12 +7,12 @@ import pytest
 import torch
 from made_corpora import make_graph, make_vocabulary
 
-from dataprep.command_line import UserError
-from dataprep.storage import Folder
+from dataprep.runtime.command_line import UserError
+from dataprep.runtime.storage import Folder
+from pretrain.artifacts.released import export_released, import_released
 from pretrain.config import ImportReleasedSettings, ModelSettings
-from pretrain.export import open_export, write_export
-from pretrain.model import BulkFormer
-from pretrain.released import export_released, import_released
+from pretrain.model.bulkformer import BulkFormer
+from pretrain.model.export_file import open_export, write_export
 
 GENES = 30
 

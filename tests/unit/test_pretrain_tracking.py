@@ -5,10 +5,10 @@ import time
 
 import pytest
 
-from dataprep.storage import Folder
-from pretrain import tracking
-from pretrain.progress import describe_row, duration
-from pretrain.tracking import METRICS_FILE, MlflowRun, RunRecord, flattened, read_rows
+from dataprep.runtime.storage import Folder
+from pretrain.driver.progress import describe_row, duration
+from pretrain.monitoring import tracking
+from pretrain.monitoring.tracking import METRICS_FILE, MlflowRun, RunRecord, flattened, read_rows
 
 
 def row(step: int) -> dict[str, float]:

@@ -9,8 +9,8 @@ import pytest
 from made_corpora import make_corpus, make_profiles
 
 from dataprep.corpus import Corpus, DamagedShardError, decode_expression
-from pretrain.data_plan import Window
-from pretrain.window_reader import read_window, salvage_window
+from pretrain.data.plan import Window
+from pretrain.data.window_reader import read_window, salvage_window
 
 GENES = 60
 
@@ -71,7 +71,7 @@ def test_a_shard_that_is_missing_is_salvaged_as_damaged(corpus):
 
 @pytest.mark.parametrize(
     ("module", "absent"),
-    [("pretrain.window_reader", ("torch", "ray")), ("pretrain.training_job", ("torch_geometric", "deepspeed"))],
+    [("pretrain.data.window_reader", ("torch", "ray")), ("pretrain.training.job", ("torch_geometric", "deepspeed"))],
 )
 def test_processes_that_only_read_or_drive_load_no_model(module, absent):
     """Each of them would take seconds of a core at every start."""

@@ -3,7 +3,7 @@
 import pytest
 
 from pretrain.config import RunSettings
-from pretrain.zero import LARGEST_BUCKET, deepspeed_settings
+from pretrain.training.zero import LARGEST_BUCKET, deepspeed_settings
 
 
 @pytest.mark.parametrize(("trained", "bucket"), [(13_500_000, 13_500_000), (3 * LARGEST_BUCKET, LARGEST_BUCKET)])

@@ -1,0 +1,115 @@
+"""An opened corpus."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+
+from dataprep.corpus.graph_file import GRAPH_FILE, GeneGraph
+from dataprep.corpus.manifest import MANIFEST_FILE, SPLITS, Manifest, Shard, manifest_text, parsed_manifest
+from dataprep.corpus.shards import decode_expression, opened_shard
+from dataprep.corpus.tables import GENES_FILE, REJECTED_FILE, SAMPLES_FILE, read_table
+from dataprep.genes.vocabulary import GeneVocabulary
+from dataprep.runtime.command_line import UserError
+from dataprep.runtime.storage import Folder
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """An opened corpus: small and picklable; reads nothing but what it is asked for."""
+
+    folder: Folder
+    manifest: Manifest
+    vocabulary: GeneVocabulary
+
+    @property
+    def genes(self) -> int:
+        """G, the number of genes of every profile."""
+        return self.manifest.genes
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the manifest, and so of every shard it lists."""
+        return hashlib.sha256(manifest_text(self.manifest).encode()).hexdigest()
+
+    def shards(self, split: str) -> list[Shard]:
+        """The shards of a split in order of their row ids."""
+        if split not in SPLITS:
+            raise UserError(f"unknown split {split!r}; splits: {', '.join(SPLITS)}", exit_code=2)
+        rows_per_row_group = self.manifest.rows_per_row_group
+        return [entry.shard(rows_per_row_group) for entry in self.manifest.shards if entry.split == split]
+
+    def rows(self, split: str) -> int:
+        """Number of profiles of a split."""
+        return sum(shard.rows for shard in self.shards(split))
+
+    def samples(self) -> pa.Table:
+        """One row per profile in order of row_id: sample_id, study_id, split, row_id, source, and labels as given."""
+        return read_table(self.folder, SAMPLES_FILE)
+
+    def read_rejected(self) -> pa.Table:
+        """Every refused sample: sample_id, source, reason, value."""
+        return read_table(self.folder, REJECTED_FILE)
+
+    def graph(self) -> GeneGraph:
+        """The gene graph. Raises :class:`UserError` where `dataprep graph` has not been run."""
+        if not self.folder.exists(GRAPH_FILE):
+            raise UserError(
+                f"{self.folder.uri} has no gene graph: run python -m dataprep graph --corpus {self.folder.uri}"
+            )
+        graph = GeneGraph.read(self.folder)
+        graph.require_vocabulary(self.vocabulary)
+        return graph
+
+
+def open_corpus(folder: Folder | str) -> Corpus:
+    """Open the corpus at ``folder``. Raises :class:`UserError` where there is none, or one of another format."""
+    folder = folder if isinstance(folder, Folder) else Folder(folder)
+    folder.require_reachable()
+    try:
+        text = folder.read_text(MANIFEST_FILE)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{folder.uri} is no corpus: it has no {MANIFEST_FILE}") from None
+    manifest = parsed_manifest(folder, text)
+    vocabulary = GeneVocabulary.from_arrow(read_table(folder, GENES_FILE))
+    if vocabulary.fingerprint != manifest.vocabulary_sha256:
+        raise UserError(
+            f"{folder.uri}/{GENES_FILE}: vocabulary {vocabulary.fingerprint[:12]} is not the one the manifest names, "
+            f"{manifest.vocabulary_sha256[:12]}"
+        )
+    return Corpus(folder, manifest, vocabulary)
+
+
+def read_split(corpus: Corpus, split: str, max_rows: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The first ``max_rows`` (default: all) profiles of a split as row ids int64 [N] and expression float16 [N, G].
+
+    Everything is held in memory, 2 x G bytes per profile (40 kB with the default vocabulary): for evaluation and
+    small corpora. Profiles were shuffled when the corpus was written, so the first rows are a random sample.
+    """
+    shards = corpus.shards(split)
+    wanted = sum(shard.rows for shard in shards) if max_rows is None else max_rows
+    rows = min(wanted, sum(shard.rows for shard in shards))
+    row_ids, expression = np.empty(rows, np.int64), np.empty((rows, corpus.genes), np.float16)
+    filled = 0
+    for ids, values in iterate_row_groups(corpus, shards):
+        take = min(len(ids), rows - filled)
+        row_ids[filled : filled + take] = ids[:take]
+        expression[filled : filled + take] = values[:take]
+        filled += take
+        if filled == rows:
+            break
+    return row_ids, expression
+
+
+def iterate_row_groups(corpus: Corpus, shards: Sequence[Shard]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Row ids int64 [n] and expression float16 [n, G] of one row group after the other."""
+    for shard in shards:
+        with opened_shard(corpus.folder, shard) as file:
+            for row_group in range(len(shard.row_group_rows)):
+                table = file.read_row_group(row_group, use_threads=False)
+                yield table.column("row_id").to_numpy(), decode_expression(table.column("expression"), corpus.genes)

@@ -1,0 +1,121 @@
+"""``manifest.json``: what a corpus holds, shard by shard, and how it was made."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from dataprep.runtime.command_line import Settings, UserError
+from dataprep.runtime.storage import Folder
+
+FORMAT = "bulkformer-corpus"
+FORMAT_VERSION = 1
+UNIT = "log1p(TPM), natural logarithm"
+SPLITS = ("train", "validation", "test")
+Split = Literal["train", "validation", "test"]
+MANIFEST_FILE = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One Parquet file of a corpus; ``path`` is relative to the corpus."""
+
+    path: str
+    split: str
+    rows: int
+    first_row_id: int
+    bytes: int
+    sha256: str
+    row_group_rows: tuple[int, ...]
+
+    def row_ids(self, row_group: int) -> range:
+        """The row ids of a row group, without reading it."""
+        first = self.first_row_id + sum(self.row_group_rows[:row_group])
+        return range(first, first + self.row_group_rows[row_group])
+
+
+class ShardEntry(Settings):
+    """A shard as the manifest lists it."""
+
+    path: str
+    split: Split
+    rows: int
+    first_row_id: int
+    bytes: int
+    sha256: str
+
+    def shard(self, rows_per_row_group: int) -> Shard:
+        """With the row groups that the manifest's setting implies: all full but the last."""
+        full, rest = divmod(self.rows, rows_per_row_group)
+        groups = (rows_per_row_group,) * full + ((rest,) if rest else ())
+        return Shard(**self.model_dump(), row_group_rows=groups)
+
+
+class SampleCounts(Settings):
+    """What became of the samples of all sources."""
+
+    read: int
+    kept: int
+    rejected: dict[str, int]
+
+
+class SourceSummary(Settings):
+    """What was found in one source."""
+
+    name: str
+    samples: int
+    kept: int
+    genes: int
+    unknown_genes: int
+    merged_genes: int
+    vocabulary_genes: int
+
+
+class SplitSummary(Settings):
+    """One split: its rows and the studies in it."""
+
+    rows: int
+    studies: list[str]
+
+
+class Manifest(Settings):
+    """``manifest.json``: all that is needed to read a corpus without listing it, and how it was made."""
+
+    format: Literal["bulkformer-corpus"] = "bulkformer-corpus"
+    format_version: Literal[1] = 1
+    genes: int
+    vocabulary_sha256: str
+    unit: str = UNIT
+    rows_per_row_group: int
+    splits: dict[str, SplitSummary]
+    shards: list[ShardEntry]
+    tables_sha256: dict[str, str]
+    samples: SampleCounts
+    sources: list[SourceSummary]
+    settings: dict[str, Any]
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """The manifest as it is written."""
+    return manifest.model_dump_json(indent=1) + "\n"
+
+
+def parsed_manifest(folder: Folder, text: str) -> Manifest:
+    """The manifest in ``text``. Raises :class:`UserError` where it is none, or one of another version."""
+    where = f"{folder.uri}/{MANIFEST_FILE}"
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where} is not JSON: {error}") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"{where} is not the manifest of a corpus")
+    if content.get("format_version") != FORMAT_VERSION:
+        raise UserError(f"{where}: format version {content.get('format_version')}; this is for {FORMAT_VERSION}")
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None

@@ -1,0 +1,30 @@
+"""The tables of a corpus beside its shards: samples, genes, refused samples."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dataprep.runtime.command_line import UserError
+from dataprep.runtime.storage import Folder
+
+SAMPLES_FILE = "samples.parquet"
+GENES_FILE = "genes.parquet"
+REJECTED_FILE = "rejected.parquet"
+
+
+def read_table(folder: Folder, name: str) -> pa.Table:
+    """A whole Parquet file. Raises :class:`UserError` where it is missing or damaged."""
+    try:
+        return pq.read_table(pa.BufferReader(folder.read_bytes(name)))
+    except FileNotFoundError:
+        raise UserError(f"{folder.uri}/{name} is missing") from None
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{folder.uri}/{name} is damaged: {' '.join(str(error).split())}") from None
+
+
+def table_bytes(table: pa.Table) -> bytes:
+    """A metadata table as a Parquet file."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue().to_pybytes()

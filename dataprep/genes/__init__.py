@@ -1,0 +1,1 @@
+"""The gene vocabulary, and the identifiers under which genes are published."""

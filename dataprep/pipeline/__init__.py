@@ -1,0 +1,1 @@
+"""Sources to a corpus: listing, reading, deciding, writing."""

@@ -1,0 +1,82 @@
+"""Labels and metadata of samples, kept as given: strings, null where a source says nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from dataprep.config import SourceSettings
+from dataprep.runtime.command_line import UserError
+from dataprep.runtime.storage import Folder, split_file_address
+from dataprep.sources import h5ad
+
+# Columns that samples.parquet has of its own; a given column of that name is kept as NAME_given.
+RESERVED = ("sample_id", "study_id", "split", "row_id", "source")
+
+
+def read_metadata(address: str) -> pd.DataFrame:
+    """A delimited table (tab, or comma for .csv) as strings, indexed by its first column.
+
+    Raises :class:`UserError` where it is missing, empty, not rectangular or names a sample twice.
+    """
+    folder, name = split_file_address(address)
+    separator = "," if name.removesuffix(".gz").endswith(".csv") else "\t"
+    compression = "gzip" if name.endswith(".gz") else None
+    try:
+        with Folder(folder).open(name) as stream:
+            table = pd.read_csv(
+                stream, sep=separator, compression=compression, dtype=str, keep_default_na=False, na_values=[""]
+            )
+    except FileNotFoundError:
+        raise UserError(f"no such file: {address}") from None
+    except pd.errors.EmptyDataError:
+        raise UserError(f"{address} is empty") from None
+    except (pd.errors.ParserError, UnicodeDecodeError, EOFError, OSError) as error:
+        raise UserError(f"{address} cannot be read as a table: {' '.join(str(error).split())}") from None
+    table = table.set_index(table.columns[0])
+    repeated = table.index[table.index.duplicated()].unique()
+    if len(repeated):
+        raise UserError(f"{address}: {len(repeated)} samples have several rows, e.g. {', '.join(repeated[:3])}")
+    return table
+
+
+def metadata_of(source: SourceSettings, samples_address: str | None, files: Sequence[str]) -> pd.DataFrame | None:
+    """All that a source says about its samples; None where it has nothing."""
+    if samples_address is not None:
+        return read_metadata(samples_address)
+    if source.format != "h5ad":
+        return None
+    table = pd.concat([h5ad.read_obs(address) for address in files])
+    table.index = table.index.astype(str)
+    return table.apply(lambda column: column.astype("string").astype(object).where(column.notna(), None))
+
+
+def labels_for(source: SourceSettings, sample_ids: Sequence[str], metadata: pd.DataFrame | None) -> pd.DataFrame:
+    """One row per sample in the order given: the metadata, and ``study_id``.
+
+    Raises :class:`UserError` where samples have no row, or no study.
+    """
+    where = f"source {source.name}"
+    table = pd.DataFrame(index=pd.Index(sample_ids)) if metadata is None else metadata
+    absent = [sample for sample in sample_ids if sample not in table.index]
+    if absent:
+        raise UserError(
+            f"{where}: {len(absent):,} of {len(sample_ids):,} samples have no row in the sample metadata, "
+            f"e.g. {', '.join(map(repr, absent[:3]))}"
+        )
+    table = table.loc[list(sample_ids)]
+    study = _study(where, source, table)
+    table = table.rename(columns={name: f"{name}_given" for name in RESERVED})
+    return table.assign(study_id=study)
+
+
+def _study(where: str, source: SourceSettings, table: pd.DataFrame) -> pd.Series | str:
+    if source.study is not None:
+        return source.study
+    if source.study_column not in table.columns:
+        raise UserError(f"{where}: no column {source.study_column!r}; there are {', '.join(map(str, table.columns))}")
+    study = table[source.study_column]
+    if study.isna().any():
+        raise UserError(f"{where}: {int(study.isna().sum()):,} of {len(study):,} samples have no study")
+    return study

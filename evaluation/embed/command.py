@@ -1,0 +1,101 @@
+"""``evaluation embed``: profiles of a corpus or an ``.h5ad`` file through a model, streamed into a file."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dataprep.config import SourceSettings
+from dataprep.corpus import open_corpus
+from dataprep.runtime.command_line import UserError
+from evaluation.config import EmbedSettings
+from evaluation.embed.content import Content, content_of, open_embedder
+from evaluation.embed.embedding_file import AnnDataWriter, ParquetWriter, genes_metadata, whole_file
+from evaluation.embed.workers import embedded_by_workers
+from evaluation.inference.embedder import Embedder, require_same_vocabulary
+from evaluation.inference.profiles import ProfileStream, corpus_stream, h5ad_stream, splits_named
+from evaluation.progress import event, tracked
+
+
+def embed(settings: EmbedSettings) -> dict[str, Any]:
+    """Write embeddings and return what was written. Raises UserError before anything is written where inputs are wrong
+    at first sight; nothing half-written stays in any case."""
+    embedder = open_embedder(settings)
+    if not settings.workers:
+        embedder.load()
+    stream = open_stream(settings, embedder)
+    content = content_of(settings, embedder)
+    where = f"{settings.workers} workers" if settings.workers else embedder.device.type
+    event(f"embedding on {where}, {embedder.batch_size} profiles in a batch")
+    with whole_file(settings.output) as path, _writer(settings, path, embedder, stream, content) as writer:
+        names = iter(stream.sample_ids)
+        pieces = ((len(piece), piece) for piece in _pieces(settings, embedder, stream, content))
+        for piece in tracked(pieces, len(stream.sample_ids), "embedding"):
+            writer.write(list(itertools.islice(names, len(piece))), piece)
+    return {
+        "output": settings.output,
+        "profiles": len(stream.sample_ids),
+        "level": settings.level,
+        "width": content.width,
+    }
+
+
+def _pieces(
+    settings: EmbedSettings, embedder: Embedder, stream: ProfileStream, content: Content
+) -> Iterator[np.ndarray]:
+    """Content of the profiles in the order of their names, float32 [n, ...]."""
+    if settings.workers:
+        shape = (len(content.gene_ids), content.width) if settings.level == "gene" else (content.width,)
+        for piece in embedded_by_workers(settings, open_corpus(settings.input)):
+            yield piece.reshape(len(piece), *shape)
+    else:
+        for _, batch in stream.batches(embedder.batch_size):
+            yield content.compute(batch)
+
+
+def open_stream(settings: EmbedSettings, embedder: Embedder) -> ProfileStream:
+    """The profiles to embed. Raises UserError where their genes are not the model's, or there are none."""
+    if settings.reads_h5ad:
+        assert settings.units is not None  # the settings ask for it
+        source = SourceSettings(
+            name=settings.input,
+            path=settings.input,
+            format="h5ad",
+            gene_id="ensembl",
+            units=settings.units,
+            layer=settings.layer,
+            gene_column=settings.gene_column,
+            study="embedded",
+        )
+        return h5ad_stream(settings.input, source, embedder.vocabulary)
+    corpus = open_corpus(settings.input)
+    require_same_vocabulary(embedder.vocabulary, corpus.vocabulary, corpus.folder.uri)
+    stream = corpus_stream(corpus, splits_named(settings.split))
+    if not stream.sample_ids:
+        raise UserError(f"{settings.input}: the {settings.split} split has no profiles")
+    return stream
+
+
+def _writer(
+    settings: EmbedSettings, path: Path, embedder: Embedder, stream: ProfileStream, content: Content
+) -> AbstractContextManager[ParquetWriter | AnnDataWriter]:
+    gene_ids = content.gene_ids
+    metadata = {
+        "level": settings.level,
+        "model": settings.model,
+        "vocabulary_sha256": embedder.vocabulary.fingerprint,
+        **({"pooling": settings.pooling} if settings.level == "sample" else {}),
+    }
+    if settings.output.endswith(".h5ad"):
+        names = gene_ids if settings.level == "expression" else [f"embedding_{n}" for n in range(content.width)]
+        return AnnDataWriter(path, stream.sample_ids, names, metadata)
+    if settings.level == "gene":
+        return ParquetWriter(path, content.column, content.width, metadata, gene_ids)
+    if settings.level == "expression":
+        metadata["genes"] = genes_metadata(gene_ids)
+    return ParquetWriter(path, content.column, content.width, metadata)

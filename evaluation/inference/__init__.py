@@ -1,0 +1,1 @@
+"""A model and the profiles that it is given."""

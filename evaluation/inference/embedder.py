@@ -1,0 +1,129 @@
+"""A model export on its device, fed in batches. B profiles, G genes, D hidden width."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dataprep.genes.vocabulary import GeneVocabulary
+from dataprep.runtime.command_line import UserError
+from pretrain.kernels.device import retain_freed_memory
+from pretrain.model.bulkformer import BulkFormer
+from pretrain.model.export_file import ModelExport, open_export
+from pretrain.model.pooling import Pooling
+from pretrain.shape import ModelShape
+
+# What a batch may take of main memory; on a GPU it is half of what is free.
+_CPU_BATCH_BYTES = 2 * 1024**3
+_LARGEST_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """A model that embeds and reconstructs profiles in batches of at most ``batch_size``.
+
+    Its tensors are loaded when they are first needed: whoever hands the work to others needs none. Whoever works
+    himself calls :meth:`load` first, so that a damaged export is found before anything else is done.
+    """
+
+    export: ModelExport
+    kernel: str
+    precision: str
+    compile: bool
+    device: torch.device
+    batch_size: int
+
+    @classmethod
+    def open(
+        cls, uri: str, kernel: str, precision: str, batch_size: int | None = None, compile: bool = False
+    ) -> Embedder:
+        """For the GPU, if there is one. Raises UserError where ``uri`` holds no export."""
+        export = open_export(uri)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        batch_size = batch_size or fitting_batch_size(export.shape, device)
+        return cls(export, kernel, precision, compile, device, batch_size)
+
+    def load(self) -> Embedder:
+        """Read the tensors now. Raises UserError where they are not those of the model."""
+        self.model.eval()
+        return self
+
+    @cached_property
+    def model(self) -> BulkFormer:
+        """On its device, in evaluation mode. Raises UserError where the tensors are not those of the model."""
+        model = BulkFormer.from_export(self.export, self.kernel, self.precision, self.compile).to(self.device)
+        retain_freed_memory(self.device)
+        return model
+
+    @property
+    def vocabulary(self) -> GeneVocabulary:
+        return self.export.vocabulary
+
+    @property
+    def width(self) -> int:
+        """Numbers in the embedding of a gene: D + 3."""
+        return self.export.shape.dim + 3
+
+    def reconstruct(self, expression_BG: np.ndarray) -> np.ndarray:
+        """Corrected expression, float32 B x G, from log1p(TPM) with NaN where masked or missing."""
+        with torch.inference_mode():
+            return self.model(self._on_device(expression_BG)).expression.float().cpu().numpy()
+
+    def embed_genes(self, expression_BG: np.ndarray, columns: Tensor | None = None) -> np.ndarray:
+        """Embeddings of the genes ``columns`` (default: all), float32 B x G' x (D+3)."""
+        with torch.inference_mode():
+            return self._gene_embedding(expression_BG, columns).cpu().numpy()
+
+    def embed_samples(self, expression_BG: np.ndarray, pooling: Pooling, columns: Tensor | None = None) -> np.ndarray:
+        """Embeddings pooled over the genes ``columns`` (default: all) on the device, float32 B x (D+3)."""
+        chosen = None if columns is None else columns.to(self.device)
+        with torch.inference_mode():
+            return self.model.pooled_embedding(self._on_device(expression_BG), None, pooling, chosen).cpu().numpy()
+
+    def _gene_embedding(self, expression_BG: np.ndarray, columns: Tensor | None) -> Tensor:
+        embedding = self.model(self._on_device(expression_BG)).gene_embedding.float()
+        return embedding if columns is None else embedding[:, columns.to(self.device)]
+
+    def _on_device(self, expression_BG: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(expression_BG, dtype=np.float32)).to(self.device)
+
+
+def require_same_vocabulary(model: GeneVocabulary, other: GeneVocabulary, where: str) -> None:
+    """Raise UserError, with counts and examples, unless both are the same genes in the same order."""
+    if model.fingerprint == other.fingerprint:
+        return
+    absent = [gene for gene in model.ensembl_ids if gene not in other.column_of]
+    foreign = [gene for gene in other.ensembl_ids if gene not in model.column_of]
+    if not absent and not foreign:
+        raise UserError(f"{where} has the model's {model.size:,} genes in another order: rebuild it with its gene list")
+    parts = []
+    if absent:
+        parts.append(f"{len(absent):,} of the model's {model.size:,} genes are not in it, e.g. {_some(absent)}")
+    if foreign:
+        parts.append(f"{len(foreign):,} of its {other.size:,} genes are not the model's, e.g. {_some(foreign)}")
+    raise UserError(f"{where} is over another vocabulary than the model: {'; '.join(parts)}")
+
+
+def fitting_batch_size(shape: ModelShape, device: torch.device) -> int:
+    """Profiles of a forward pass that fit: 2 GiB of main memory, or half of a GPU's free memory."""
+    budget = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else _CPU_BATCH_BYTES
+    return int(max(1, min(_LARGEST_BATCH, budget // profile_bytes(shape))))
+
+
+def profile_bytes(shape: ModelShape) -> int:
+    """Memory that the forward pass of one profile takes at most, with the reference kernel.
+
+    The larger of attention (queries' and keys' random features with their intermediates) and feed-forward (4D wide,
+    before and after its activation), on top of a few hidden states, in fp32.
+    """
+    attention = 5 * shape.heads * shape.random_features
+    feed_forward = 2 * 4 * shape.dim
+    return 4 * shape.genes * (max(attention, feed_forward) + 6 * shape.dim)
+
+
+def _some(genes: list[str]) -> str:
+    return ", ".join(genes[:3])

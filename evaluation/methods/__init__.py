@@ -1,0 +1,1 @@
+"""Simple methods that a model is compared with."""

@@ -1,0 +1,1 @@
+"""Scores: how they are computed, shown, stored and tracked."""

@@ -1,0 +1,83 @@
+"""Results in MLflow: one run per evaluation, with settings, scores and the full results as a file."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from evaluation.progress import event
+from evaluation.scores.results import TaskResult
+from pretrain.monitoring.tracking import MLFLOW_LIMITS, flattened
+
+_RESULTS_FILE = "results.json"
+_LONGEST_PARAMETER = 500
+
+
+def send_results(
+    experiment: str,
+    name: str,
+    settings: Mapping[str, Any],
+    tags: Mapping[str, str],
+    results: Sequence[TaskResult],
+    results_text: str,
+) -> str | None:
+    """Send to the server at ``MLFLOW_TRACKING_URI`` and return the run's id.
+
+    Without an address nothing happens. A server that is away costs a line, not the results.
+    """
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        return None
+    for variable, value in MLFLOW_LIMITS.items():
+        os.environ.setdefault(variable, value)
+    import mlflow  # takes a second, and only a run with a server needs it
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client = mlflow.MlflowClient()
+        found = client.get_experiment_by_name(experiment)
+        experiment_id = found.experiment_id if found else client.create_experiment(experiment)
+        run_id = client.create_run(experiment_id, tags=dict(tags), run_name=name).info.run_id
+        client.log_batch(run_id, metrics=_metrics(results), params=_parameters(settings))
+        client.log_text(run_id, results_text, _RESULTS_FILE)
+        client.set_terminated(run_id)
+    except (MlflowException, OSError) as error:
+        event(
+            f"MLflow did not take the results ({' '.join(str(error).split())[:160]}); they are shown here all the same"
+        )
+        return None
+    return str(run_id)
+
+
+def metric_values(results: Sequence[TaskResult]) -> dict[str, float]:
+    """Scores by ``task/subject/method/metric``, with ``_low`` and ``_high`` for the interval; defined numbers only."""
+    values: dict[str, float] = {}
+    for result in results:
+        for score in result.scores:
+            parts = (result.task, result.subject, score.method, score.metric)
+            name = "/".join(_allowed(part) for part in parts if part)
+            interval = score.interval
+            values |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    return {name: value for name, value in values.items() if math.isfinite(value)}
+
+
+def _allowed(text: str) -> str:
+    """MLflow takes letters, digits, and a few signs in a name."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", text.replace(" -> ", "_to_"))
+
+
+def _metrics(results: Sequence[TaskResult]) -> list[Any]:
+    import time
+
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    return [Metric(name, value, now, 0) for name, value in metric_values(results).items()]
+
+
+def _parameters(settings: Mapping[str, Any]) -> list[Any]:
+    from mlflow.entities import Param
+
+    return [Param(name, str(value)[:_LONGEST_PARAMETER]) for name, value in flattened(settings).items()]

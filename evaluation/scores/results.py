@@ -1,0 +1,148 @@
+"""Results of tasks: as a table on the terminal, as a file, and as plain data."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
+
+from dataprep.runtime.storage import Folder, split_file_address
+from evaluation.scores.metrics import Interval
+
+# Narrower, and a table of scores would break its lines in a log file.
+_LOG_WIDTH = 140
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number about one method."""
+
+    method: str
+    metric: str
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """All scores of one task; ``subject`` is the label for classification, else empty.
+
+    ``facts``: what was scored and how, plain data. ``by_study``: rows of a table, plain data.
+    """
+
+    task: str
+    subject: str
+    scores: Sequence[Score]
+    facts: Mapping[str, object]
+    by_study: Sequence[Mapping[str, object]] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        return f"{self.task}: {self.subject}" if self.subject else self.task
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON: a number that is not defined is null."""
+        return {
+            "task": self.task,
+            "subject": self.subject,
+            "facts": dict(self.facts),
+            "scores": [
+                {"method": score.method, "metric": score.metric, **_plain_interval(score.interval)}
+                for score in self.scores
+            ],
+            "by_study": [{key: _defined(value) for key, value in row.items()} for row in self.by_study],
+        }
+
+
+def print_results(results: Sequence[TaskResult]) -> None:
+    """Tables on standard output: methods down, metrics across."""
+    console = Console(file=sys.stdout)
+    if not console.is_terminal:
+        console = Console(file=sys.stdout, width=_LOG_WIDTH)
+    for result in results:
+        console.print(score_table(result))
+        console.print(_facts_line(result), style="dim", highlight=False)
+        if result.by_study:
+            console.print(study_table(result))
+
+
+def score_table(result: TaskResult) -> Table:
+    """Methods down, metrics across; metrics that only one of several methods has are left to the file."""
+    methods = list(dict.fromkeys(score.method for score in result.scores))
+    metrics = list(dict.fromkeys(score.metric for score in result.scores))
+    cells = {(score.method, score.metric): score.interval for score in result.scores}
+    shared = [metric for metric in metrics if all((method, metric) in cells for method in methods)]
+    table = Table("method", *(metric.replace("_", " ") for metric in shared), title=result.title, title_justify="left")
+    for method in methods:
+        table.add_row(method, *(_cell(cells[method, metric]) for metric in shared))
+    return table
+
+
+def study_table(result: TaskResult) -> Table:
+    """Studies down, methods across: Pearson / MSE."""
+    methods = list(dict.fromkeys(str(row["method"]) for row in result.by_study))
+    table = Table("study", "profiles", *methods, title="by study: pearson / mse", title_justify="left")
+    for study in dict.fromkeys(str(row["study"]) for row in result.by_study):
+        rows = {row["method"]: row for row in result.by_study if row["study"] == study}
+        cells = [f"{_number(rows[method]['pearson'])} / {_number(rows[method]['mse'])}" for method in methods]
+        table.add_row(study, f"{rows[methods[0]]['profiles']:,}", *cells)
+    return table
+
+
+def score_rows(results: Sequence[TaskResult]) -> pa.Table:
+    """All scores as a flat table: task, subject, method, metric, value, low, high (null where not defined)."""
+    rows = [
+        {"task": result["task"], "subject": result["subject"], **score}
+        for result in (result.plain() for result in results)
+        for score in result["scores"]
+    ]
+    names = ("task", "subject", "method", "metric")
+    schema = pa.schema([(name, pa.string()) for name in names] + [(n, pa.float64()) for n in ("value", "low", "high")])
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def write_results(address: str, results: Sequence[TaskResult], about: Mapping[str, Any]) -> None:
+    """Write ``.json`` (everything) or ``.parquet`` (the scores), whole or not at all."""
+    folder, name = split_file_address(address)
+    if name.endswith(".json"):
+        Folder(folder).write_text(name, results_json(results, about))
+        return
+    sink = pa.BufferOutputStream()
+    pq.write_table(score_rows(results), sink, compression="zstd")
+    Folder(folder).write_bytes(name, sink.getvalue().to_pybytes())
+
+
+def results_json(results: Sequence[TaskResult], about: Mapping[str, Any]) -> str:
+    """``about`` says what was scored: model, corpus, settings."""
+    content = {**about, "results": [result.plain() for result in results]}
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+def _plain_interval(interval: Interval) -> dict[str, float | None]:
+    values = {"value": interval.value, "low": interval.low, "high": interval.high}
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def _defined(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _cell(interval: Interval) -> str:
+    if not math.isfinite(interval.low):
+        return _number(interval.value)
+    return f"{_number(interval.value)} [{_number(interval.low)}, {_number(interval.high)}]"
+
+
+def _number(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, float) and math.isfinite(value) else "–"
+
+
+def _facts_line(result: TaskResult) -> str:
+    return "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in result.facts.items())

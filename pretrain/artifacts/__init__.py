@@ -1,0 +1,1 @@
+"""What a run leaves: checkpoints and exports, and the files of released models."""

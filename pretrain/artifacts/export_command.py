@@ -1,0 +1,65 @@
+"""``pretrain export``: a model export from any checkpoint of a run, or the released files from an export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dataprep.corpus import open_corpus
+from dataprep.runtime.command_line import UserError
+from dataprep.runtime.storage import Folder
+from pretrain.artifacts.checkpoint import CheckpointStore
+from pretrain.artifacts.released import export_released
+from pretrain.config import ExportSettings
+from pretrain.model.export_file import open_export, write_export
+from pretrain.shape import ModelShape
+
+
+def export_command(settings: ExportSettings) -> dict[str, Any]:
+    """Carry out ``pretrain export``. Raises UserError for a run or export that is not there."""
+    if settings.model is not None:
+        if settings.format != "released":
+            raise UserError("--model is an export already: give --format released to convert it", exit_code=2)
+        return export_released(open_export(settings.model), _local(settings.output))
+    assert settings.run is not None
+    if settings.format == "released":
+        raise UserError("--format released takes --model: export the checkpoint first", exit_code=2)
+    return _export_checkpoint(settings, Folder(settings.run))
+
+
+def _export_checkpoint(settings: ExportSettings, run: Folder) -> dict[str, Any]:
+    store = CheckpointStore(run / "checkpoints")
+    checkpoint = store.read(_chosen_step(store, settings.checkpoint))
+    state = checkpoint.state
+    corpus = open_corpus(settings.corpus or state["settings"]["corpus"])
+    if corpus.vocabulary.fingerprint != state["vocabulary_sha256"]:
+        raise UserError(f"{corpus.folder.uri} has another vocabulary than the corpus of run {run.uri}")
+    training = {"run": state["settings"]["name"], "step": checkpoint.step, "corpus": state["corpus"]}
+    training["settings"] = state["settings"]
+    shape = ModelShape(**state["model"])
+    write_export(Folder(settings.output), shape, checkpoint.weights, corpus.vocabulary, corpus.graph(), training)
+    print(f"step {checkpoint.step} of {run.uri} -> {settings.output}")
+    return {"output": settings.output, "step": checkpoint.step}
+
+
+def _chosen_step(store: CheckpointStore, wanted: str) -> int:
+    steps = store.steps()
+    if not steps:
+        raise UserError(f"{store.folder.uri} holds no complete checkpoint")
+    if wanted == "last":
+        return steps[-1]
+    if wanted == "best":
+        best = store.read_state(steps[-1])["best"]
+        if not best:
+            raise UserError("the run has not been validated, so it has no best checkpoint")
+        wanted = str(best[0])
+    if not wanted.isdigit() or int(wanted) not in steps:
+        raise UserError(f"no checkpoint {wanted}; there are last, best and steps {', '.join(map(str, steps))}", 2)
+    return int(wanted)
+
+
+def _local(output: str) -> Path:
+    folder = Folder(output)
+    if not folder.is_local:
+        raise UserError("released files are written to a local folder", exit_code=2)
+    return Path(folder.path)

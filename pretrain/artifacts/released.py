@@ -1,0 +1,138 @@
+"""Released checkpoints in and out: a ``.pt`` state dict with gene list and graph files, to an export and back."""
+
+from __future__ import annotations
+
+import csv
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dataprep.corpus import GeneGraph
+from dataprep.genes.vocabulary import read_vocabulary
+from dataprep.runtime.command_line import UserError
+from dataprep.runtime.storage import Folder
+from pretrain.config import ImportReleasedSettings
+from pretrain.model.bulkformer import BulkFormer
+from pretrain.model.export_file import ModelExport, load_strictly, write_export
+from pretrain.shape import ModelShape
+
+# nn.DataParallel and DistributedDataParallel put this before every name
+_PARALLEL_PREFIX = "module."
+
+
+def import_released(settings: ImportReleasedSettings) -> dict[str, Any]:
+    """Read, check and write; returns what was found. Raises UserError for files that do not fit."""
+    tensors = _state_dict(settings.checkpoint)
+    shape = infer_shape(tensors, settings.heads)
+    vocabulary = read_vocabulary(str(settings.genes))
+    if vocabulary.size != shape.genes:
+        raise UserError(f"{settings.genes} has {vocabulary.size} genes, {settings.checkpoint} {shape.genes}")
+    graph = _read_graph(settings, shape.genes, vocabulary.fingerprint)
+    with torch.device("meta"):
+        model = BulkFormer(shape, graph)
+    load_strictly(model.to_empty(device="cpu"), tensors, str(settings.checkpoint))
+    origin = {"imported_from": settings.checkpoint.name}
+    write_export(Folder(settings.output), shape, tensors, vocabulary, graph, origin)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    print(
+        f"{settings.checkpoint.name}: {parameters:,} parameters, D = {shape.dim}, K = {shape.performer_layers}, "
+        f"{shape.genes:,} genes, {graph.edges:,} edges -> {settings.output}"
+    )
+    return {"output": settings.output, "parameters": parameters, "model": shape.model_dump(mode="json")}
+
+
+def export_released(model: ModelExport, output: Path) -> dict[str, Any]:
+    """Write an export as the released files: ``model.pt``, ``genes.csv``, ``G.pt`` and ``G_weight.pt``.
+
+    The inverse of :func:`import_released`: the same tensors under the same names.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    # row 0 receives, row 1 sends: see _read_graph
+    edges = np.stack([model.graph.target, model.graph.source]).astype(np.int64)
+    torch.save(model.tensors(), output / "model.pt")
+    torch.save(torch.from_numpy(edges), output / "G.pt")
+    torch.save(torch.from_numpy(model.graph.weight.copy()), output / "G_weight.pt")
+    with (output / "genes.csv").open("w", newline="") as stream:
+        rows = csv.writer(stream)
+        rows.writerow(["gene_symbol", "ensg_id", "gene_length"])
+        genes = model.vocabulary
+        rows.writerows(zip(genes.symbols, genes.ensembl_ids, genes.lengths_bp.tolist(), strict=True))
+    print(f"{model.folder.uri} -> {output}: model.pt, genes.csv, G.pt, G_weight.pt")
+    return {"output": str(output)}
+
+
+def infer_shape(tensors: Mapping[str, Tensor], heads: int) -> ModelShape:
+    """Sizes of a released checkpoint from its tensors' shapes.
+
+    The number of heads is in no single shape; ``heads`` is checked against the random features.
+    """
+    learned = "gene_emb_onehot_layer.weight" in tensors
+    try:
+        table = tensors["gene_emb_onehot_layer.weight" if learned else "gene_emb.weight"]
+        dim = len(tensors["layernorm.weight"])
+        features = tensors["gb_formers.0.f.0.net.layers.0.0.fn.fast_attention.projection_matrix"]
+    except KeyError as error:
+        raise UserError(f"not a BulkFormer checkpoint: it has no tensor {error}") from None
+    if dim != heads * features.shape[1]:
+        raise UserError(
+            f"width {dim} is not {heads} heads of {features.shape[1]}: give --heads {dim // features.shape[1]}"
+        )
+    return ModelShape(
+        genes=table.shape[0],
+        dim=dim,
+        performer_layers=_count(tensors, "gb_formers.0.f."),
+        heads=heads,
+        blocks=_count(tensors, "gb_formers."),
+        gene_identity="learned" if learned else "esm2",
+        **({} if learned else {"identity_width": table.shape[1]}),
+    )
+
+
+def _count(tensors: Mapping[str, Tensor], prefix: str) -> int:
+    numbers = {name.removeprefix(prefix).partition(".")[0] for name in tensors if name.startswith(prefix)}
+    return len(numbers)
+
+
+def _state_dict(path: Path) -> dict[str, Tensor]:
+    content = _load(path)
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise UserError(f"{path} is not a state dict: a mapping of names to tensors")
+    return {name.removeprefix(_PARALLEL_PREFIX): tensor for name, tensor in content.items()}
+
+
+def _read_graph(settings: ImportReleasedSettings, genes: int, fingerprint: str) -> GeneGraph:
+    edges, weights = _load(settings.graph), _load(settings.graph_weight)
+    if not isinstance(edges, Tensor) or edges.ndim != 2 or edges.shape[0] != 2:
+        raise UserError(f"{settings.graph} is not an edge index of shape 2 x E")
+    if not isinstance(weights, Tensor) or weights.numel() != edges.shape[1]:
+        raise UserError(f"{settings.graph_weight} does not hold one weight for each of {edges.shape[1]} edges")
+    outside = int(((edges < 0) | (edges >= genes)).any(dim=0).sum())
+    if outside:
+        raise UserError(
+            f"{settings.graph}: {outside} of {edges.shape[1]} edges name genes beyond the {genes} of the model"
+        )
+    # the published code multiplies adjacency x features, so a row receives what its columns send
+    target, source = edges.to(torch.int32).numpy()
+    return GeneGraph(
+        source=np.ascontiguousarray(source),
+        target=np.ascontiguousarray(target),
+        weight=weights.flatten().float().numpy(),
+        vocabulary_sha256=fingerprint,
+        origin={"imported_from": settings.graph.name},
+    )
+
+
+def _load(path: Path) -> Any:
+    """Tensors of a ``.pt`` file; ``weights_only`` refuses pickles that would run code."""
+    if not path.is_file():
+        raise UserError(f"no such file: {path}", exit_code=2)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} is not a plain tensor file: {reason}") from None

@@ -1,0 +1,271 @@
+"""``pretrain bench``: training steps of each case, timed in turn on the same machine in the same minutes.
+
+Every case lives in a process of its own, so that its peak memory is its own; the cases take turns, one step each, so
+that a machine that slows down slows all of them.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from dataprep.corpus import GeneGraph
+from dataprep.runtime.command_line import UserError
+from pretrain.config import BenchSettings, ModelSettings, Recompute
+from pretrain.kernels.device import autocast_to_bf16, retain_freed_memory
+from pretrain.model.bulkformer import BulkFormer
+from pretrain.model.flops import (
+    ACCELERATORS,
+    BANDWIDTH_EFFICIENCY,
+    PRODUCT_EFFICIENCY,
+    estimate,
+    training_flops,
+)
+from pretrain.model.loss import masked_squared_error, profile_loss
+from pretrain.monitoring.throughput import gemm_peak, peak_memory_bytes
+from pretrain.shape import ModelShape
+
+# Squares whose product would take longer than this are left out of the search for the peak.
+_LONGEST_PRODUCT_SECONDS = 3.0
+_SQUARES = (1024, 2048, 4096)
+
+
+@dataclass(frozen=True)
+class BenchCase:
+    """One model to time."""
+
+    size: str
+    kernel: str
+    precision: str
+    micro_batch: int
+    genes: int
+    edges_per_gene: int
+    threads: int
+    compile: bool
+    recompute: Recompute
+    retain_memory: bool
+
+    @property
+    def shape(self) -> ModelShape:
+        return ModelSettings(size=self.size).shape(self.genes)
+
+    @property
+    def edges(self) -> int:
+        return self.genes * self.edges_per_gene
+
+    @property
+    def product_dtype(self) -> torch.dtype:
+        """What its products run in on a CPU of this machine."""
+        return torch.bfloat16 if autocast_to_bf16(self.precision, torch.device("cpu")) else torch.float32
+
+
+def bench(settings: BenchSettings) -> list[dict[str, Any]]:
+    """Time every combination asked for; prints a table and returns its rows."""
+    cases = cases_of(settings)
+    console = Console(file=sys.stderr, highlight=False, width=110)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    dtypes = {case.product_dtype for case in cases}
+    peaks = {dtype: gemm_peak(dtype, torch.device("cpu"), _SQUARES, _LONGEST_PRODUCT_SECONDS) / 1e9 for dtype in dtypes}
+    for dtype, peak in peaks.items():
+        console.print(f"GEMM peak of this machine, {dtype}: {peak:.0f} GFLOP/s")
+    rows = []
+    for size in dict.fromkeys(case.size for case in cases):
+        of_size = [case for case in cases if case.size == size]
+        times, memory = run_in_turns(of_size, settings.warmup_steps, settings.steps, console)
+        rows += [row_of(*result, peaks) for result in zip(of_size, times, memory, strict=True)]
+    _print_rows(console, rows)
+    _print_estimates(console, cases)
+    return rows
+
+
+def cases_of(settings: BenchSettings) -> list[BenchCase]:
+    return [
+        BenchCase(
+            size, kernel, precision, micro_batch, settings.genes, settings.edges_per_gene, settings.threads,
+            compile=settings.compile and kernel == "fused",
+            recompute=settings.recompute if kernel == "fused" else "nothing",
+            retain_memory=settings.retain_memory in ("all", kernel),
+        )
+        for size in settings.sizes()
+        for micro_batch in settings.micro_batches()
+        for precision in settings.precisions()
+        for kernel in settings.kernels()
+    ]  # fmt: skip
+
+
+def row_of(case: BenchCase, seconds: list[float], memory: int, peaks: dict[torch.dtype, float]) -> dict[str, Any]:
+    """What ``--json`` prints of a case. The peak is that of the type its products really ran in."""
+    step = median(seconds)
+    gflops = training_flops(case.shape, case.edges, case.micro_batch) / step / 1e9
+    peak = peaks[case.product_dtype]
+    return {
+        "size": case.size,
+        "kernel": case.kernel,
+        "precision": case.precision,
+        "micro_batch": case.micro_batch,
+        "step_seconds": step,
+        "step_seconds_all": seconds,
+        "samples_per_second": case.micro_batch / step,
+        "peak_memory_bytes": memory,
+        "gflops": gflops,
+        "gemm_peak_share": gflops / peak,
+        "gemm_peak_gflops": peak,
+        "product_dtype": str(case.product_dtype).removeprefix("torch."),
+        "compile": case.compile,
+        "recompute": case.recompute,
+        "retain_memory": case.retain_memory,
+    }
+
+
+# ---- running -------------------------------------------------------------------------------------------------------
+
+
+def run_in_turns(
+    cases: list[Any], warmup: int, steps: int, console: Console, serve: Callable[..., None] | None = None
+) -> tuple[list[list[float]], list[int]]:
+    """Seconds of each timed step and peak memory in bytes, per case. ``serve`` is what each process runs."""
+    context = multiprocessing.get_context("spawn")
+    workers = []
+    for case in cases:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=serve or serve_case, args=(case, theirs), daemon=True)
+        process.start()
+        theirs.close()
+        workers.append((case, process, ours))
+    try:
+        times: list[list[float]] = [[] for _ in cases]
+        for turn in range(warmup + steps):
+            for seconds, (case, _, connection) in zip(times, workers, strict=True):
+                took = _ask(connection, "step", case)
+                console.print(f"{case.size} {case.kernel} step {turn + 1 - warmup}: {took:.2f} s", style="dim")
+                if turn >= warmup:
+                    seconds.append(took)
+        return times, [int(_ask(connection, "memory", case)) for case, _, connection in workers]
+    finally:
+        for _, process, connection in workers:
+            connection.close()
+            process.join(timeout=10)
+            if process.is_alive():
+                process.terminate()
+
+
+def _ask(connection: Connection, question: str, case: Any) -> float:
+    try:
+        connection.send(question)
+        return float(connection.recv())
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        raise UserError(f"the process of {case} ended; was there memory enough?") from None
+
+
+def serve_case(case: BenchCase, connection: Connection) -> None:
+    """Answer "step" with a step's seconds and "memory" with the process's peak, until the asker leaves."""
+    if case.threads:
+        torch.set_num_threads(case.threads)
+    torch.manual_seed(0)
+    model = BulkFormer(
+        case.shape, made_up_graph(case.genes, case.edges_per_gene), case.kernel, case.precision, case.compile,
+        case.recompute,
+    )  # fmt: skip
+    serve_steps(model, case.genes, case.micro_batch, connection, case.retain_memory)
+
+
+def serve_steps(
+    model: torch.nn.Module, genes: int, micro_batch: int, connection: Connection, retain_memory: bool = False
+) -> None:
+    """Training steps on request: forward, loss, backward and AdamW, with dropout as the model has it."""
+    model.train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
+    expression_BG, mask_BG = made_up_profiles(micro_batch, genes)
+
+    def step() -> None:
+        # as in training, nobody holds the gene embeddings until the backward pass has ended
+        predicted_BG = model(expression_BG.masked_fill(mask_BG, torch.nan)).expression
+        profile_loss(*masked_squared_error(predicted_BG, expression_BG, mask_BG)).mean().backward()
+        del predicted_BG
+        optimizer.step()
+        optimizer.zero_grad()
+        if retain_memory:
+            retain_freed_memory(expression_BG.device)
+
+    answer(connection, step)
+
+
+def answer(connection: Connection, step: Callable[[], object]) -> None:
+    """Take steps on request, answering with their seconds or with the process's peak memory, until the asker leaves."""
+    while True:
+        try:
+            question = connection.recv()
+        except EOFError:
+            return
+        if question == "memory":
+            connection.send(peak_memory_bytes(torch.device("cpu")))
+            continue
+        started = time.perf_counter()
+        step()
+        connection.send(time.perf_counter() - started)
+
+
+def made_up_profiles(samples: int, genes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """log1p(TPM)-like values, a sixth of them zero, and a mask of 15 %: both samples x genes."""
+    generator = torch.Generator().manual_seed(0)
+    expression_BG = (torch.randn(samples, genes, generator=generator) * 2 + 2).relu()
+    return expression_BG, torch.rand(samples, genes, generator=generator) < 0.15
+
+
+def made_up_graph(genes: int, edges_per_gene: int) -> GeneGraph:
+    """Random neighbours: worse for caches than the graph of real genes, where hubs recur."""
+    generator = np.random.default_rng(0)
+    edges = genes * edges_per_gene
+    return GeneGraph(
+        source=generator.integers(0, genes, edges).astype(np.int32),
+        target=np.repeat(np.arange(genes), edges_per_gene).astype(np.int32),
+        weight=generator.uniform(0.4, 1.0, edges).astype(np.float32),
+    )
+
+
+# ---- showing -------------------------------------------------------------------------------------------------------
+
+
+def _print_rows(console: Console, rows: list[dict[str, Any]]) -> None:
+    table = Table(title="Training step (median), AdamW and dropout included")
+    for name in ("size", "kernel", "precision", "products in", "batch"):
+        table.add_column(name)
+    for name in ("step s", "profiles/s", "peak GB", "GFLOP/s", "of GEMM peak"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(
+            row["size"], row["kernel"], row["precision"], row["product_dtype"], str(row["micro_batch"]),
+            f"{row['step_seconds']:.2f}", f"{row['samples_per_second']:.3f}", f"{row['peak_memory_bytes'] / 1e9:.2f}",
+            f"{row['gflops']:.0f}", f"{row['gemm_peak_share']:.0%}",
+        )  # fmt: skip
+    console.print(table)
+
+
+def _print_estimates(console: Console, cases: list[BenchCase]) -> None:
+    console.print(
+        f"Estimates, not measurements: the longer of products at {PRODUCT_EFFICIENCY:.0%} of the dense bf16 peak and "
+        f"memory traffic at {BANDWIDTH_EFFICIENCY:.0%} of the bandwidth (pretrain/flops.py has what is counted)."
+    )
+    table = Table(title="Estimated bf16 training on one GPU, 522,769 profiles x 29 epochs")
+    for name in ("size", "batch", "GPU", "profiles/s", "GPU-hours", "memory GB"):
+        table.add_column(name, justify="left" if name in ("size", "GPU") else "right")
+    for case in {(case.size, case.micro_batch): case for case in cases}.values():
+        for accelerator in ACCELERATORS:
+            expected = estimate(case.shape, case.edges, case.micro_batch, accelerator)
+            table.add_row(
+                case.size, str(case.micro_batch), accelerator.name, f"{expected.profiles_per_second:.0f}",
+                f"{expected.published_run_hours:.0f}", f"{expected.memory_bytes / 1e9:.0f}",
+            )  # fmt: skip
+    console.print(table)

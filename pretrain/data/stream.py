@@ -1,0 +1,264 @@
+"""Profiles from a corpus to a worker's micro-batches, through a Ray Data pipeline of the worker's own.
+
+Ray Data's splitting over workers can drop rows (equal=True) or give all to one worker (equal=False), and it cannot
+resume inside an epoch; so each worker builds a pipeline over the windows that `pretrain.data.plan` assigns to it.
+B profiles of a micro-batch, G genes.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+import torch
+from ray.data._internal.execution.execution_callback import ExecutionCallback
+from torch import Tensor
+
+from dataprep.corpus import Corpus, decode_expression
+from pretrain.data.plan import StepShare, Window
+from pretrain.data.window_reader import READ_TASK_CPUS, read_numbered
+
+# Pipelines take seconds to start, so short epochs share one: it covers as many epochs as make this many profiles.
+PROFILES_PER_PIPELINE = 100_000
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One forward pass of one worker.
+
+    ``row_ids`` int64 B and ``expression`` float32 B x G (NaN where not measured) hold ``real`` profiles first, then
+    rows of weight zero: filling keeps shapes the same, and keeps every rank in step with the others. ``left_out``:
+    row ids of profiles that would be here, were their shard not damaged.
+    """
+
+    row_ids: Tensor
+    expression: Tensor
+    real: int
+    left_out: np.ndarray
+
+
+@dataclass(frozen=True)
+class EpochPart:
+    """What one worker has to do of one epoch: its windows and the steps they make.
+
+    ``profiles`` is how many the epoch has left over all workers at ``first_step``, the first of these steps, counted
+    within the epoch.
+    """
+
+    epoch: int
+    first_step: int
+    profiles: int
+    windows: tuple[Window, ...]
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """A worker's part of one optimizer step; ``global_profiles`` is the step's size over all workers."""
+
+    epoch: int
+    step_in_epoch: int
+    global_profiles: int
+    micro_batches: tuple[MicroBatch, ...]
+    last_of_epoch: bool
+
+    @property
+    def row_ids(self) -> np.ndarray:
+        """Row ids of the worker's real profiles in this step."""
+        return np.concatenate([batch.row_ids[: batch.real].numpy() for batch in self.micro_batches])
+
+    @property
+    def left_out(self) -> np.ndarray:
+        """Row ids of the profiles that this step does without, because they cannot be read."""
+        return np.concatenate([batch.left_out for batch in self.micro_batches])
+
+
+class ProfileStream:
+    """Iterates over a worker's optimizer steps."""
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        worker: int,
+        share: StepShare,
+        micro_profiles: int,
+        prefetch_windows: int,
+        patience_seconds: float,
+        leave_out_damaged: bool = False,
+    ) -> None:
+        """``leave_out_damaged``: train without the profiles of damaged row groups instead of raising UserError."""
+        self._folder = corpus.folder.patient(patience_seconds)
+        self._leave_out_damaged = leave_out_damaged
+        self._genes = corpus.genes
+        self._worker = worker
+        self._share = share
+        self._micro_profiles = micro_profiles
+        self._prefetch_windows = prefetch_windows
+
+    def steps(self, parts: Iterator[EpochPart]) -> Iterator[StepBatch]:
+        """Steps of all epochs in turn; an epoch's last step takes what remains of it."""
+        for batch_of_parts in _in_pipelines(parts):
+            rows = _Rows(self._read([window for part in batch_of_parts for window in part.windows]), self._genes)
+            for part in batch_of_parts:
+                yield from self._steps_of(part, rows)
+
+    def _steps_of(self, part: EpochPart, rows: _Rows) -> Iterator[StepBatch]:
+        remaining = part.profiles
+        step = part.first_step
+        while remaining > 0:
+            profiles = min(remaining, self._share.global_profiles)
+            batches = self._micro_batches(rows, part.epoch, self._share.of(self._worker, profiles))
+            remaining -= profiles
+            yield StepBatch(part.epoch, step, profiles, batches, remaining == 0)
+            step += 1
+
+    def _micro_batches(self, rows: _Rows, epoch: int, wanted: int) -> tuple[MicroBatch, ...]:
+        # as many passes as the worker with the largest share of a whole step: collectives need all ranks each time
+        passes = -(-self._share.of(0) // self._micro_profiles)
+        batches = []
+        for _ in range(passes):
+            real = min(wanted, self._micro_profiles)
+            batches.append(self._filled(*rows.take(real, epoch)))
+            wanted -= real
+        return tuple(batches)
+
+    def _filled(self, row_ids: np.ndarray, readable: np.ndarray, expression: np.ndarray) -> MicroBatch:
+        real = int(readable.sum())
+        ids_B = torch.full((self._micro_profiles,), -1, dtype=torch.int64)
+        ids_B[:real] = torch.from_numpy(row_ids[readable])
+        values_BG = torch.zeros(self._micro_profiles, self._genes)
+        values_BG[:real] = torch.from_numpy(expression if real == len(row_ids) else expression[readable])
+        return MicroBatch(ids_B, values_BG, real, row_ids[~readable])
+
+    def _read(self, windows: Sequence[Window]) -> Iterator[pa.Table]:
+        """Blocks of (epoch, row_id, readable, expression) in the order of the windows, read ahead by Ray tasks."""
+        if not windows:
+            return iter(())
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        # without it, blocks arrive in the order in which tasks end
+        context.execution_options.preserve_order = True
+        context.custom_execution_callback_classes = [_PausingExecutor]
+        numbers = [{"id": number} for number in range(len(windows))]
+        # from_items puts its blocks into the object store itself; range() would start a task, and a process, for each
+        dataset = ray.data.from_items(numbers, override_num_blocks=len(windows)).map_batches(
+            read_numbered,  # type: ignore[arg-type]  # Ray's type names no Arrow table
+            fn_kwargs={
+                "folder": self._folder,
+                "windows": list(windows),
+                "genes": self._genes,
+                "leave_out_damaged": self._leave_out_damaged,
+            },
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=READ_TASK_CPUS,
+            concurrency=self._prefetch_windows,
+        )
+        return iter(
+            dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=self._prefetch_windows)
+        )
+
+
+class _PausingExecutor(ExecutionCallback):
+    """Makes Ray Data's scheduling loop pause a little in each round.
+
+    While its output waits to be used, the loop spins without a pause in a thread of the training process, and takes a
+    core and Python's lock from it: a step of the 37M model on two cores took 35 s instead of 10 s.
+    """
+
+    def on_execution_step(self, executor: object) -> None:
+        time.sleep(0.02)
+
+
+class _Rows:
+    """Takes rows from a stream of blocks, in order, across block boundaries."""
+
+    def __init__(self, blocks: Iterator[pa.Table], genes: int) -> None:
+        self._blocks = blocks
+        self._genes = genes
+        self._epochs = self._row_ids = np.empty(0, np.int64)
+        self._readable = np.empty(0, bool)
+        self._expression = np.empty((0, genes), np.float16)
+        self._used = 0
+
+    def take(self, wanted: int, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The next ``wanted`` rows, which are of ``epoch``: row ids, which could be read, and float16 expression."""
+        ids, readable, values = [], [], []
+        missing = wanted
+        while missing > 0:
+            if self._used == len(self._row_ids):
+                self._next_block()
+            end = min(self._used + missing, len(self._row_ids))
+            assert (self._epochs[self._used : end] == epoch).all(), "the plan and the stream disagree on the epoch"
+            ids.append(self._row_ids[self._used : end])
+            readable.append(self._readable[self._used : end])
+            values.append(self._expression[self._used : end])
+            missing -= end - self._used
+            self._used = end
+        if not ids:
+            return np.empty(0, np.int64), np.empty(0, bool), np.empty((0, self._genes), np.float16)
+        return np.concatenate(ids), np.concatenate(readable), np.concatenate(values)
+
+    def _next_block(self) -> None:
+        block = next(self._blocks)
+        self._epochs = block.column("epoch").to_numpy()
+        self._row_ids = block.column("row_id").to_numpy()
+        self._readable = block.column("readable").to_numpy(zero_copy_only=False)
+        self._expression = decode_expression(block.column("expression"), self._genes)
+        self._used = 0
+
+
+def _in_pipelines(parts: Iterator[EpochPart]) -> Iterator[list[EpochPart]]:
+    """Group epochs until they hold enough profiles to be worth a pipeline."""
+    waiting: list[EpochPart] = []
+    profiles = 0
+    for part in parts:
+        waiting.append(part)
+        profiles += sum(len(window.row_ids) for window in part.windows)
+        if profiles >= PROFILES_PER_PIPELINE:
+            yield waiting
+            waiting, profiles = [], 0
+    if waiting:
+        yield waiting
+
+
+def prefetched(steps: Iterator[StepBatch], depth: int) -> Iterator[StepBatch]:
+    """The same steps, made ready by a thread up to ``depth`` ahead, so that decoding overlaps with training."""
+    ready: queue.Queue[StepBatch | BaseException | None] = queue.Queue(depth)
+    stopped = threading.Event()
+
+    def fill() -> None:
+        outcome: BaseException | None = None
+        try:
+            for step in steps:
+                if not _put(ready, step, stopped):
+                    return
+        except BaseException as error:  # noqa: BLE001 - carried to the consumer, which raises it
+            outcome = error
+        _put(ready, outcome, stopped)
+
+    threading.Thread(target=fill, name="profile-prefetch", daemon=True).start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stopped.set()
+
+
+def _put(ready: queue.Queue[Any], item: Any, stopped: threading.Event) -> bool:
+    """Put, unless the consumer has gone."""
+    while not stopped.is_set():
+        try:
+            ready.put(item, timeout=0.5)
+        except queue.Full:
+            continue
+        return True
+    return False

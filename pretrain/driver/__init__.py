@@ -1,0 +1,1 @@
+"""What the process that starts a run does."""

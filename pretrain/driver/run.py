@@ -1,0 +1,218 @@
+"""The driver of a pretraining run: checks what can be checked at once, then starts Ray Train."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from pyarrow.fs import FSSpecHandler, PyFileSystem
+from ray.exceptions import RayError
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from dataprep.corpus import Corpus, open_corpus
+from dataprep.runtime.command_line import UserError
+from dataprep.runtime.ray_session import connected, one_arena_where_lacking, user_error_in
+from dataprep.runtime.storage import Folder
+from pretrain.config import RunSettings
+from pretrain.data.window_reader import READ_TASK_CPUS
+from pretrain.driver.leftovers import remove_groups_of_dead_runs
+from pretrain.driver.progress import ProgressBoard, ProgressDisplay, duration
+from pretrain.monitoring.tracking import read_rows
+from pretrain.training.code_identity import code_fingerprint
+from pretrain.training.entry import train_worker
+from pretrain.training.job import TrainingJob, total_steps
+
+SETTINGS_FILE = "settings.json"
+# What a run may be continued with another value of: none of them changes what is learned from which profile.
+CHANGEABLE = ("workers", "zero", "checkpoint", "tracking", "data", "storage", "max_steps", "epochs", "validation",
+              "log_every_steps", "profile")  # fmt: skip
+
+
+def run(settings: RunSettings) -> dict[str, Any]:
+    """Pretrain, or go on with the run of this name. Returns its last scores and where the export is.
+
+    Raises UserError for settings that do not fit the corpus, the cluster or the run's own past.
+    """
+    corpus = _checked_corpus(settings)
+    folder = Folder(settings.storage) / settings.name
+    folder.require_reachable()
+    _store_settings(folder, settings)
+    steps = total_steps(settings, corpus.rows("train"))
+    started = time.monotonic()
+    with connected(min_cpus=_needed_cpus(settings)):
+        _free_what_dead_runs_hold()
+        _require_resources(settings)
+        _introduce(settings, corpus, steps)
+        _train(settings, steps)
+    rows = read_rows(folder)
+    result = {
+        "run": folder.uri,
+        "export": f"{folder.uri}/export",
+        "steps": rows[-1]["step"] if rows else 0,
+        "loss": _last(rows, "loss"),
+        "validation_loss": _last(rows, "validation_loss"),
+        "validation_pearson": _last(rows, "validation_pearson"),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    print(f"done: {result['steps']} steps in {duration(result['seconds'])}; model export: {result['export']}")
+    return result
+
+
+def _checked_corpus(settings: RunSettings) -> Corpus:
+    corpus = open_corpus(settings.corpus)
+    if corpus.rows("train") == 0:
+        raise UserError(f"{settings.corpus}: the train split is empty")
+    corpus.graph()
+    settings.model.shape(corpus.genes)
+    return corpus
+
+
+def _store_settings(folder: Folder, settings: RunSettings) -> None:
+    """Keep the settings of the run's first start; refuse to go on with others that would change the run."""
+    now = settings.resolved()
+    if folder.exists(SETTINGS_FILE):
+        before = json.loads(folder.read_text(SETTINGS_FILE))
+        changed = [key for key in now if key not in CHANGEABLE and now[key] != before.get(key)]
+        if changed:
+            differences = "; ".join(f"{key}: {_difference(before.get(key), now[key])}" for key in changed)
+            raise UserError(f"run {settings.name} exists with other settings ({differences}); choose another --name", 2)
+    folder.write_text(SETTINGS_FILE, json.dumps(now, indent=1) + "\n")
+
+
+def _difference(before: Any, now: Any) -> str:
+    if isinstance(before, dict) and isinstance(now, dict):
+        return ", ".join(f"{key} {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key])
+    return f"{before} -> {now}"
+
+
+def _needed_cpus(settings: RunSettings) -> int:
+    """CPU slots that a run needs: its workers, Ray Train's controller, and one for reading."""
+    return int(settings.workers.count * settings.workers.cpus_each) + 2
+
+
+def _free_what_dead_runs_hold() -> None:
+    # only a cluster that was there before has had other drivers
+    if os.environ.get("RAY_ADDRESS") and (removed := remove_groups_of_dead_runs()):
+        print(f"freed what {removed} killed run{'s' if removed > 1 else ''} still held of the cluster's CPUs and GPUs")
+
+
+def _require_resources(settings: RunSettings) -> None:
+    """Fail at once, and clearly, where Ray would wait for machines that never come."""
+    have = ray.cluster_resources()
+    workers = settings.workers
+    count = workers.min_count or workers.count
+    needs = {"CPU": count * workers.cpus_each + READ_TASK_CPUS, "GPU": float(count * workers.gpu)}
+    for resource, amount in needs.items():
+        if amount > have.get(resource, 0):
+            raise UserError(
+                f"{count} workers need {amount:g} {resource}, the cluster has {have.get(resource, 0):g}: "
+                "lower --workers.count or --workers.cpus-each, or add nodes"
+            )
+
+
+def _introduce(settings: RunSettings, corpus: Corpus, steps: int) -> None:
+    workers = settings.workers
+    print(
+        f"{settings.name}: {corpus.rows('train'):,} train profiles x {corpus.genes:,} genes, model "
+        f"{settings.model.size}, {steps:,} steps of {settings.batch.global_profiles} profiles = "
+        f"{settings.batch.micro_profiles} x {settings.batch.accumulation(workers.count)} accumulated x "
+        f"{workers.count} {'GPU' if workers.gpu else 'CPU'} workers, ZeRO {settings.zero.stage}, {settings.precision}"
+    )
+    tracking = os.environ.get("MLFLOW_TRACKING_URI")
+    print(f"MLflow: {tracking or 'off (MLFLOW_TRACKING_URI is not set)'}", flush=True)
+
+
+def _train(settings: RunSettings, steps: int) -> None:
+    # on this very machine: workers' machines may go away
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board = ProgressBoard.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]  # Ray adds it
+    folder = Folder(settings.storage) / settings.name / "ray-train"
+    trainer = _Trainer(
+        train_worker,
+        train_loop_config={"job": TrainingJob(settings, code_fingerprint(), board)},
+        torch_config=TorchConfig(backend="nccl" if settings.workers.gpu else "gloo"),
+        scaling_config=_scaling(settings),
+        run_config=RunConfig(
+            # what Ray Train itself stores of a run: checkpoints are ours, so it is next to nothing
+            name=uuid.uuid4().hex,
+            storage_path=folder.path,
+            storage_filesystem=PyFileSystem(FSSpecHandler(folder.filesystem)),
+            failure_config=FailureConfig(max_failures=settings.workers.max_failures),
+            # type checkers see the options of Ray Train's first version
+            worker_runtime_env=_runtime_environment(settings),  # type: ignore[call-arg]
+        ),
+    )
+    with ProgressDisplay(board, steps) as display, _stopping_on_termination(display):
+        try:
+            trainer.fit()
+        except (RayError, ray.train.TrainingFailedError) as error:
+            fatal = ray.get(board.fatal.remote())
+            mistake = UserError(*fatal) if fatal else user_error_in(error)
+            raise mistake or _failure(error) from None
+    fatal = ray.get(board.fatal.remote())
+    if fatal:
+        raise UserError(*fatal)
+    if display.asked_to_stop:
+        raise UserError(f"run {settings.name} was stopped by SIGTERM; the same command goes on from its checkpoint")
+
+
+class _Trainer(TorchTrainer):
+    """Ray Train without the detached actor that removes the placement group of a controller that died.
+
+    Ray itself removes that group as soon as the driver is gone, which here follows its controller. And the actor can
+    stay for ever: where the driver is killed before the actor has heard what to watch, or without Ray's dashboard.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()  # type: ignore[misc]  # as for RunConfig
+        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
+
+
+@contextmanager
+def _stopping_on_termination(display: ProgressDisplay) -> Iterator[None]:
+    """SIGTERM (``ray job stop``, a batch system at the end of the time) lets the workers checkpoint and leave."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only a main thread can have signal handlers
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: display.ask_to_stop())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _runtime_environment(settings: RunSettings) -> dict[str, Any]:
+    lacking = {} if settings.workers.gpu else one_arena_where_lacking()
+    return {"env_vars": lacking} if lacking else {}
+
+
+def _scaling(settings: RunSettings) -> ScalingConfig:
+    workers = settings.workers
+    resources = {"CPU": workers.cpus_each} | ({"GPU": 1.0} if workers.gpu else {})
+    return ScalingConfig(  # type: ignore[call-arg]  # as for RunConfig
+        num_workers=workers.count if workers.min_count is None else (workers.min_count, workers.count),  # type: ignore[arg-type]
+        elastic_resize_monitor_interval_s=workers.resize_check_seconds,
+        use_gpu=workers.gpu,
+        resources_per_worker=resources,
+    )
+
+
+def _failure(error: BaseException) -> UserError:
+    """A failure of the machines or of our code: its last line, and where the whole story is."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return UserError(f"training failed: {lines[-1] if lines else type(error).__name__} (details in Ray's worker logs)")
+
+
+def _last(rows: list[dict[str, Any]], key: str) -> Any:
+    return next((row[key] for row in reversed(rows) if key in row), None)

@@ -1,0 +1,1 @@
+"""Operators of the fused kernel, each with its gradient."""

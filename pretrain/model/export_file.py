@@ -1,0 +1,174 @@
+"""Model exports: what pretraining leaves and evaluation reads.
+
+An export is a folder (or ``s3://`` prefix) with ``config.json``, ``model.safetensors``, ``genes.parquet``,
+``gene_graph.parquet`` and ``README.md``. ``config.json`` is written last: without it the folder is no export.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from dataprep.corpus import GeneGraph
+from dataprep.genes.vocabulary import GeneVocabulary
+from dataprep.runtime.command_line import UserError
+from dataprep.runtime.storage import Folder
+from pretrain.shape import ModelShape
+
+FORMAT_VERSION = 1
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+GENES_FILE = "genes.parquet"
+
+
+@dataclass(frozen=True)
+class ModelExport:
+    """An opened export. ``training`` says where the weights come from (run, step, settings, scores)."""
+
+    folder: Folder
+    shape: ModelShape
+    vocabulary: GeneVocabulary
+    graph: GeneGraph
+    training: Mapping[str, Any]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by their released names."""
+        return read_tensors(self.folder, WEIGHTS_FILE)
+
+
+def open_export(uri: str) -> ModelExport:
+    """Open an export. Raises UserError where the folder holds none or its parts do not fit each other."""
+    folder = Folder(uri)
+    try:
+        config = json.loads(folder.read_bytes(CONFIG_FILE))
+    except FileNotFoundError:
+        raise UserError(f"{uri} is no model export: it has no {CONFIG_FILE}") from None
+    except ValueError as error:
+        raise UserError(f"{uri}/{CONFIG_FILE} is damaged: {error}") from None
+    if config.get("format_version") != FORMAT_VERSION:
+        raise UserError(f"{uri}: export format {config.get('format_version')} is not {FORMAT_VERSION}")
+    try:
+        shape = ModelShape(**config["model"])
+    except (KeyError, TypeError, ValidationError) as error:
+        raise UserError(f"{uri}/{CONFIG_FILE} does not describe a model: {' '.join(str(error).split())}") from None
+    vocabulary = _read_vocabulary(folder)
+    if vocabulary.size != shape.genes:
+        raise UserError(f"{uri}: {GENES_FILE} has {vocabulary.size} genes, the model {shape.genes}")
+    graph = GeneGraph.read(folder)
+    graph.require_vocabulary(vocabulary)
+    return ModelExport(folder, shape, vocabulary, graph, config.get("training", {}))
+
+
+def write_export(
+    folder: Folder,
+    shape: ModelShape,
+    tensors: Mapping[str, Tensor],
+    vocabulary: GeneVocabulary,
+    graph: GeneGraph,
+    training: Mapping[str, Any],
+) -> None:
+    """Write an export; ``tensors`` is a state dict with the released names. The marker, config.json, comes last."""
+    graph.require_vocabulary(vocabulary)
+    folder.remove(CONFIG_FILE)
+    # contiguous copies: safetensors refuses shared storage, which ProjectionUpdater's second names are
+    folder.write_bytes(WEIGHTS_FILE, save_tensors({name: tensor.clone() for name, tensor in tensors.items()}))
+    sink = pa.BufferOutputStream()
+    pq.write_table(vocabulary.to_arrow(), sink, compression="zstd")
+    folder.write_bytes(GENES_FILE, sink.getvalue().to_pybytes())
+    graph.write(folder)
+    folder.write_text("README.md", _model_card(shape, vocabulary, graph, training))
+    config = {
+        "format_version": FORMAT_VERSION,
+        "model": shape.model_dump(mode="json"),
+        "vocabulary_sha256": vocabulary.fingerprint,
+        "training": dict(training),
+    }
+    folder.write_text(CONFIG_FILE, json.dumps(config, indent=2) + "\n")
+
+
+def read_tensors(folder: Folder, name: str) -> dict[str, Tensor]:
+    """Tensors of a safetensors file. Raises UserError where it is missing or damaged."""
+    try:
+        return load_tensors(folder.read_bytes(name))
+    except FileNotFoundError:
+        raise UserError(f"{folder.uri}/{name} is missing") from None
+    except SafetensorError as error:
+        raise UserError(f"{folder.uri}/{name} is damaged: {error}") from None
+
+
+def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Load tensors by name and shape, all of them and no others. Raises UserError with counts and examples."""
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    problems = [
+        _examples("missing", [name for name in expected if name not in given]),
+        _examples("unknown", [name for name in given if name not in expected]),
+        _examples(
+            "of another shape",
+            [
+                f"{name} {given[name]} instead of {expected[name]}"
+                for name in expected
+                if name in given and given[name] != expected[name]
+            ],
+        ),
+    ]
+    if any(problems):
+        raise UserError(f"{origin} does not fit the model: {'; '.join(filter(None, problems))}")
+    model.load_state_dict(dict(tensors), strict=True)
+
+
+def _examples(what: str, names: list[str]) -> str:
+    if not names:
+        return ""
+    return f"{len(names)} tensors {what}, e.g. {', '.join(names[:3])}"
+
+
+def _read_vocabulary(folder: Folder) -> GeneVocabulary:
+    try:
+        return GeneVocabulary.from_arrow(pq.read_table(pa.BufferReader(folder.read_bytes(GENES_FILE))))
+    except FileNotFoundError:
+        raise UserError(f"{folder.uri}/{GENES_FILE} is missing") from None
+    except (pa.ArrowInvalid, KeyError) as error:
+        raise UserError(f"{folder.uri}/{GENES_FILE} is damaged: {' '.join(str(error).split())}") from None
+
+
+def _model_card(shape: ModelShape, vocabulary: GeneVocabulary, graph: GeneGraph, training: Mapping[str, Any]) -> str:
+    facts = {
+        "genes": f"{vocabulary.size:,} (vocabulary SHA-256 {vocabulary.fingerprint[:16]})",
+        "hidden width": shape.dim,
+        "blocks x Performer layers": f"{shape.blocks} x {shape.performer_layers}",
+        "attention heads": shape.heads,
+        "gene identity": shape.gene_identity,
+        "gene graph": f"{graph.edges:,} edges",
+    }
+    # the settings are in config.json in full; here only what a reader wants at a glance
+    facts |= {key: value for key, value in training.items() if not isinstance(value, dict | list)}
+    table = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
+    return f"""# BulkFormer export
+
+Input: log1p(TPM) of {vocabulary.size:,} genes in the order of `{GENES_FILE}`, NaN where a gene is masked or not
+measured. Output: {shape.dim + 3} numbers per gene before the head, and corrected expression, log1p(TPM).
+
+| | |
+|---|---|
+{table}
+
+```python
+from pretrain.model import BulkFormer
+
+model = BulkFormer.from_pretrained("PATH_OR_S3_ADDRESS_OF_THIS_FOLDER")
+output = model(expression)  # B x G float tensor
+```
+
+Weights are safetensors with the parameter names of the released checkpoints.
+"""
