@@ -17,6 +17,7 @@ import numpy as np
 from dataprep.config import GraphSettings
 from dataprep.corpus import Corpus, GeneGraph, open_corpus, read_split
 from dataprep.runtime.command_line import UserError
+from dataprep.runtime.terminal import write_result
 
 # A variance below this share of the second moment is rounding, not variation.
 _ROUNDING = np.float32(1e-5)
@@ -41,7 +42,7 @@ def build_gene_graph(settings: GraphSettings) -> dict[str, Any]:
     graph.write(corpus.folder)
     connected = len(np.unique(graph.target))
     summary = {"corpus": corpus.folder.uri, "profiles": len(expression), "genes": corpus.genes, "edges": graph.edges}
-    print(
+    write_result(
         f"{graph.edges:,} edges from {len(expression):,} training profiles; {connected:,} of {corpus.genes:,} genes "
         f"have neighbours"
     )

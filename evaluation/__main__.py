@@ -6,8 +6,8 @@ import sys
 from typing import Any
 
 from dataprep.runtime.command_line import Command, main
+from dataprep.runtime.terminal import quiet_libraries
 from evaluation.config import EmbedSettings, RunSettings
-from evaluation.progress import quiet_libraries
 
 
 def _embed(settings: EmbedSettings) -> dict[str, Any]:

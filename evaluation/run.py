@@ -9,9 +9,9 @@ import numpy as np
 
 from dataprep.corpus import Corpus, open_corpus
 from dataprep.runtime.command_line import UserError
+from dataprep.runtime.terminal import log
 from evaluation.config import RunSettings
 from evaluation.inference.embedder import Embedder, require_same_vocabulary
-from evaluation.progress import event
 from evaluation.scores.mlflow_results import metric_values, send_results
 from evaluation.scores.results import TaskResult, print_results, results_json, write_results
 from evaluation.tasks.classification import (
@@ -33,7 +33,7 @@ def run(settings: RunSettings) -> dict[str, Any]:
     require_same_vocabulary(embedder.vocabulary, corpus.vocabulary, corpus.folder.uri)
     # before anything slow, so that a wrong label is known at once
     labels = _labels(corpus, settings) if "classification" in settings.tasks else []
-    event(f"scoring on {embedder.device.type}, {embedder.batch_size} profiles in a batch")
+    log(f"scoring on {embedder.device.type}, {embedder.batch_size} profiles in a batch")
     results: list[TaskResult] = []
     if "imputation" in settings.tasks:
         results.append(
@@ -60,7 +60,7 @@ def _labels(corpus: Corpus, settings: RunSettings) -> list[LabelledProfiles]:
         message = f"{corpus.folder.uri} has no label with two classes of {least} samples to classify"
         if settings.tasks == ["classification"]:
             raise UserError(message)
-        event(f"{message}: classification is left out")
+        log(f"{message}: classification is left out")
     return labels
 
 
@@ -77,7 +77,7 @@ def _classify(
     )
     results = []
     for labelled in labels:
-        event(f"classifying {labelled.label}: {len(labelled.row_ids):,} samples, {len(labelled.classes)} classes")
+        log(f"classifying {labelled.label}: {len(labelled.row_ids):,} samples, {len(labelled.classes)} classes")
         features = {
             f"BulkFormer {pooling} embedding": embedding[np.searchsorted(row_ids, labelled.row_ids)],
             "raw expression": read_expression(corpus, labelled),
@@ -102,7 +102,7 @@ def _publish(
     name = tracking.run or _model_name(embedder.export.folder.uri)
     run_id = send_results(tracking.experiment, name, settings.resolved(), tags, results, results_json(results, about))
     if run_id:
-        event(f"MLflow: experiment {tracking.experiment}, run {name} ({run_id})")
+        log(f"MLflow: experiment {tracking.experiment}, run {name} ({run_id})")
     return {"mlflow_run_id": run_id, "output": settings.output, "scores": metric_values(results)}
 
 

@@ -19,6 +19,7 @@ from dataprep.corpus import (
     verify_shard,
     verify_tables,
 )
+from dataprep.runtime.terminal import write_result
 
 # Enough for reading from an object store while another shard is being checked; memory stays at some row groups each.
 _SHARDS_AT_A_TIME = 4
@@ -52,7 +53,7 @@ def inspect_corpus(settings: InspectSettings) -> dict[str, Any]:
     corpus = open_corpus(settings.corpus)
     verify_tables(corpus)
     report = describe(corpus, _checked_values(corpus))
-    print(as_text(report))
+    write_result(as_text(report))
     return report
 
 

@@ -6,7 +6,6 @@ traceback on the terminal and leave the other tasks running to their end.
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections import Counter
@@ -17,6 +16,7 @@ from typing import Any
 import ray
 
 from dataprep.runtime.command_line import UserError
+from dataprep.runtime.terminal import log
 
 _POLL_SECONDS = 0.5
 _SECONDS_BETWEEN_TOTALS = 15.0
@@ -94,7 +94,7 @@ def _watch(board: Any, done: threading.Event) -> None:
         for name, (expected, read, refused) in state.items():
             if read >= expected and name not in shown:
                 shown.add(name)
-                _say(f"{name}: {read:,} samples read, {read - refused:,} pass, {refused:,} refused")
+                log(f"{name}: {read:,} samples read, {read - refused:,} pass, {refused:,} refused")
         if ended:
             return
         now = time.monotonic()
@@ -102,8 +102,4 @@ def _watch(board: Any, done: threading.Event) -> None:
             last_total = now
             read = sum(count for _, count, _ in state.values())
             expected = sum(count for count, _, _ in state.values())
-            _say(f"{read:,} of {expected:,} samples read, {read / (now - started):,.0f} per second")
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+            log(f"{read:,} of {expected:,} samples read, {read / (now - started):,.0f} per second")

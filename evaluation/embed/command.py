@@ -13,13 +13,13 @@ import numpy as np
 from dataprep.config import SourceSettings
 from dataprep.corpus import open_corpus
 from dataprep.runtime.command_line import UserError
+from dataprep.runtime.terminal import log, tracked
 from evaluation.config import EmbedSettings
 from evaluation.embed.content import Content, content_of, open_embedder
 from evaluation.embed.embedding_file import AnnDataWriter, ParquetWriter, genes_metadata, whole_file
 from evaluation.embed.workers import embedded_by_workers
 from evaluation.inference.embedder import Embedder, require_same_vocabulary
 from evaluation.inference.profiles import ProfileStream, corpus_stream, h5ad_stream, splits_named
-from evaluation.progress import event, tracked
 
 
 def embed(settings: EmbedSettings) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def embed(settings: EmbedSettings) -> dict[str, Any]:
     stream = open_stream(settings, embedder)
     content = content_of(settings, embedder)
     where = f"{settings.workers} workers" if settings.workers else embedder.device.type
-    event(f"embedding on {where}, {embedder.batch_size} profiles in a batch")
+    log(f"embedding on {where}, {embedder.batch_size} profiles in a batch")
     with whole_file(settings.output) as path, _writer(settings, path, embedder, stream, content) as writer:
         names = iter(stream.sample_ids)
         pieces = ((len(piece), piece) for piece in _pieces(settings, embedder, stream, content))

@@ -13,8 +13,8 @@ from dataprep.genes.identifiers import GeneMapping, map_genes
 from dataprep.genes.vocabulary import GeneVocabulary
 from dataprep.pipeline.normalization import linear_values, log1p_tpm
 from dataprep.runtime.command_line import UserError
+from dataprep.runtime.terminal import log
 from dataprep.sources import h5ad
-from evaluation.progress import event
 
 # Samples of an .h5ad that are read and normalised together: its metadata is read anew each time.
 _H5AD_ROWS = 128
@@ -98,5 +98,5 @@ def _mapped(address: str, gene_ids: Sequence[str], vocabulary: GeneVocabulary) -
             f"not in it: {', '.join(examples)}"
         )
     if absent:
-        event(f"{address}: {absent:,} of the model's {vocabulary.size:,} genes are not measured and count as missing")
+        log(f"{address}: {absent:,} of the model's {vocabulary.size:,} genes are not measured and count as missing")
     return genes

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evaluation.progress import event
+from dataprep.runtime.terminal import log
 from evaluation.scores.results import TaskResult
 from pretrain.monitoring.tracking import MLFLOW_LIMITS, flattened
 
@@ -44,9 +44,7 @@ def send_results(
         client.log_text(run_id, results_text, _RESULTS_FILE)
         client.set_terminated(run_id)
     except (MlflowException, OSError) as error:
-        event(
-            f"MLflow did not take the results ({' '.join(str(error).split())[:160]}); they are shown here all the same"
-        )
+        log(f"MLflow did not take the results ({' '.join(str(error).split())[:160]}); they are shown here all the same")
         return None
     return str(run_id)
 

@@ -24,9 +24,9 @@ from sklearn.preprocessing import StandardScaler
 
 from dataprep.corpus import Corpus
 from dataprep.runtime.command_line import UserError
+from dataprep.runtime.terminal import log, tracked
 from evaluation.config import ClassificationSettings
 from evaluation.inference.profiles import corpus_stream, splits_named
-from evaluation.progress import event, tracked
 from evaluation.scores.metrics import classification_scores, fold_interval
 from evaluation.scores.results import Score, TaskResult
 
@@ -81,7 +81,7 @@ def usable_labels(corpus: Corpus, settings: ClassificationSettings, seed: int) -
     found.sort(key=lambda labelled: -len(labelled.row_ids))
     if len(found) > settings.max_labels:
         rest = ", ".join(labelled.label for labelled in found[settings.max_labels :])
-        event(f"classifying the {settings.max_labels} labels with most samples; left out: {rest}")
+        log(f"classifying the {settings.max_labels} labels with most samples; left out: {rest}")
     return found[: settings.max_labels]
 
 

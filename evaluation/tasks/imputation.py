@@ -14,9 +14,9 @@ import torch
 
 from dataprep.corpus import Corpus, iterate_row_groups, read_split
 from dataprep.runtime.command_line import UserError
+from dataprep.runtime.terminal import log, tracked
 from evaluation.config import ImputationSettings
 from evaluation.methods.baselines import ProbabilisticPCA, fit_probabilistic_pca, gene_means, gene_medians
-from evaluation.progress import event, tracked
 from evaluation.scores.metrics import ErrorSums, Interval, Resamples, percentile_interval
 from evaluation.scores.results import Score, TaskResult
 from pretrain.model.masking import VALIDATION_EPOCH, mask_of_profiles
@@ -120,7 +120,7 @@ def fit_baselines(
         raise UserError(
             f"{corpus.folder.uri}: {len(train_NG)} train profiles; the baselines need {_FEWEST_FIT_PROFILES}"
         )
-    event(f"fitting baselines on {len(train_NG):,} train profiles")
+    log(f"fitting baselines on {len(train_NG):,} train profiles")
     largest = max(settings.ranks)
     pca = fit_probabilistic_pca(train_NG, largest)
     tuning_ids, tuning_NG = read_split(corpus, "validation", settings.tuning_profiles)
@@ -130,7 +130,7 @@ def fit_baselines(
         chosen_on, tuning_ids, tuning_NG = "a fifth of train", np.arange(held), train_NG[:held]
         candidates = fit_probabilistic_pca(train_NG[held:], largest)
     rank = choose_rank(candidates, settings.ranks, tuning_ids, tuning_NG, settings.mask_rate, seed)
-    event(f"probabilistic PCA: {rank} components, chosen on {chosen_on}")
+    log(f"probabilistic PCA: {rank} components, chosen on {chosen_on}")
     baselines: dict[str, Predictor] = {
         PCA: pca.with_rank(min(rank, pca.rank)).predict,
         "gene median": gene_medians(train_NG).predict,

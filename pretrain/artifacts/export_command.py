@@ -8,6 +8,7 @@ from typing import Any
 from dataprep.corpus import open_corpus
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder
+from dataprep.runtime.terminal import write_result
 from pretrain.artifacts.checkpoint import CheckpointStore
 from pretrain.artifacts.released import export_released
 from pretrain.config import ExportSettings
@@ -38,7 +39,7 @@ def _export_checkpoint(settings: ExportSettings, run: Folder) -> dict[str, Any]:
     training["settings"] = state["settings"]
     shape = ModelShape(**state["model"])
     write_export(Folder(settings.output), shape, checkpoint.weights, corpus.vocabulary, corpus.graph(), training)
-    print(f"step {checkpoint.step} of {run.uri} -> {settings.output}")
+    write_result(f"step {checkpoint.step} of {run.uri} -> {settings.output}")
     return {"output": settings.output, "step": checkpoint.step}
 
 

@@ -16,6 +16,7 @@ from dataprep.corpus import GeneGraph
 from dataprep.genes.vocabulary import read_vocabulary
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder
+from dataprep.runtime.terminal import write_result
 from pretrain.config import ImportReleasedSettings
 from pretrain.model.bulkformer import BulkFormer
 from pretrain.model.export_file import ModelExport, load_strictly, write_export
@@ -39,7 +40,7 @@ def import_released(settings: ImportReleasedSettings) -> dict[str, Any]:
     origin = {"imported_from": settings.checkpoint.name}
     write_export(Folder(settings.output), shape, tensors, vocabulary, graph, origin)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    print(
+    write_result(
         f"{settings.checkpoint.name}: {parameters:,} parameters, D = {shape.dim}, K = {shape.performer_layers}, "
         f"{shape.genes:,} genes, {graph.edges:,} edges -> {settings.output}"
     )
@@ -62,7 +63,7 @@ def export_released(model: ModelExport, output: Path) -> dict[str, Any]:
         rows.writerow(["gene_symbol", "ensg_id", "gene_length"])
         genes = model.vocabulary
         rows.writerows(zip(genes.symbols, genes.ensembl_ids, genes.lengths_bp.tolist(), strict=True))
-    print(f"{model.folder.uri} -> {output}: model.pt, genes.csv, G.pt, G_weight.pt")
+    write_result(f"{model.folder.uri} -> {output}: model.pt, genes.csv, G.pt, G_weight.pt")
     return {"output": str(output)}
 
 

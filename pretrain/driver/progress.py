@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from typing import Any
@@ -51,7 +50,7 @@ class ProgressDisplay:
     def __init__(self, board: Any, total_steps: int) -> None:
         self._board = board
         self._total_steps = total_steps
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._bar = self._make_bar() if self._console.is_terminal else None
         self._closing = threading.Event()
         # set by a signal handler, in which nothing of Ray may be called
@@ -106,7 +105,6 @@ class ProgressDisplay:
                 self._show_row(content)
             else:
                 self._console.print(content)
-        sys.stdout.flush()
 
     def _show_row(self, row: dict[str, Any]) -> None:
         line = describe_row(row, self._total_steps)

@@ -24,6 +24,7 @@ from dataprep.corpus import Corpus, open_corpus
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.ray_session import connected, one_arena_where_lacking, user_error_in
 from dataprep.runtime.storage import Folder
+from dataprep.runtime.terminal import log, write_result
 from pretrain.config import RunSettings
 from pretrain.data.window_reader import READ_TASK_CPUS
 from pretrain.driver.leftovers import remove_groups_of_dead_runs
@@ -65,7 +66,7 @@ def run(settings: RunSettings) -> dict[str, Any]:
         "validation_pearson": _last(rows, "validation_pearson"),
         "seconds": round(time.monotonic() - started, 1),
     }
-    print(f"done: {result['steps']} steps in {duration(result['seconds'])}; model export: {result['export']}")
+    write_result(f"done: {result['steps']} steps in {duration(result['seconds'])}; model export: {result['export']}")
     return result
 
 
@@ -104,7 +105,7 @@ def _needed_cpus(settings: RunSettings) -> int:
 def _free_what_dead_runs_hold() -> None:
     # only a cluster that was there before has had other drivers
     if os.environ.get("RAY_ADDRESS") and (removed := remove_groups_of_dead_runs()):
-        print(f"freed what {removed} killed run{'s' if removed > 1 else ''} still held of the cluster's CPUs and GPUs")
+        log(f"freed what {removed} killed run{'s' if removed > 1 else ''} still held of the cluster's CPUs and GPUs")
 
 
 def _require_resources(settings: RunSettings) -> None:
@@ -123,14 +124,14 @@ def _require_resources(settings: RunSettings) -> None:
 
 def _introduce(settings: RunSettings, corpus: Corpus, steps: int) -> None:
     workers = settings.workers
-    print(
+    log(
         f"{settings.name}: {corpus.rows('train'):,} train profiles x {corpus.genes:,} genes, model "
         f"{settings.model.size}, {steps:,} steps of {settings.batch.global_profiles} profiles = "
         f"{settings.batch.micro_profiles} x {settings.batch.accumulation(workers.count)} accumulated x "
         f"{workers.count} {'GPU' if workers.gpu else 'CPU'} workers, ZeRO {settings.zero.stage}, {settings.precision}"
     )
     tracking = os.environ.get("MLFLOW_TRACKING_URI")
-    print(f"MLflow: {tracking or 'off (MLFLOW_TRACKING_URI is not set)'}", flush=True)
+    log(f"MLflow: {tracking or 'off (MLFLOW_TRACKING_URI is not set)'}")
 
 
 def _train(settings: RunSettings, steps: int) -> None:

@@ -82,7 +82,7 @@ def test_a_worker_killed_in_mid_epoch_costs_nothing_but_time(corpus, storage, un
     run(node_settings(corpus, storage, "killed", EPOCHS))
     killer.result()
     output = capsys.readouterr()
-    assert "going on from the checkpoint of step" in output.out
+    assert "going on from the checkpoint of step" in output.err
     assert not any(secret in output.out + output.err for secret in secrets())
     np.testing.assert_allclose(losses(storage, "killed"), uninterrupted, rtol=0, atol=1e-6)
     assert len(uninterrupted) == STEPS
@@ -126,7 +126,7 @@ def test_a_damaged_shard_stops_a_run_by_name_or_is_left_out(corpus, storage, s3_
         used = [row_id for row in rows if row["epoch"] == epoch for row_id in row["row_ids"]]
         assert sorted(used) == [*range(40), *range(48, 70)]
         assert sum(row.get("profiles_left_out", 0) for row in rows if row["epoch"] == epoch) == 8
-    assert f"profiles of {path} (row_id 4" in capsys.readouterr().out
+    assert f"profiles of {path} (row_id 4" in capsys.readouterr().err
 
 
 def test_a_profile_of_some_steps_is_a_chrome_trace(storage, uninterrupted):
