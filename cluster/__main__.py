@@ -6,8 +6,8 @@ import sys
 from functools import partial
 
 from cluster.config import DownSettings, StatusSettings, SubmitSettings, UpSettings
-from cluster.local import down, status, up
-from cluster.submit import submit
+from cluster.jobs.submit import submit
+from cluster.local.lifecycle import down, status, up
 from dataprep.runtime.command_line import Command, main
 
 SUMMARY = "Bring up the services that the other packages use, and submit jobs to them."

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cluster.config import DownSettings, UpSettings
-from cluster.local import down, stop, up
-from cluster.services import BUCKET, FOREIGN_VARIABLES, ObjectStore, Place, Service, Tracking, job_environment
-from cluster.state import StateFolder
+from cluster.local.lifecycle import down, stop, up
+from cluster.local.object_store import ObjectStore
+from cluster.local.service import BUCKET, FOREIGN_VARIABLES, Place, Service, job_environment
+from cluster.local.state import StateFolder
+from cluster.local.tracking_server import Tracking
 
 if TYPE_CHECKING:
     from running_jobs import RayCluster
@@ -38,7 +40,7 @@ _ENVIRONMENT = {
     # a token of this session's own: without one Ray would put one into the user's home and leave it there
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": secrets.token_hex(32),
-    # listen on 127.0.0.1 only; see cluster.services
+    # listen on 127.0.0.1 only; see cluster.local.service
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "TOKENIZERS_PARALLELISM": "false",

@@ -20,10 +20,10 @@ import s3fs
 
 from cluster.__main__ import run
 from cluster.config import DownSettings, UpSettings
-from cluster.local import down, stop, up
-from cluster.processes import MARK
-from cluster.services import SERVICES, ObjectStore
-from cluster.state import StateFolder
+from cluster.local.lifecycle import SERVICES, down, stop, up
+from cluster.local.object_store import ObjectStore
+from cluster.local.processes import MARK
+from cluster.local.state import StateFolder
 
 ROOT = Path(__file__).parents[2]
 LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster import processes
-from cluster.processes import ProcessId
+from cluster.local import processes
+from cluster.local.processes import ProcessId
 
 STUBBORN = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('on', flush=True); time.sleep(600)"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.processes import ProcessId
-from cluster.state import State, StateFolder, shell_lines
+from cluster.local.processes import ProcessId
+from cluster.local.state import State, StateFolder, shell_lines
 from dataprep.runtime.command_line import UserError
 
 

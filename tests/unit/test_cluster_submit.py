@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cluster.__main__ import run
-from cluster.submit import LIMIT_BYTES, check_size, files_sent
+from cluster.jobs.submit import LIMIT_BYTES, check_size, files_sent
 from dataprep.runtime.command_line import UserError
 
 

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from cluster.processes import ProcessId
+from cluster.local.processes import ProcessId
 from dataprep.runtime.command_line import UserError
 
 _FORMAT = 1

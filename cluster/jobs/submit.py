@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pathspec import GitIgnoreSpec
 
 from cluster.config import SubmitSettings
-from cluster.state import StateFolder
+from cluster.local.state import StateFolder
 from dataprep.runtime.command_line import UserError
 
 if TYPE_CHECKING:

@@ -14,12 +14,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from cluster import processes
 from cluster.config import DownSettings, StatusSettings, UpSettings
-from cluster.services import FOREIGN_VARIABLES, LOOPBACK, SERVICES, Place, Service, job_environment
-from cluster.state import State, StateFolder, shell_lines
+from cluster.local import processes
+from cluster.local.object_store import ObjectStore
+from cluster.local.ray_head import RayHead
+from cluster.local.service import FOREIGN_VARIABLES, LOOPBACK, Place, Service, job_environment
+from cluster.local.state import State, StateFolder, shell_lines
+from cluster.local.tracking_server import Tracking
 from dataprep.runtime.command_line import UserError
 
+SERVICES: tuple[Service, ...] = (ObjectStore(), Tracking(), RayHead())
 _POLL_SECONDS = 0.25
 _LOG_LINES = 15
 # Ray's head gives itself 30 seconds to start, which a machine that is busy with something else can exceed.

@@ -1,0 +1,1 @@
+"""Submit commands to a Ray cluster and follow them."""
