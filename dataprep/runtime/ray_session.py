@@ -7,10 +7,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import grpc
 import ray
 from ray.exceptions import RayTaskError
 
 from dataprep.runtime.command_line import UserError
+
+# How long a cluster may take to accept a connection.
+_ANSWER_SECONDS = 10.0
+# A Unix socket's path may have 107 bytes on Linux and 103 on macOS, of which Ray's names take up to 68.
+_LONGEST_TEMPORARY_FOLDER = 35
 
 # For glibc in processes that are yet to start: one arena for all threads. Only that arena can keep freed memory for the
 # next allocation (pretrain.kernels.device.retain_freed_memory), and setting this inside a process comes too late for
@@ -61,13 +67,16 @@ def user_error_in(error: BaseException) -> UserError | None:
 
 
 def _start(min_cpus: int) -> None:
-    if os.environ.get("RAY_ADDRESS"):
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        _require_answer(address)
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
-        except ConnectionError as error:
-            raise UserError(f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: {' '.join(str(error).split())}") from None
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UserError(f"RAY_ADDRESS={address}: {' '.join(str(error).split())}") from None
     else:
         os.environ.update(ONE_ARENA)
+        _require_short_temporary_folder()
         cpus = max(min_cpus, os.cpu_count() or 1)
         ray.init(
             address="local",
@@ -76,3 +85,34 @@ def _start(min_cpus: int) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
+
+
+def _require_answer(address: str) -> None:
+    """Raise :class:`UserError` unless something at ``address`` speaks gRPC, as Ray's head does.
+
+    Ray itself would try for more than ten minutes, and would not even end on SIGTERM meanwhile. An address without a
+    port ("auto", "local") is for Ray to look up, which it does at once.
+    """
+    target = address.removeprefix("ray://")
+    if ":" not in target:
+        return
+    channel = grpc.insecure_channel(target)
+    try:
+        grpc.channel_ready_future(channel).result(timeout=_ANSWER_SECONDS)
+    except grpc.FutureTimeoutError:
+        raise UserError(
+            f"no Ray cluster answers at RAY_ADDRESS={address} within {_ANSWER_SECONDS:g} s: "
+            "is it still running? Unset RAY_ADDRESS to use this machine alone"
+        ) from None
+    finally:
+        channel.close()
+
+
+def _require_short_temporary_folder() -> None:
+    """Have Ray use /tmp where TMPDIR is too long for the Unix sockets that Ray makes in it, as batch systems have it.
+
+    Ray makes a folder of its own there for every session, which only its owner can write to.
+    """
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR", "")
+    if len(os.fsencode(folder)) > _LONGEST_TEMPORARY_FOLDER:
+        os.environ["RAY_TMPDIR"] = "/tmp"  # noqa: S108
