@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from dataprep.config import GraphSettings
-from dataprep.corpus import Corpus, GeneGraph, open_corpus, read_split
+from dataprep.corpus import GRAPH_FILE, Corpus, GeneGraph, open_corpus, read_split
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.terminal import write_result
 
@@ -27,7 +27,8 @@ def build_gene_graph(settings: GraphSettings) -> dict[str, Any]:
     """Build the graph of a corpus from its train split, write it there, and return its summary.
 
     Memory: 6 x G bytes per profile used and a few G x ``genes_per_block`` matrices. Raises :class:`UserError` where
-    the train split is too small to tell a correlation from chance.
+    the train split is too small to tell a correlation from chance, and where the corpus has another graph already:
+    runs resume and export with the graph of their corpus, so it is replaced only with ``overwrite``.
     """
     corpus = open_corpus(settings.corpus)
     _, expression = read_split(corpus, "train", settings.max_samples)
@@ -39,14 +40,38 @@ def build_gene_graph(settings: GraphSettings) -> dict[str, Any]:
     graph = correlation_graph(expression, settings, _origin(corpus, settings, len(expression)))
     if not graph.edges:
         raise UserError(f"{corpus.folder.uri}: no two genes correlate with |r| of {settings.min_correlation} or more")
-    graph.write(corpus.folder)
+    unchanged = _is_there(corpus, graph, settings.overwrite)
+    if not unchanged:
+        graph.write(corpus.folder)
     connected = len(np.unique(graph.target))
-    summary = {"corpus": corpus.folder.uri, "profiles": len(expression), "genes": corpus.genes, "edges": graph.edges}
     write_result(
         f"{graph.edges:,} edges from {len(expression):,} training profiles; {connected:,} of {corpus.genes:,} genes "
-        f"have neighbours"
+        f"have neighbours{'; the corpus has this very graph already' if unchanged else ''}"
     )
-    return summary | {"genes_with_neighbours": connected}
+    return {
+        "corpus": corpus.folder.uri,
+        "profiles": len(expression),
+        "genes": corpus.genes,
+        "edges": graph.edges,
+        "genes_with_neighbours": connected,
+        "fingerprint": graph.fingerprint,
+    }
+
+
+def _is_there(corpus: Corpus, graph: GeneGraph, overwrite: bool) -> bool:
+    """Whether the corpus has this graph already. Raises :class:`UserError` for another one, unless ``overwrite``."""
+    if overwrite or not corpus.folder.exists(GRAPH_FILE):
+        return False
+    try:
+        present = corpus.graph()
+    except UserError as error:
+        raise UserError(f"{error}; --overwrite replaces the graph") from None
+    if present.fingerprint != graph.fingerprint:
+        raise UserError(
+            f"{corpus.folder.uri} has another gene graph, of {present.edges:,} edges where these settings give "
+            f"{graph.edges:,}; runs and exports made with it need it. --overwrite replaces it"
+        )
+    return True
 
 
 def correlation_graph(expression: np.ndarray, settings: GraphSettings, origin: dict[str, Any]) -> GeneGraph:

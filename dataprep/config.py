@@ -116,6 +116,7 @@ class GraphSettings(CommandSettings):
     max_samples: int = Field(default=20_000, ge=3, description="profiles used at the most, the first of the split")
     min_common_samples: int = Field(default=20, ge=3, description="profiles that must measure both genes of an edge")
     genes_per_block: int = Field(default=1_000, ge=1, description="genes correlated with all others at a time")
+    overwrite: bool = Field(default=False, description="replace another graph that the corpus has already")
 
 
 class InspectSettings(CommandSettings):

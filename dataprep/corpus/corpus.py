@@ -3,39 +3,62 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 
 from dataprep.corpus.graph_file import GRAPH_FILE, GeneGraph
-from dataprep.corpus.manifest import MANIFEST_FILE, SPLITS, Manifest, Shard, manifest_text, parsed_manifest
+from dataprep.corpus.manifest import MANIFEST_FILE, SPLITS, Manifest, Shard, parsed_manifest
 from dataprep.corpus.shards import decode_expression, opened_shard
-from dataprep.corpus.tables import GENES_FILE, REJECTED_FILE, SAMPLES_FILE, read_table
+from dataprep.corpus.tables import GENES_FILE, REJECTED_FILE, SAMPLES_FILE, parsed_table, read_content, read_table
 from dataprep.genes.vocabulary import GeneVocabulary
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder
 
+# What a run takes from a corpus, by the names that it is recorded under.
+_INPUTS = {"corpus": "profiles", "vocabulary": "gene vocabulary", "graph": "gene graph"}
+
 
 @dataclass(frozen=True)
 class Corpus:
-    """An opened corpus: small and picklable; reads nothing but what it is asked for."""
+    """An opened corpus: small and picklable; reads nothing but what it is asked for.
+
+    ``fingerprint`` is the SHA-256 of the manifest's file, which has a checksum of every shard and table.
+    """
 
     folder: Folder
     manifest: Manifest
     vocabulary: GeneVocabulary
+    fingerprint: str
 
     @property
     def genes(self) -> int:
         """G, the number of genes of every profile."""
         return self.manifest.genes
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 of the manifest, and so of every shard it lists."""
-        return hashlib.sha256(manifest_text(self.manifest).encode()).hexdigest()
+    def inputs(self) -> dict[str, str]:
+        """Fingerprints of all that a run takes from here: ``corpus`` (profiles and splits), ``vocabulary``, ``graph``.
+
+        Runs and exports record them. Raises :class:`UserError` where there is no graph.
+        """
+        return {
+            "corpus": self.fingerprint,
+            "vocabulary": self.vocabulary.fingerprint,
+            "graph": self.graph().fingerprint,
+        }
+
+    def require_inputs(self, recorded: Mapping[str, str], owner: str) -> None:
+        """Raise :class:`UserError` unless the corpus is as ``owner``, such as "run first", recorded it.
+
+        ``recorded`` is what :meth:`inputs` returned, or a part of it: the first version recorded no graph.
+        """
+        now = self.inputs()
+        changed = [key for key in _INPUTS if key in recorded and recorded[key] != now[key]]
+        if changed:
+            names = " and ".join(f"{_INPUTS[key]} ({recorded[key][:12]} then, {now[key][:12]} now)" for key in changed)
+            raise UserError(f"{self.folder.uri} has changed since {owner} was made from it: other {names}")
 
     def shards(self, split: str) -> list[Shard]:
         """The shards of a split in order of their row ids."""
@@ -50,11 +73,11 @@ class Corpus:
 
     def samples(self) -> pa.Table:
         """One row per profile in order of row_id: sample_id, study_id, split, row_id, source, and labels as given."""
-        return read_table(self.folder, SAMPLES_FILE)
+        return self._table(SAMPLES_FILE)
 
     def read_rejected(self) -> pa.Table:
         """Every refused sample: sample_id, source, reason, value."""
-        return read_table(self.folder, REJECTED_FILE)
+        return self._table(REJECTED_FILE)
 
     def graph(self) -> GeneGraph:
         """The gene graph. Raises :class:`UserError` where `dataprep graph` has not been run."""
@@ -65,6 +88,17 @@ class Corpus:
         graph = GeneGraph.read(self.folder)
         graph.require_vocabulary(self.vocabulary)
         return graph
+
+    def _table(self, name: str) -> pa.Table:
+        """A metadata table, after comparing its checksum with the manifest's."""
+        content = read_content(self.folder, name)
+        found, expected = hashlib.sha256(content).hexdigest(), self.manifest.tables_sha256.get(name)
+        if expected not in (None, found):
+            raise UserError(
+                f"{self.folder.uri}/{name} is not the one that the manifest names: its checksum should be {expected} "
+                f"and is {found}"
+            )
+        return parsed_table(self.folder, name, content)
 
 
 def open_corpus(folder: Folder | str) -> Corpus:
@@ -82,7 +116,7 @@ def open_corpus(folder: Folder | str) -> Corpus:
             f"{folder.uri}/{GENES_FILE}: vocabulary {vocabulary.fingerprint[:12]} is not the one the manifest names, "
             f"{manifest.vocabulary_sha256[:12]}"
         )
-    return Corpus(folder, manifest, vocabulary)
+    return Corpus(folder, manifest, vocabulary, hashlib.sha256(text.encode()).hexdigest())
 
 
 def read_split(corpus: Corpus, split: str, max_rows: int | None = None) -> tuple[np.ndarray, np.ndarray]:

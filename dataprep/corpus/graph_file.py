@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dataprep.corpus.tables import read_table
 from dataprep.genes.vocabulary import GeneVocabulary
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder
 
 GRAPH_FILE = "gene_graph.parquet"
+_COLUMNS = ("src", "dst", "weight")
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +40,14 @@ class GeneGraph:
         """E."""
         return len(self.weight)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of what a model takes from the graph: edges, weights and the genes that the edges join."""
+        digest = hashlib.sha256(self.vocabulary_sha256.encode())
+        for values, kind in ((self.source, "<i4"), (self.target, "<i4"), (self.weight, "<f4")):
+            digest.update(np.ascontiguousarray(values, kind).tobytes())
+        return digest.hexdigest()
+
     def require_vocabulary(self, vocabulary: GeneVocabulary) -> None:
         """Raise :class:`UserError` where the graph is over other genes."""
         if self.vocabulary_sha256 != vocabulary.fingerprint:
@@ -44,8 +56,12 @@ class GeneGraph:
             )
 
     def write(self, folder: Folder, name: str = GRAPH_FILE) -> None:
-        """Write columns src, dst, weight as Parquet; vocabulary and origin go into the schema's metadata."""
-        metadata = {"vocabulary_sha256": self.vocabulary_sha256, "origin": json.dumps(self.origin, sort_keys=True)}
+        """Write columns src, dst, weight as Parquet; the schema's metadata has fingerprint, vocabulary and origin."""
+        metadata = {
+            "fingerprint": self.fingerprint,
+            "vocabulary_sha256": self.vocabulary_sha256,
+            "origin": json.dumps(self.origin, sort_keys=True),
+        }
         columns = {
             "src": pa.array(self.source, pa.int32()),
             "dst": pa.array(self.target, pa.int32()),
@@ -58,17 +74,23 @@ class GeneGraph:
     @classmethod
     def read(cls, folder: Folder, name: str = GRAPH_FILE) -> GeneGraph:
         """Read what :meth:`write` wrote. Raises :class:`UserError` where it is missing or damaged."""
-        try:
-            table = pq.read_table(pa.BufferReader(folder.read_bytes(name)))
-        except FileNotFoundError:
-            raise UserError(f"{folder.uri}/{name} is missing") from None
-        except pa.ArrowInvalid as error:
-            raise UserError(f"{folder.uri}/{name} is damaged: {' '.join(str(error).split())}") from None
+        table = read_table(folder, name)
+        lacking = [column for column in _COLUMNS if column not in table.column_names]
+        if lacking:
+            raise UserError(f"{folder.uri}/{name} is no gene graph: it has no column {', '.join(lacking)}")
         metadata = table.schema.metadata or {}
-        return cls(
+        graph = cls(
             source=table.column("src").to_numpy(),
             target=table.column("dst").to_numpy(),
             weight=table.column("weight").to_numpy(),
             vocabulary_sha256=metadata.get(b"vocabulary_sha256", b"").decode(),
             origin=json.loads(metadata.get(b"origin", b"{}")),
         )
+        # graphs written by the first version do not say their fingerprint
+        expected = metadata.get(b"fingerprint", graph.fingerprint.encode()).decode()
+        if graph.fingerprint != expected:
+            raise UserError(
+                f"{folder.uri}/{name} is damaged: its fingerprint should be {expected[:12]} and is "
+                f"{graph.fingerprint[:12]}"
+            )
+        return graph

@@ -15,11 +15,22 @@ REJECTED_FILE = "rejected.parquet"
 
 def read_table(folder: Folder, name: str) -> pa.Table:
     """A whole Parquet file. Raises :class:`UserError` where it is missing or damaged."""
+    return parsed_table(folder, name, read_content(folder, name))
+
+
+def read_content(folder: Folder, name: str) -> bytes:
+    """The bytes of a file. Raises :class:`UserError` where it is missing."""
     try:
-        return pq.read_table(pa.BufferReader(folder.read_bytes(name)))
+        return folder.read_bytes(name)
     except FileNotFoundError:
         raise UserError(f"{folder.uri}/{name} is missing") from None
-    except pa.ArrowInvalid as error:
+
+
+def parsed_table(folder: Folder, name: str, content: bytes) -> pa.Table:
+    """The table in the content of a Parquet file. Raises :class:`UserError` where it is damaged."""
+    try:
+        return pq.read_table(pa.BufferReader(content))
+    except (pa.ArrowException, OSError) as error:
         raise UserError(f"{folder.uri}/{name} is damaged: {' '.join(str(error).split())}") from None
 
 

@@ -1,5 +1,6 @@
 """The corpus format: what is written is what is read, and damage is noticed and named."""
 
+import hashlib
 import json
 import pickle
 from pathlib import Path
@@ -152,6 +153,21 @@ def test_a_shard_over_other_genes_is_found(corpus: Corpus) -> None:
     swapped = entry.shard(4)
     with pytest.raises(UserError, match="vocabulary_sha256 should be"):
         verify(corpus, [swapped])
+
+
+@pytest.mark.parametrize("name", [SAMPLES_FILE, REJECTED_FILE])
+def test_a_table_of_another_corpus_is_refused(corpus: Corpus, name: str) -> None:
+    corpus.folder.write_bytes(name, table_bytes(pa.table({"row_id": pa.array([0], pa.int64())})))
+    with pytest.raises(UserError, match=f"{name} is not the one that the manifest names"):
+        corpus.samples() if name == SAMPLES_FILE else corpus.read_rejected()
+
+
+def test_entries_that_a_later_version_adds_leave_the_fingerprint_of_a_corpus_alone(corpus: Corpus) -> None:
+    content = json.loads(corpus.folder.read_text(MANIFEST_FILE))
+    del content["unit"]
+    text = json.dumps(content)
+    corpus.folder.write_text(MANIFEST_FILE, text)
+    assert open_corpus(corpus.folder).fingerprint == hashlib.sha256(text.encode()).hexdigest()
 
 
 def test_a_missing_shard_is_named(corpus: Corpus) -> None:

@@ -1,22 +1,26 @@
 """The graph holds the strongest correlations, also where profiles lack genes."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from dataprep.coexpression import build_gene_graph, correlation_graph
 from dataprep.config import GraphSettings
-from dataprep.corpus import GeneGraph, open_corpus
+from dataprep.corpus import GRAPH_FILE, GeneGraph, open_corpus
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder
-from tests.made_corpora import make_corpus, make_vocabulary
+from tests.made_corpora import make_corpus, make_graph, make_vocabulary
 
 
 def settings(**given: object) -> GraphSettings:
     return GraphSettings.model_construct(
         **{"corpus": "", "min_correlation": 0.4, "max_neighbours": 20, "max_samples": 1000, "min_common_samples": 5}
-        | {"genes_per_block": 7}
+        | {"genes_per_block": 7, "overwrite": False}
         | given
     )
 
@@ -112,15 +116,82 @@ def test_a_graph_survives_writing(tmp_path: Path) -> None:
 
 def test_the_graph_of_a_corpus_sees_the_train_split_alone(tmp_path: Path) -> None:
     corpus = make_corpus(str(tmp_path), {"train": 60, "validation": 30, "test": 30})
-    build_gene_graph(settings(corpus=str(tmp_path)))
+    build_gene_graph(settings(corpus=str(tmp_path), overwrite=True))
     graph = open_corpus(str(tmp_path)).graph()
     assert graph.origin["profiles"] == 60
     assert graph.origin["corpus_sha256"] == corpus.fingerprint
     # the other splits are gone, the graph is the same
     for split in ("validation", "test"):
         Folder(str(tmp_path)).remove(f"split={split}")
-    build_gene_graph(settings(corpus=str(tmp_path)))
+    build_gene_graph(settings(corpus=str(tmp_path), overwrite=True))
     assert np.array_equal(open_corpus(str(tmp_path)).graph().weight, graph.weight)
+
+
+def test_a_graph_is_told_apart_by_edges_weights_and_genes() -> None:
+    graph = make_graph(make_vocabulary(30))
+    changes = [
+        {"source": graph.source[::-1].copy()},
+        {"target": graph.target + 1},
+        {"weight": graph.weight * np.float32(0.999)},
+        {"vocabulary_sha256": make_vocabulary(31).fingerprint},
+    ]
+    fingerprints = {dataclasses.replace(graph, **change).fingerprint for change in changes}
+    assert len(fingerprints | {graph.fingerprint}) == 5
+    assert dataclasses.replace(graph, origin={"made": "otherwise"}).fingerprint == graph.fingerprint
+
+
+def test_a_graph_that_is_not_what_was_written_is_refused(tmp_path: Path) -> None:
+    graph, folder = make_graph(make_vocabulary(30)), Folder(str(tmp_path))
+    graph.write(folder)
+    table = pq.read_table(tmp_path / GRAPH_FILE)
+    weaker = pc.multiply(table.column("weight"), pa.scalar(0.5, pa.float32()))
+    pq.write_table(table.set_column(2, "weight", weaker), tmp_path / GRAPH_FILE)
+    with pytest.raises(UserError, match=r"gene_graph.parquet is damaged: its fingerprint should be \w{12} and is"):
+        GeneGraph.read(folder)
+    pq.write_table(table.drop_columns("weight"), tmp_path / GRAPH_FILE)
+    with pytest.raises(UserError, match="is no gene graph: it has no column weight"):
+        GeneGraph.read(folder)
+
+
+def test_a_corpus_keeps_the_graph_that_it_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_corpus(str(tmp_path), {"train": 60, "validation": 3, "test": 3})
+    given = Folder(str(tmp_path)).read_bytes(GRAPH_FILE)
+    with pytest.raises(UserError, match=r"has another gene graph, of 177 edges where .* --overwrite replaces it"):
+        build_gene_graph(settings(corpus=str(tmp_path)))
+    assert Folder(str(tmp_path)).read_bytes(GRAPH_FILE) == given
+    summary = build_gene_graph(settings(corpus=str(tmp_path), overwrite=True))
+    assert summary["fingerprint"] == open_corpus(str(tmp_path)).graph().fingerprint
+    replaced = (tmp_path / GRAPH_FILE).stat()
+    capsys.readouterr()
+    assert build_gene_graph(settings(corpus=str(tmp_path))) == summary
+    assert capsys.readouterr().out.endswith("have neighbours; the corpus has this very graph already\n")
+    assert (tmp_path / GRAPH_FILE).stat().st_mtime_ns == replaced.st_mtime_ns
+
+
+def test_a_damaged_graph_is_replaced_only_when_asked(tmp_path: Path) -> None:
+    make_corpus(str(tmp_path), {"train": 60, "validation": 3, "test": 3})
+    (tmp_path / GRAPH_FILE).write_bytes(b"PAR1")
+    with pytest.raises(UserError, match=r"is damaged: .*; --overwrite replaces the graph"):
+        build_gene_graph(settings(corpus=str(tmp_path)))
+    build_gene_graph(settings(corpus=str(tmp_path), overwrite=True))
+    assert open_corpus(str(tmp_path)).graph().edges > 0
+
+
+def test_inputs_of_a_run_name_the_graph_and_are_required(tmp_path: Path) -> None:
+    corpus = make_corpus(str(tmp_path), {"train": 60, "validation": 3, "test": 3})
+    recorded = corpus.inputs()
+    corpus.require_inputs(recorded, "run first")
+    build_gene_graph(settings(corpus=str(tmp_path), overwrite=True))
+    again = open_corpus(str(tmp_path))
+    assert again.fingerprint == corpus.fingerprint
+    with pytest.raises(
+        UserError, match=r"has changed since run first was made from it: other gene graph \(\w{12} then"
+    ):
+        again.require_inputs(recorded, "run first")
+    # what the first version recorded
+    again.require_inputs({"corpus": recorded["corpus"], "vocabulary": recorded["vocabulary"]}, "run first")
+    with pytest.raises(UserError, match=r"other profiles \(.*\) and gene vocabulary \("):
+        again.require_inputs({"corpus": "a" * 64, "vocabulary": "b" * 64}, "run first")
 
 
 def test_too_few_profiles_make_no_graph(tmp_path: Path) -> None:
