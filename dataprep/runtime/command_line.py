@@ -73,7 +73,7 @@ class CommandSettings(BaseSettings):
 
     def resolved(self) -> dict[str, Any]:
         """The settings as plain data: what ``--print-config`` shows and what every run stores."""
-        return self.model_dump(mode="json", exclude={"config", "print_config", "json_line"})
+        return self.model_dump(mode="json", exclude={"config", "print_config", "json_line", "plugins"})
 
 
 S = TypeVar("S", bound=CommandSettings)
