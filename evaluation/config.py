@@ -8,8 +8,7 @@ from pydantic import Field, model_validator
 
 from dataprep.config import Units
 from dataprep.runtime.command_line import CommandSettings, Settings
-from pretrain.config import Kernel, Precision
-from pretrain.model.pooling import Pooling
+from pretrain.config import Kernel, Pooling, Precision
 
 Level = Literal["sample", "gene", "expression"]
 Task = Literal["imputation", "classification"]

@@ -14,6 +14,8 @@ from pretrain.shape import ModelShape, read_size, size_names
 
 Kernel = Literal["reference", "fused"]
 Precision = Literal["fp32", "bf16"]
+# How the embeddings of genes become that of a sample; all is max + mean + median.
+Pooling = Literal["mean", "max", "median", "all"]
 # What the backward pass computes again instead of keeping: nothing; the widened hidden layers of feed-forwards and
 # other two-layer perceptrons (a third of what is kept, for 6 % more products); or Performer layers but for their input.
 Recompute = Literal["nothing", "hidden", "layers"]

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from dataprep.genes.vocabulary import GeneVocabulary
 from dataprep.runtime.command_line import UserError
+from pretrain.config import Pooling
 from pretrain.kernels.device import retain_freed_memory
 from pretrain.model.bulkformer import BulkFormer
 from pretrain.model.export_file import ModelExport, open_export
-from pretrain.model.pooling import Pooling
 from pretrain.shape import ModelShape
 
 # What a batch may take of main memory; on a GPU it is half of what is free.

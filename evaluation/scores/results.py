@@ -15,10 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from dataprep.runtime.storage import Folder, split_file_address
+from dataprep.runtime.terminal import write_result
 from evaluation.scores.metrics import Interval
 
-# Narrower, and a table of scores would break its lines in a log file.
-_LOG_WIDTH = 140
+# Columns of a table that is written to a file or a pipe, wide enough that no row of scores is broken.
+_WIDTH_IN_FILES = 140
 
 
 @dataclass(frozen=True)
@@ -62,15 +63,17 @@ class TaskResult:
 
 
 def print_results(results: Sequence[TaskResult]) -> None:
-    """Tables on standard output: methods down, metrics across."""
+    """Write tables to standard output: methods down, metrics across."""
     console = Console(file=sys.stdout)
     if not console.is_terminal:
-        console = Console(file=sys.stdout, width=_LOG_WIDTH)
-    for result in results:
-        console.print(score_table(result))
-        console.print(_facts_line(result), style="dim", highlight=False)
-        if result.by_study:
-            console.print(study_table(result))
+        console = Console(file=sys.stdout, width=_WIDTH_IN_FILES)
+    with console.capture() as tables:
+        for result in results:
+            console.print(score_table(result))
+            console.print(_facts_line(result), style="dim", highlight=False)
+            if result.by_study:
+                console.print(study_table(result))
+    write_result(tables.get().rstrip("\n"))
 
 
 def score_table(result: TaskResult) -> Table:

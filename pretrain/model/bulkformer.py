@@ -14,11 +14,11 @@ from torch.utils.checkpoint import checkpoint
 
 from dataprep.corpus import GeneGraph
 from dataprep.runtime.command_line import UserError
-from pretrain.config import Recompute
+from pretrain.config import Pooling, Recompute
 from pretrain.kernels.device import autocast_to_bf16
 from pretrain.model.export_file import WEIGHTS_FILE, ModelExport, load_strictly, open_export
 from pretrain.model.layers import KernelOptions, expression_head, graph_convolution, performer_layer, two_linear
-from pretrain.model.pooling import Pooling, pool_genes
+from pretrain.model.pooling import pool_genes
 from pretrain.shape import ModelShape
 
 # What released weights expect in the sample-context input where a gene is masked or missing. It exists only here.

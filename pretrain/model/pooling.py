@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-Pooling = Literal["mean", "max", "median", "all"]
+from pretrain.config import Pooling
 
 
 def pool_genes(embedding_BGW: Tensor, pooling: Pooling) -> Tensor:
