@@ -55,8 +55,9 @@ def _import(name: str, found: str) -> None:
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             raise UserError(
-                f"no module {name!r}{found}; a plugin has to lie in the working directory, on PYTHONPATH or be installed"
+                f"no module {name!r}{found}; a plugin is installed, on PYTHONPATH or in the working directory"
             ) from None
         raise UserError(f"plugin {name!r}{found} needs {error.name!r}, which is not installed") from None
-    except Exception as error:  # noqa: BLE001 - whatever a stranger's module raises, the user wants its name
+    except Exception as error:
+        # whatever a stranger's module raises, the user wants to know which one it was
         raise UserError(f"plugin {name!r}{found} cannot be imported: {type(error).__name__}: {error}") from error

@@ -61,6 +61,6 @@ def test_a_plugin_that_cannot_be_imported_is_named_with_the_reason(module: Path,
 
 
 def test_a_plugin_that_is_not_there_is_a_bad_argument() -> None:
-    with pytest.raises(UserError, match="plugins: no module 'nowhere'; a plugin has to lie in") as raised:
+    with pytest.raises(UserError, match="plugins: no module 'nowhere'; a plugin is installed") as raised:
         read_settings(Settings, ["--plugins", "nowhere"])
     assert raised.value.exit_code == 2
