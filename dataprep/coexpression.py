@@ -1,4 +1,4 @@
-"""The gene co-expression graph: for each gene its most strongly correlated neighbours (REFERENCE, Gene graph).
+"""The gene co-expression graph: for each gene its most strongly correlated neighbours (docs/model.md, Gene graph).
 
 Correlations are pairwise complete: those of two genes are taken over the profiles that measure both. With x_i the
 values of gene i less its mean (0 where missing) and m_i its measured-indicator, all five sums that a Pearson

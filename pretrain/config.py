@@ -101,7 +101,7 @@ class OptimizerSettings(Settings):
 
 
 class ZeroSettings(Settings):
-    """DeepSpeed ZeRO. Stage 1 is right even for one worker; see docs."""
+    """What DeepSpeed ZeRO divides among the workers; no stage changes a result beyond rounding."""
 
     stage: int = Field(1, ge=1, le=3, description="1 shards optimizer states, 2 also gradients, 3 also parameters")
 

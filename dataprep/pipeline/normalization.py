@@ -24,9 +24,9 @@ _LOG_UNITS = {"log1p_tpm": "ln(TPM + 1)", "log2_tpm_plus_1": "log2(TPM + 1)"}
 def log1p_tpm(linear: np.ndarray, units: Units, genes: GeneMapping, vocabulary_size: int) -> np.ndarray:
     """Normalise profiles [n, S] of linear values to float16 [n, G]; NaN where the source does not measure the gene.
 
-    TPM_i = (C_i / L_i) / sum_j(C_j / L_j) * 1e6, the sum over all S genes of the source, then ln(TPM + 1) (REFERENCE,
-    Corpus). FPKM and TPM are divided by their sum alone: they are per length already. Rows of one vocabulary gene
-    are summed. A profile that is zero throughout comes out as zero.
+    TPM_i = (C_i / L_i) / sum_j(C_j / L_j) * 1e6, the sum over all S genes of the source, then ln(TPM + 1)
+    (docs/model.md, Input). FPKM and TPM are divided by their sum alone: they are per length already. Rows of one
+    vocabulary gene are summed. A profile that is zero throughout comes out as zero.
     """
     per_base = units in ("counts", "estimated_counts")
     weight_per_gene = (1.0 / genes.lengths_bp if per_base else np.ones(len(genes.columns))).astype(np.float32)
