@@ -12,12 +12,15 @@ rate, masks, random features and dropout follow from seed and step, so there is 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import queue
-import threading
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from safetensors import SafetensorError
@@ -25,6 +28,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from dataprep.runtime.background import BackgroundThread
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder
 
@@ -34,6 +38,9 @@ WEIGHTS = "weights.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 ACCOUNTING = "accounting.safetensors"
 STATE = "state.json"
+_FILES = {WEIGHTS, OPTIMIZER, ACCOUNTING, STATE}
+_NAME = re.compile(r"step-(\d{8,})")
+_CHECK_EVERY_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -55,22 +62,28 @@ class DamagedCheckpointError(UserError):
 
 
 class CheckpointStore:
-    """The checkpoints of one run."""
+    """The checkpoints of one run.
+
+    It remembers which of them this process has written, read or verified, so that each is verified once.
+    """
 
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
+        self._found_good: dict[int, bool] = {}
 
     def steps(self) -> list[int]:
-        """Steps of the complete checkpoints, oldest first."""
-        names = {path.partition("/")[0] for path in self.folder.files() if path.endswith(f"/{MARKER}")}
-        return sorted(int(name.removeprefix("step-")) for name in names if name.startswith("step-"))
+        """Steps of the complete checkpoints, oldest first; damaged ones are among them."""
+        paths = (path.split("/") for path in self.folder.files())
+        steps = (_step_of(path[0]) for path in paths if path[1:] == [MARKER])
+        return sorted(step for step in steps if step is not None)
 
     def write(self, checkpoint: Checkpoint, before_marker: Callable[[], None] = lambda: None) -> None:
         """Write all files, then the marker. What an interrupted attempt at the same step left is replaced.
 
-        ``before_marker`` stores what a run that goes on from this checkpoint will rely on.
+        ``before_marker`` stores what a run that resumes from this checkpoint will rely on.
         """
         place = self._place(checkpoint.step)
+        self._found_good.pop(checkpoint.step, None)
         place.remove(MARKER)
         state = {"format_version": FORMAT_VERSION, **checkpoint.state}
         contents = {
@@ -86,27 +99,32 @@ class CheckpointStore:
             files[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         before_marker()
         place.write_text(MARKER, json.dumps({"format_version": FORMAT_VERSION, "files": files}, indent=1) + "\n")
+        self._found_good[checkpoint.step] = True
 
     def read(self, step: int) -> Checkpoint:
         """Read and verify. Raises DamagedCheckpointError where a file is missing or is not what the marker says."""
         place = self._place(step)
-        try:
-            marker = json.loads(place.read_bytes(MARKER))
-            files = marker["files"]
-            if set(files) != {WEIGHTS, OPTIMIZER, ACCOUNTING, STATE}:
-                raise DamagedCheckpointError(f"{place.uri}/{MARKER} names other files than a checkpoint has")
+        with self._verifying(step):
+            files = _marked_files(place)
             contents = {name: _verified(place, name, files[name]) for name in (WEIGHTS, OPTIMIZER, ACCOUNTING)}
             state = json.loads(_verified(place, STATE, files[STATE]))
             tensors = {name: load_tensors(content) for name, content in contents.items()}
-        except (FileNotFoundError, KeyError, TypeError, ValueError, SafetensorError) as error:
-            if isinstance(error, UserError):
-                raise
-            raise DamagedCheckpointError(f"{place.uri} is damaged: {' '.join(str(error).split())}") from None
         return Checkpoint(tensors[WEIGHTS], tensors[OPTIMIZER], tensors[ACCOUNTING], state)
 
     def read_state(self, step: int) -> dict[str, Any]:
-        """``state.json`` alone, without the tensors."""
-        return dict(json.loads(self._place(step).read_bytes(STATE)))
+        """``state.json`` alone, verified. Raises DamagedCheckpointError."""
+        place = self._place(step)
+        with self._verifying(step, wholly=False):
+            return dict(json.loads(_verified(place, STATE, _marked_files(place)[STATE])))
+
+    def is_good(self, step: int) -> bool:
+        """Whether all files are what the marker says; those of earlier processes are read for that, in pieces."""
+        if step not in self._found_good:
+            try:
+                self._verify(step)
+            except DamagedCheckpointError:
+                return False
+        return self._found_good[step]
 
     def newest_good(self, tell: Callable[[str], None]) -> Checkpoint | None:
         """The newest checkpoint that verifies; ``tell`` hears of every damaged one passed over.
@@ -124,15 +142,45 @@ class CheckpointStore:
         return None
 
     def retain(self, keep: int, best_step: int | None) -> None:
-        """Delete all checkpoints but the newest ``keep`` and the best, and what kills have left half-written."""
+        """Keep the newest ``keep`` good checkpoints, and the best; delete older ones and what kills left half-written.
+
+        A damaged checkpoint counts for nothing, so the last good one always stays.
+        """
         complete = self.steps()
-        begun = [name for name in self.folder.children() if name.startswith("step-")]
-        kept = {_name(step) for step in [*complete[-keep:], best_step] if step is not None}
-        for name in begun:
-            if name not in kept and complete and name < _name(complete[-1]):
+        good = list(islice(filter(self.is_good, reversed(complete)), keep))
+        if not good:
+            return
+        kept = {*good}
+        if best_step in complete and self.is_good(best_step):
+            kept.add(best_step)
+        for name in self.folder.children():
+            step = _step_of(name)
+            if step is not None and step not in kept and step < good[0]:
                 # the marker first: a half-deleted checkpoint must not be chosen
                 (self.folder / name).remove(MARKER)
                 self.folder.remove(name)
+                self._found_good.pop(step, None)
+
+    def _verify(self, step: int) -> None:
+        place = self._place(step)
+        with self._verifying(step):
+            for name, expected in _marked_files(place).items():
+                _require_checksum(place, name, _checksum(place, name), expected)
+
+    @contextmanager
+    def _verifying(self, step: int, wholly: bool = True) -> Iterator[None]:
+        """Turn whatever says that a file is not what was written into DamagedCheckpointError, and remember it."""
+        try:
+            yield
+        except Exception as error:
+            if not _says_damaged(error):
+                raise
+            self._found_good[step] = False
+            if isinstance(error, DamagedCheckpointError):
+                raise
+            raise DamagedCheckpointError(f"{self._place(step).uri} is damaged: {_one_line(error)}") from None
+        if wholly:
+            self._found_good[step] = True
 
     def _place(self, step: int) -> Folder:
         return self.folder / _name(step)
@@ -141,8 +189,8 @@ class CheckpointStore:
 class CheckpointWriter:
     """Writes checkpoints in a thread, one after the other, while training goes on.
 
-    A checkpoint that cannot be written is reported through ``tell`` and training goes on; :meth:`close` raises if the
-    last one failed.
+    A checkpoint that the store does not take is reported through ``tell`` and training goes on; :meth:`close` raises
+    if that was the last one. Any other error ends the run: :meth:`check` and the next :meth:`submit` raise it.
     """
 
     def __init__(
@@ -152,51 +200,118 @@ class CheckpointWriter:
         self._keep = keep
         self._before_marker = before_marker
         self._tell = tell
-        self._failure: UserError | None = None
+        self._not_written: UserError | None = None
+        self._best_kept: int | None = None
         # one being written, one waiting: more would hold more copies of the model in memory
         self._waiting: queue.Queue[tuple[Checkpoint, int | None] | None] = queue.Queue(1)
-        self._thread = threading.Thread(target=self._work, name="checkpoint-writer", daemon=True)
-        self._thread.start()
+        self._thread = BackgroundThread(self._work, "checkpoint-writer")
 
     def submit(self, checkpoint: Checkpoint, best_step: int | None) -> None:
-        """Hand a checkpoint over; returns at once unless two are already under way."""
-        self._waiting.put((checkpoint, best_step))
+        """Hand a checkpoint over; returns at once unless two are already under way. Raises what the thread died of."""
+        self._put((checkpoint, best_step))
 
     @property
     def is_idle(self) -> bool:
         """Whether all that was submitted has been dealt with."""
         return self._waiting.unfinished_tasks == 0
 
+    def check(self) -> None:
+        """Raise UserError if checkpoints are no longer written because of an error that nobody expected."""
+        self._thread.check()
+
     def close(self) -> None:
         """Wait for what was submitted. Raises UserError if the last checkpoint could not be written."""
-        self._waiting.put(None)
+        self._put(None)
         self._thread.join()
-        if self._failure is not None:
-            raise self._failure
+        if self._not_written is not None:
+            raise self._not_written
+
+    def _put(self, item: tuple[Checkpoint, int | None] | None) -> None:
+        """Wait for a free place, but not for a thread that has died."""
+        while True:
+            self._thread.check()
+            try:
+                self._waiting.put(item, timeout=_CHECK_EVERY_SECONDS)
+            except queue.Full:
+                continue
+            return
 
     def _work(self) -> None:
         while (item := self._waiting.get()) is not None:
             checkpoint, best_step = item
             try:
-                self._store.write(checkpoint, self._before_marker)
-                self._store.retain(self._keep, best_step)
-                self._failure = None
-            except (UserError, OSError) as error:
-                self._failure = UserError(f"checkpoint of step {checkpoint.step} not written: {error}")
-                self._tell(f"CHECKPOINT NOT WRITTEN at step {checkpoint.step}: {error}; training goes on")
+                self._write(checkpoint, best_step)
+            except Exception as error:
+                reason = f"{type(error).__name__}: {_one_line(error)}"
+                raise UserError(f"checkpoint of step {checkpoint.step} not written: {reason}") from error
             finally:
                 self._waiting.task_done()
+
+    def _write(self, checkpoint: Checkpoint, best_step: int | None) -> None:
+        try:
+            self._store.write(checkpoint, self._before_marker)
+        except (UserError, OSError) as error:
+            self._not_written = UserError(f"checkpoint of step {checkpoint.step} not written: {error}")
+            self._tell(f"CHECKPOINT NOT WRITTEN at step {checkpoint.step}: {error}; training goes on")
+            return
+        self._not_written = None
+        try:
+            # a new best that could not be written does not cost the one before
+            if self._best_kept is None or best_step in self._store.steps():
+                self._best_kept = best_step
+            self._store.retain(self._keep, self._best_kept)
+        except (UserError, OSError) as error:
+            self._tell(f"older checkpoints not deleted yet, which is tried again after the next one: {error}")
 
 
 def _name(step: int) -> str:
     return f"step-{step:08d}"
 
 
+def _step_of(name: str) -> int | None:
+    """The step that a folder is the checkpoint of; None for whatever else people keep beside them."""
+    found = _NAME.fullmatch(name)
+    return int(found[1]) if found and _name(int(found[1])) == name else None
+
+
+def _marked_files(place: Folder) -> Mapping[str, Any]:
+    """Size and SHA-256 of each file, as the marker has them."""
+    files = json.loads(place.read_bytes(MARKER))["files"]
+    if set(files) != _FILES:
+        raise DamagedCheckpointError(f"{place.uri}/{MARKER} names other files than a checkpoint has")
+    return dict(files)
+
+
 def _verified(place: Folder, name: str, expected: Mapping[str, Any]) -> bytes:
     content = place.read_bytes(name)
-    if len(content) != expected["bytes"] or hashlib.sha256(content).hexdigest() != expected["sha256"]:
-        raise DamagedCheckpointError(f"{place.uri}/{name} is not what its marker says ({len(content)} bytes)")
+    _require_checksum(place, name, hashlib.sha256(content).hexdigest(), expected)
     return content
+
+
+def _require_checksum(place: Folder, name: str, found: str, expected: Mapping[str, Any]) -> None:
+    if found != expected["sha256"]:
+        raise DamagedCheckpointError(
+            f"{place.uri}/{name} is not what its marker says ({place.size_bytes(name)} bytes of {expected['bytes']})"
+        )
+
+
+def _checksum(place: Folder, name: str) -> str:
+    # reading a large file in pieces can meet an outage half-way
+    return place.attempt(lambda: place.sha256(name))
+
+
+def _says_damaged(error: Exception) -> bool:
+    """Whether an error while reading is about the files; that a store does not answer says nothing about them."""
+    if isinstance(error, UserError):
+        return isinstance(error, DamagedCheckpointError)
+    if isinstance(error, OSError):
+        missing = isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError)
+        return missing or error.errno == errno.EIO
+    return isinstance(error, KeyError | TypeError | ValueError | SafetensorError)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,8 +8,8 @@ from typing import Any
 from dataprep.corpus import open_corpus
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder
-from dataprep.runtime.terminal import write_result
-from pretrain.artifacts.checkpoint import CheckpointStore
+from dataprep.runtime.terminal import log, write_result
+from pretrain.artifacts.checkpoint import Checkpoint, CheckpointStore
 from pretrain.artifacts.released import export_released
 from pretrain.config import ExportSettings
 from pretrain.model.export_file import open_export, write_export
@@ -30,7 +30,7 @@ def export_command(settings: ExportSettings) -> dict[str, Any]:
 
 def _export_checkpoint(settings: ExportSettings, run: Folder) -> dict[str, Any]:
     store = CheckpointStore(run / "checkpoints")
-    checkpoint = store.read(_chosen_step(store, settings.checkpoint))
+    checkpoint = _chosen(store, settings.checkpoint)
     state = checkpoint.state
     corpus = open_corpus(settings.corpus or state["settings"]["corpus"])
     if corpus.vocabulary.fingerprint != state["vocabulary_sha256"]:
@@ -43,20 +43,27 @@ def _export_checkpoint(settings: ExportSettings, run: Folder) -> dict[str, Any]:
     return {"output": settings.output, "step": checkpoint.step}
 
 
-def _chosen_step(store: CheckpointStore, wanted: str) -> int:
+def _chosen(store: CheckpointStore, wanted: str) -> Checkpoint:
+    """The checkpoint that ``last``, ``best`` or a step's number stands for."""
     steps = store.steps()
     if not steps:
         raise UserError(f"{store.folder.uri} holds no complete checkpoint")
-    if wanted == "last":
-        return steps[-1]
-    if wanted == "best":
-        best = store.read_state(steps[-1])["best"]
+    there_are = f"there are last and steps {', '.join(map(str, steps))}"
+    if wanted in ("last", "best"):
+        last = store.newest_good(log)
+        assert last is not None
+        if wanted == "last":
+            return last
+        best = last.state.get("best")
         if not best:
-            raise UserError("the run has not been validated, so it has no best checkpoint")
-        wanted = str(best[0])
-    if not wanted.isdigit() or int(wanted) not in steps:
-        raise UserError(f"no checkpoint {wanted}; there are last, best and steps {', '.join(map(str, steps))}", 2)
-    return int(wanted)
+            raise UserError(f"the run had not been validated by step {last.step}, so it has no best checkpoint")
+        if best[0] not in steps:
+            # runs of the first version did not write a checkpoint when they found a new best
+            raise UserError(f"step {best[0]} was the best by validation loss, but has no checkpoint; {there_are}")
+        return store.read(best[0])
+    if not wanted.isdecimal() or int(wanted) not in steps:
+        raise UserError(f"no checkpoint {wanted}; {there_are}, and best", 2)
+    return store.read(int(wanted))
 
 
 def _local(output: str) -> Path:

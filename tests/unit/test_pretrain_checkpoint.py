@@ -1,9 +1,11 @@
 """A checkpoint exists when its marker does, and is what it was when it was written."""
 
 import hashlib
+import itertools
 import json
 import pickle
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -107,6 +109,70 @@ def test_the_newest_and_the_best_are_kept(store):
     assert store.steps() == [2, 4, 5]
 
 
+def damage(store: CheckpointStore, step: int) -> None:
+    (store.folder / f"step-{step:08d}").write_bytes(WEIGHTS, b"bit rot")
+
+
+def good_steps(store: CheckpointStore) -> list[int]:
+    fresh = CheckpointStore(store.folder)
+    return [step for step in fresh.steps() if fresh.is_good(step)]
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_damaged_checkpoints_count_for_nothing_when_older_ones_are_deleted(store, keep):
+    """Good is 100 alone. The run resumes from it, and its next checkpoints come before the damaged ones."""
+    for step in (100, 200, 300, 400):
+        store.write(make_checkpoint(step))
+    for step in (200, 300, 400):
+        damage(store, step)
+    resumed = CheckpointStore(store.folder)
+    assert resumed.newest_good(lambda line: None).step == 100
+    for step in (120, 140, 160):
+        resumed.write(make_checkpoint(step))
+        resumed.retain(keep, best_step=None)
+        assert good_steps(resumed)[-1] == step
+    assert good_steps(resumed) == [120, 140, 160][-keep:]
+    assert CheckpointStore(store.folder).newest_good(lambda line: None).step == 160
+
+
+def test_the_last_good_checkpoint_stays_whatever_is_damaged_after_it(store):
+    for step in (1, 2, 3, 4):
+        store.write(make_checkpoint(step))
+    for step in (2, 3, 4):
+        damage(store, step)
+    CheckpointStore(store.folder).retain(keep=1, best_step=3)
+    assert store.steps() == [1, 2, 3, 4]
+
+
+def test_an_outage_while_checkpoints_are_verified_deletes_nothing(store, monkeypatch):
+    for step in (1, 2, 3):
+        store.write(make_checkpoint(step))
+
+    def unavailable(*_: object) -> str:
+        raise UserError("the object store does not answer")
+
+    monkeypatch.setattr(Folder, "sha256", unavailable)
+    with pytest.raises(UserError, match="does not answer"):
+        CheckpointStore(store.folder).retain(keep=1, best_step=None)
+    assert store.steps() == [1, 2, 3]
+
+
+def test_what_people_keep_beside_the_checkpoints_is_left_alone(store, tmp_path):
+    for step in (1, 2):
+        store.write(make_checkpoint(step))
+    for name in ("step-00000001.keep", "step-1", "notes"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / MARKER).write_text("{}")
+    assert store.steps() == [1, 2]
+    store.retain(keep=1, best_step=None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "notes",
+        "step-00000001.keep",
+        "step-00000002",
+        "step-1",
+    ]
+
+
 def test_what_kills_have_left_half_written_is_cleared_away(store, tmp_path):
     for step in (1, 2, 3, 4):
         store.write(make_checkpoint(step))
@@ -190,3 +256,49 @@ def test_a_checkpoint_that_cannot_be_written_is_told_and_raised_at_the_end(tmp_p
     with pytest.raises(UserError, match="checkpoint of step 1 not written"):
         writer.close()
     assert "training goes on" in lines[0]
+
+
+def test_an_error_that_nobody_expected_ends_the_run_instead_of_blocking_it(store, monkeypatch):
+    def out_of_memory(*_: object) -> None:
+        raise MemoryError("no room for another copy")
+
+    writer = CheckpointWriter(store, 2, lambda: None, told()[1])
+    monkeypatch.setattr(store, "write", out_of_memory)
+
+    def go_on_for_ever() -> None:
+        for step in itertools.count(500, 100):
+            writer.submit(make_checkpoint(step), None)
+
+    expected = "^checkpoint of step 500 not written: MemoryError: no room for another copy$"
+    with pytest.raises(UserError, match=expected):
+        go_on_for_ever()
+    for ask in (writer.check, writer.close):
+        with pytest.raises(UserError, match=expected):
+            ask()
+
+
+def test_a_best_checkpoint_that_could_not_be_written_does_not_cost_the_best_before_it(store, monkeypatch):
+    lines, tell = told()
+    writer = CheckpointWriter(store, 1, lambda: None, tell)
+    writer.submit(make_checkpoint(1), 1)
+    writer.submit(make_checkpoint(2), 1)
+    with monkeypatch.context() as patch:
+        wait_until_idle(writer)
+
+        def full(*_: object) -> None:
+            raise OSError("No space left on device")
+
+        patch.setattr(store, "write", full)
+        writer.submit(make_checkpoint(3), 3)
+        wait_until_idle(writer)
+    writer.submit(make_checkpoint(4), 3)
+    writer.close()
+    assert store.steps() == [1, 4]
+    assert len(lines) == 1
+
+
+def wait_until_idle(writer: CheckpointWriter) -> None:
+    give_up_at = time.monotonic() + 10
+    while not writer.is_idle:
+        assert time.monotonic() < give_up_at
+        time.sleep(0.01)
