@@ -8,11 +8,9 @@ environment variables (``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_S
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, TypeVar
@@ -30,8 +28,10 @@ from botocore.exceptions import (
 from botocore.exceptions import (
     ConnectionError as BotoConnectionError,
 )
+from s3fs.utils import FileExpired
 
 from dataprep.runtime.command_line import UserError
+from dataprep.runtime.local_files import copy_whole, create_whole, replace_whole, version_of, write_whole
 
 T = TypeVar("T")
 
@@ -95,17 +95,7 @@ class Folder:
         if not self.is_local:
             self.attempt(lambda: self.filesystem.pipe_file(self._file(name), content))
             return
-        target = Path(self._file(name))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
-        try:
-            with temporary.open("wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(Path(self._file(name)), lambda stream: stream.write(content))
 
     def write_text(self, name: str, content: str) -> None:
         self.write_bytes(name, content.encode())
@@ -115,14 +105,50 @@ class Folder:
         if not self.is_local:
             self.attempt(lambda: self.filesystem.put_file(str(source), self._file(name)))
             return
-        target = Path(self._file(name))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        copy_whole(source, Path(self._file(name)))
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Write a file unless there is one: of many writers at once, one is told True.
+
+        ``content`` has to be unlike that of any other writer (an id in it does): a writer whose request succeeded
+        while the answer was lost recognises it as its own.
+        """
+        if self.is_local:
+            return create_whole(Path(self._file(name)), content)
+        return self._put_if(name, content, IfNoneMatch="*")
+
+    def replace_if(self, name: str, content: bytes, version: str) -> bool:
+        """Write a file if its content still has the ``version`` that :meth:`read_version` gave; else return False.
+
+        Of many writers at once, one is told True. For ``content``, see :meth:`create`.
+        """
+        if self.is_local:
+            return replace_whole(Path(self._file(name)), content, version)
+        return self._put_if(name, content, IfMatch=version)
+
+    def read_version(self, name: str) -> tuple[bytes, str]:
+        """Content of a file and its version, for :meth:`replace_if`. Raises FileNotFoundError."""
+        if self.is_local:
+            content = self.read_bytes(name)
+            return content, version_of(content)
+        return self.attempt(lambda: self._get_with_etag(name))
+
+    def _get_with_etag(self, name: str) -> tuple[bytes, str]:
+        # the stream asks for the content of this very ETag
+        with self.filesystem.open(self._file(name), "rb") as stream:
+            return stream.read(), stream.details["ETag"]
+
+    def _put_if(self, name: str, content: bytes, **condition: str) -> bool:
+        bucket, _, key = self._file(name).partition("/")
         try:
-            shutil.copyfile(source, temporary)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+            self.attempt(
+                lambda: self.filesystem.call_s3("put_object", Bucket=bucket, Key=key, Body=content, **condition)
+            )
+        except (_ConditionFailedError, FileNotFoundError):
+            with suppress(FileNotFoundError):
+                return self.read_bytes(name) == content
+            return False
+        return True
 
     def download(self, name: str, target: Path) -> None:
         """Copy a file from here to the local disk. Raises FileNotFoundError."""
@@ -204,6 +230,8 @@ class Folder:
                     f"{self.uri}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
                 ) from None
             except (OSError, ClientError, BotoCoreError, aiohttp.ClientError) as error:
+                if _condition_failed(error):
+                    raise _ConditionFailedError from None
                 if not _is_transient(error):
                     raise self._described(error) from None
                 if time.monotonic() + pause_seconds > give_up_at:
@@ -223,9 +251,20 @@ class Folder:
         return UserError(f"{self.uri}: {text}")
 
 
+class _ConditionFailedError(Exception):
+    """The object is not, or no longer, what a conditional write asks for."""
+
+
+def _condition_failed(error: BaseException) -> bool:
+    answer = error if isinstance(error, ClientError) else error.__cause__
+    # 409: another conditional write to the object is going on
+    return isinstance(answer, ClientError) and answer.response["ResponseMetadata"].get("HTTPStatusCode") in (409, 412)
+
+
 def _is_transient(error: BaseException) -> bool:
-    """Whether trying again may help: no connection, or an error on the store's side (HTTP 5xx)."""
-    if isinstance(error, TRANSIENT_ERRORS):
+    """Whether trying again may help: no connection, an error on the store's side (HTTP 5xx), or content that changed
+    while it was read."""
+    if isinstance(error, (*TRANSIENT_ERRORS, FileExpired)):
         return True
     # s3fs turns botocore's errors into OSError and keeps them as the cause
     answer = error if isinstance(error, ClientError) else error.__cause__

@@ -1,0 +1,109 @@
+"""Writes to a local disk that are whole or absent, on the disk when they return, and safe beside other writers."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import socket
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+
+def write_whole(target: Path, fill: Callable[[IO[bytes]], object]) -> None:
+    """Write what ``fill`` puts into a stream: a reader sees the old content or the new, never a part."""
+    with _temporary(target, fill) as temporary:
+        temporary.replace(target)
+    _sync_folder(target.parent)
+
+
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy a file; otherwise as :func:`write_whole`."""
+    with source.open("rb") as stream:
+        write_whole(target, lambda sink: shutil.copyfileobj(stream, sink, 8 * 1024 * 1024))
+
+
+def create_whole(target: Path, content: bytes) -> bool:
+    """Write a file unless there is one. Of many writers at once, one is told True."""
+    with _temporary(target, lambda stream: stream.write(content)) as temporary:
+        try:
+            os.link(temporary, target)
+        except FileExistsError:
+            # an NFS client that repeats a request is refused by its own link: the number of links tells
+            created = temporary.stat().st_nlink == 2
+        except OSError:
+            # a file system without hard links; its readers may see a part
+            created = _create_in_place(target, content)
+        else:
+            created = True
+    _sync_folder(target.parent)
+    return created
+
+
+def replace_whole(target: Path, content: bytes, version: str) -> bool:
+    """Write a file if its content still has this :func:`version_of`. Of many writers at once, one is told True."""
+    try:
+        with _locked(target):
+            if version_of(target.read_bytes()) != version:
+                return False
+            write_whole(target, lambda stream: stream.write(content))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def version_of(content: bytes) -> str:
+    """What tells one content of a file from another."""
+    return hashlib.sha256(content).hexdigest()
+
+
+@contextmanager
+def _temporary(target: Path, fill: Callable[[IO[bytes]], object]) -> Iterator[Path]:
+    """A file beside ``target`` with what ``fill`` wrote, on the disk; gone afterwards, unless it was renamed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # several hosts may write here, and several threads of a process
+    unique = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
+    # the file's own name is cut, since the whole may have 255 bytes
+    temporary = target.with_name(f".{target.name[:40]}.{unique}.partial")
+    try:
+        with temporary.open("xb") as stream:
+            fill(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _create_in_place(target: Path, content: bytes) -> bool:
+    try:
+        with target.open("xb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except FileExistsError:
+        return False
+    return True
+
+
+@contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    """Hold the lock file of ``target``, which the system releases when this process ends."""
+    with target.with_name(f".{target.name}.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put a folder's list of names on the disk: without it a renamed file can be lost with the power."""
+    # some network file systems cannot sync a folder
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
