@@ -9,42 +9,8 @@ from pydantic import Field, model_validator
 from pydantic_settings import CliPositionalArg
 
 from dataprep.runtime.command_line import CommandSettings, Settings
-
-Units = Literal["counts", "estimated_counts", "tpm", "fpkm", "log1p_tpm", "log2_tpm_plus_1"]
-GeneId = Literal["ensembl", "symbol", "symbol_entrez"]
-Orientation = Literal["genes_x_samples", "samples_x_genes"]
-
-
-class SourceSettings(Settings):
-    """One source: one or more files of the same form, and what their publisher says about them."""
-
-    name: str = Field(min_length=1, description="name of the source, unique in the build")
-    path: str = Field(description="file, or glob of files, relative to the root, absolute, or s3://")
-    format: Literal["table", "h5ad"] = Field(default="table", description="delimited text (plain or gzip), or AnnData")
-    orientation: Orientation = Field(default="genes_x_samples", description="what the rows of a table are")
-    gene_id: GeneId = Field(description="ensembl (version ignored), symbol, or symbol_entrez ('TP53|7157')")
-    units: Units = Field(description="what the values are; checked, never guessed")
-    samples: str | None = Field(default=None, description="table of sample metadata; its first column is the sample")
-    study: str | None = Field(default=None, description="the study that all samples belong to")
-    study_column: str | None = Field(default=None, description="column of the sample metadata that names the study")
-    sample_prefix: str = Field(default="", description="put before sample names that are not unique between sources")
-    drop_columns: list[str] = Field(default_factory=list, description="columns of a table that are not samples")
-    exclude_samples: list[str] = Field(default_factory=list, description="samples to refuse")
-    delimiter: str | None = Field(default=None, min_length=1, max_length=1, description="default: by file suffix")
-    layer: str | None = Field(default=None, description="layer of an h5ad file that holds the values; default: X")
-    gene_column: str | None = Field(default=None, description="column of an h5ad file's var with the gene ids")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> SourceSettings:
-        if (self.study is None) == (self.study_column is None):
-            raise ValueError(f"source {self.name}: give either study or study_column")
-        if self.study_column is not None and self.samples is None and self.format == "table":
-            raise ValueError(f"source {self.name}: study_column is a column of the samples table, which is not given")
-        if self.format == "table" and (self.layer or self.gene_column):
-            raise ValueError(f"source {self.name}: layer and gene_column are for h5ad files")
-        if self.format == "h5ad" and (self.delimiter or self.drop_columns):
-            raise ValueError(f"source {self.name}: delimiter and drop_columns are for tables")
-        return self
+from dataprep.runtime.plugins import ExtensibleSettings
+from dataprep.sources import AnySource
 
 
 class SplitSettings(Settings):
@@ -70,12 +36,12 @@ class SplitSettings(Settings):
         return bool(self.validation or self.test)
 
 
-class BuildSettings(CommandSettings):
+class BuildSettings(ExtensibleSettings):
     """Settings of `dataprep build`."""
 
     corpus: str = Field(description="folder or s3:// prefix to write the corpus to")
     root: str | None = Field(default=None, description="what relative paths start from; default: the YAML's folder")
-    sources: list[SourceSettings] = Field(min_length=1, description="the sources, earlier ones win over duplicates")
+    sources: list[AnySource] = Field(min_length=1, description="the sources, earlier ones win over duplicates")
     vocabulary: str | None = Field(default=None, description="gene list (CSV or Parquet); default: 20,024 genes")
     gene_aliases: str | None = Field(default=None, description="CSV of former symbols and Entrez ids: name, ensembl_id")
     min_nonzero_genes: int = Field(default=14_000, ge=1, description="vocabulary genes a profile must express")

@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from dataprep.config import Units
 from dataprep.runtime.command_line import CommandSettings, Settings
+from dataprep.sources import Units
 from pretrain.config import Kernel, Pooling, Precision
 
 Level = Literal["sample", "gene", "expression"]

@@ -7,12 +7,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 
-from dataprep.config import GeneId
 from dataprep.genes.vocabulary import UNKNOWN_LENGTH_BP, GeneVocabulary, gene_reference
 from dataprep.runtime.command_line import UserError
+
+GeneId = Literal["ensembl", "symbol", "symbol_entrez"]
 
 _ENSEMBL = re.compile(r"ENS([A-Z]*)G\d{6,}")
 _MOUSE_SYMBOL = re.compile(r"[A-Z][a-z]+[a-z0-9-]*")

@@ -28,7 +28,7 @@ import ray
 import ray.data
 from ray.data.context import ShuffleStrategy
 
-from dataprep.config import BuildSettings, SourceSettings
+from dataprep.config import BuildSettings
 from dataprep.corpus import (
     BYTES_PER_VALUE,
     GENES_FILE,
@@ -55,7 +55,7 @@ from dataprep.pipeline.task_board import has_failed, raise_mistake, reporting, t
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.ray_session import connected
 from dataprep.runtime.storage import Folder
-from dataprep.sources import RawProfiles, h5ad, table
+from dataprep.sources import RawProfiles, Source
 from dataprep.sources.sample_metadata import labels_for, metadata_of
 
 _BLOCK_SCHEMA = pa.schema(
@@ -88,7 +88,7 @@ _ENTRY_SCHEMA = pa.schema(
 class SourceFile:
     """A file of a source. Its samples have the ordinals ``first_ordinal``, ``first_ordinal + 1``, ... in the build."""
 
-    source: SourceSettings
+    source: Source
     address: str
     sample_ids: tuple[str, ...]
     first_ordinal: int
@@ -169,7 +169,7 @@ def _list_files(settings: BuildSettings) -> list[SourceFile]:
     return files
 
 
-def _addresses(settings: BuildSettings, source: SourceSettings) -> list[str]:
+def _addresses(settings: BuildSettings, source: Source) -> list[str]:
     address = settings.address(source.path)
     if not any(character in source.path for character in "*?["):
         return [address]
@@ -182,8 +182,8 @@ def _addresses(settings: BuildSettings, source: SourceSettings) -> list[str]:
     return [f"{folder.rstrip('/')}/{name}" for name in names]
 
 
-def _sample_ids(source: SourceSettings, address: str) -> tuple[str, ...]:
-    listed = h5ad.list_samples(address) if source.format == "h5ad" else table.list_samples(address, source)
+def _sample_ids(source: Source, address: str) -> tuple[str, ...]:
+    listed = source.list_samples(address).sample_ids
     if not listed:
         raise UserError(f"{address} has no samples")
     return listed
@@ -274,17 +274,12 @@ def _profile_blocks(
         if has_failed(board):
             return
         with reporting(board):
-            for raw in _raw_profiles(task):
+            for raw in task.file.source.read_samples(task.file.address, task.start, task.stop):
                 block = profile_block(task.file, raw, vocabulary, aliases, min_nonzero_genes)
                 refused = len(block) - block.column("reason").null_count
                 # waiting keeps the counts true when the last task ends
                 ray.get(board.add.remote(task.file.source.name, len(block), refused))
                 yield block
-
-
-def _raw_profiles(task: ReadTask) -> Iterator[RawProfiles]:
-    read = h5ad.read_samples if task.file.source.format == "h5ad" else table.read_samples
-    return read(task.file.address, task.file.source, task.start, task.stop)
 
 
 def profile_block(

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dataprep.config import Units
 from dataprep.genes.identifiers import GeneMapping
 from dataprep.runtime.command_line import UserError
+from dataprep.sources import Units
 
 # TPM of all genes add up to a million; single-precision and rounded tables come out a little above.
 TPM_TOTAL = 1e6

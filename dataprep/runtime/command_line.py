@@ -99,7 +99,7 @@ def main(package: str, summary: str, commands: Mapping[str, Command], argv: Sequ
         return 0 if arguments else 2
     name, *rest = arguments
     if name not in commands:
-        return _fail(f"unknown command {name!r}{_nearest(name, commands)}; commands: {', '.join(commands)}", 2)
+        return _fail(f"unknown command {name!r}{nearest(name, commands)}; commands: {', '.join(commands)}", 2)
     command = commands[name]
     try:
         settings = read_settings(command.settings, rest, prog=f"python -m {package} {name}", summary=command.summary)
@@ -240,7 +240,7 @@ def _valid_names(name: str, model: type[BaseModel]) -> str:
     if fields is None:
         return ""
     names = sorted(field.alias or key for key, field in fields.model_fields.items())
-    return f"{_nearest(leaf, names)}; valid: {', '.join(names)}"
+    return f"{nearest(leaf, names)}; valid: {', '.join(names)}"
 
 
 def _nested(model: type[BaseModel], field: str) -> type[BaseModel] | None:
@@ -255,7 +255,8 @@ def _nested(model: type[BaseModel], field: str) -> type[BaseModel] | None:
     return None
 
 
-def _nearest(name: str, names: Mapping[str, Any] | Sequence[str]) -> str:
+def nearest(name: str, names: Mapping[str, Any] | Sequence[str]) -> str:
+    """A suggestion to put behind an unknown name: the closest valid one, or nothing."""
     close = difflib.get_close_matches(name, list(names), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 

@@ -7,39 +7,51 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import h5py
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
-from dataprep.config import SourceSettings
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder, split_file_address
-from dataprep.sources import RawProfiles
+from dataprep.sources.registry import register_source
+from dataprep.sources.source import RawProfiles, SampleList, Source
 
 
-def list_samples(address: str) -> tuple[str, ...]:
-    """The names in obs, in order."""
-    return tuple(map(str, read_obs(address).index))
+@register_source
+class H5adSource(Source):
+    """AnnData: samples in obs, genes in var."""
+
+    format: Literal["h5ad"] = "h5ad"
+    layer: str | None = Field(default=None, description="layer that holds the values; default: X")
+    gene_column: str | None = Field(default=None, description="column of var with the gene ids; default: its index")
+
+    def list_samples(self, address: str) -> SampleList:
+        """The names in obs."""
+        return SampleList(tuple(map(str, _read_obs(address).index)))
+
+    def read_metadata(self, address: str) -> pd.DataFrame:
+        """Obs."""
+        return _read_obs(address)
+
+    def read_samples(self, address: str, start: int, stop: int) -> Iterator[RawProfiles]:
+        """Raises :class:`UserError` where the layer or the gene column is not there."""
+        from anndata.io import read_elem
+
+        with _opened(address) as file:
+            gene_ids = _gene_ids(address, read_elem(file["var"]), self.gene_column)
+            samples = tuple(map(str, read_elem(file["obs"]).index[start:stop]))
+            values = _rows(_matrix(address, file, self.layer), start, stop)
+        yield RawProfiles(start, samples, gene_ids, values)
 
 
-def read_obs(address: str) -> pd.DataFrame:
-    """The metadata of all samples."""
+def _read_obs(address: str) -> pd.DataFrame:
     from anndata.io import read_elem
 
     with _opened(address) as file:
         return read_elem(file["obs"])
-
-
-def read_samples(address: str, source: SourceSettings, start: int, stop: int) -> Iterator[RawProfiles]:
-    """Samples ``start`` to ``stop``. Raises :class:`UserError` where the layer or the gene column is not there."""
-    from anndata.io import read_elem
-
-    with _opened(address) as file:
-        gene_ids = _gene_ids(address, read_elem(file["var"]), source.gene_column)
-        samples = tuple(map(str, read_elem(file["obs"]).index[start:stop]))
-        values = _rows(_matrix(address, file, source.layer), start, stop)
-    yield RawProfiles(start, samples, gene_ids, values)
 
 
 def _gene_ids(address: str, var: pd.DataFrame, column: str | None) -> tuple[str, ...]:

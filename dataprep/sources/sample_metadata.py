@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from dataprep.config import SourceSettings
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder, split_file_address
-from dataprep.sources import h5ad
+from dataprep.sources.source import Source
 
 # Columns that samples.parquet has of its own; a given column of that name is kept as NAME_given.
 RESERVED = ("sample_id", "study_id", "split", "row_id", "source")
@@ -41,18 +40,19 @@ def read_metadata(address: str) -> pd.DataFrame:
     return table
 
 
-def metadata_of(source: SourceSettings, samples_address: str | None, files: Sequence[str]) -> pd.DataFrame | None:
+def metadata_of(source: Source, samples_address: str | None, files: Sequence[str]) -> pd.DataFrame | None:
     """All that a source says about its samples; None where it has nothing."""
     if samples_address is not None:
         return read_metadata(samples_address)
-    if source.format != "h5ad":
+    own = [table for address in files if (table := source.read_metadata(address)) is not None]
+    if not own:
         return None
-    table = pd.concat([h5ad.read_obs(address) for address in files])
+    table = pd.concat(own)
     table.index = table.index.astype(str)
     return table.apply(lambda column: column.astype("string").astype(object).where(column.notna(), None))
 
 
-def labels_for(source: SourceSettings, sample_ids: Sequence[str], metadata: pd.DataFrame | None) -> pd.DataFrame:
+def labels_for(source: Source, sample_ids: Sequence[str], metadata: pd.DataFrame | None) -> pd.DataFrame:
     """One row per sample in the order given: the metadata, and ``study_id``.
 
     Raises :class:`UserError` where samples have no row, or no study.
@@ -71,7 +71,7 @@ def labels_for(source: SourceSettings, sample_ids: Sequence[str], metadata: pd.D
     return table.assign(study_id=study)
 
 
-def _study(where: str, source: SourceSettings, table: pd.DataFrame) -> pd.Series | str:
+def _study(where: str, source: Source, table: pd.DataFrame) -> pd.Series | str:
     if source.study is not None:
         return source.study
     if source.study_column not in table.columns:

@@ -12,19 +12,54 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
+from pydantic import Field, model_validator
 
-from dataprep.config import SourceSettings
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder, split_file_address
-from dataprep.sources import RawProfiles
+from dataprep.sources.registry import register_source
+from dataprep.sources.source import RawProfiles, SampleList, Source
 
 _BLOCK_BYTES = 16 * 1024 * 1024
 _MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL"]
+
+
+@register_source
+class TableSource(Source):
+    """Delimited text, one row per gene or one row per sample."""
+
+    format: Literal["table"] = "table"
+    orientation: Literal["genes_x_samples", "samples_x_genes"] = Field(
+        default="genes_x_samples", description="what the rows of a table are"
+    )
+    drop_columns: list[str] = Field(default_factory=list, description="columns that are not samples")
+    delimiter: str | None = Field(default=None, min_length=1, max_length=1, description="default: by file suffix")
+
+    @model_validator(mode="after")
+    def _study_column_is_somewhere(self) -> TableSource:
+        if self.study_column is not None and self.samples is None:
+            raise ValueError("study_column is a column of the samples table, which is not given")
+        return self
+
+    def list_samples(self, address: str) -> SampleList:
+        """Read the header, or the first column of samples x genes."""
+        layout = _layout(address, self)
+        if self.orientation == "genes_x_samples":
+            return SampleList(layout.kept_names)
+        return SampleList(tuple(_read(address, layout, ()).column(0).to_pylist()))
+
+    def read_samples(self, address: str, start: int, stop: int) -> Iterator[RawProfiles]:
+        """Raises :class:`UserError` naming the column for text that is no number, and for a file that is cut off or not
+        rectangular."""
+        layout = _layout(address, self)
+        if self.orientation == "genes_x_samples":
+            yield _read_columns(address, layout, start, stop)
+        else:
+            yield from _read_rows(address, layout, start, stop)
 
 
 @dataclass(frozen=True)
@@ -38,24 +73,6 @@ class _Layout:
     @property
     def kept_names(self) -> tuple[str, ...]:
         return tuple(self.columns[column] for column in self.kept)
-
-
-def list_samples(address: str, source: SourceSettings) -> tuple[str, ...]:
-    """The sample ids of a table in order. Reads the header, or the first column of samples x genes."""
-    layout = _layout(address, source)
-    if source.orientation == "genes_x_samples":
-        return layout.kept_names
-    return tuple(_read(address, layout, ()).column(0).to_pylist())
-
-
-def read_samples(address: str, source: SourceSettings, start: int, stop: int) -> Iterator[RawProfiles]:
-    """Samples ``start`` to ``stop`` of a table. Raises :class:`UserError` naming the column for text that is no number,
-    and for a file that is cut off or not rectangular."""
-    layout = _layout(address, source)
-    if source.orientation == "genes_x_samples":
-        yield _read_columns(address, layout, start, stop)
-    else:
-        yield from _read_rows(address, layout, start, stop)
 
 
 def _read_columns(address: str, layout: _Layout, start: int, stop: int) -> RawProfiles:
@@ -109,7 +126,7 @@ def _options(
     )
 
 
-def _layout(address: str, source: SourceSettings) -> _Layout:
+def _layout(address: str, source: TableSource) -> _Layout:
     delimiter = source.delimiter or _delimiter_of(address)
     header, first_row = _first_lines(address)
     columns = _fields(header, delimiter)

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from dataprep.config import SourceSettings
 from dataprep.corpus import open_corpus
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.terminal import log, tracked
+from dataprep.sources import H5adSource
 from evaluation.config import EmbedSettings
 from evaluation.embed.content import Content, content_of, open_embedder
 from evaluation.embed.embedding_file import AnnDataWriter, ParquetWriter, genes_metadata, whole_file
@@ -62,10 +62,9 @@ def open_stream(settings: EmbedSettings, embedder: Embedder) -> ProfileStream:
     """The profiles to embed. Raises UserError where their genes are not the model's, or there are none."""
     if settings.reads_h5ad:
         assert settings.units is not None  # the settings ask for it
-        source = SourceSettings(
+        source = H5adSource(
             name=settings.input,
             path=settings.input,
-            format="h5ad",
             gene_id="ensembl",
             units=settings.units,
             layer=settings.layer,

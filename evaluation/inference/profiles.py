@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dataprep.config import SourceSettings
 from dataprep.corpus import SPLITS, Corpus, Shard, iterate_row_groups
 from dataprep.genes.identifiers import GeneMapping, map_genes
 from dataprep.genes.vocabulary import GeneVocabulary
 from dataprep.pipeline.normalization import linear_values, log1p_tpm
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.terminal import log
-from dataprep.sources import h5ad
+from dataprep.sources import H5adSource
 
 # Samples of an .h5ad that are read and normalised together: its metadata is read anew each time.
 _H5AD_ROWS = 128
@@ -67,19 +66,19 @@ def splits_named(name: str) -> tuple[str, ...]:
     return SPLITS if name == "all" else (name,)
 
 
-def h5ad_stream(address: str, source: SourceSettings, vocabulary: GeneVocabulary) -> ProfileStream:
+def h5ad_stream(address: str, source: H5adSource, vocabulary: GeneVocabulary) -> ProfileStream:
     """The samples of an ``.h5ad``, its units checked, normalised, with genes aligned by Ensembl id (version ignored).
 
     Raises UserError for values that are not what they are declared as, and for a file whose genes are not the model's.
     """
-    sample_ids = h5ad.list_samples(address)
+    sample_ids = source.list_samples(address).sample_ids
     if not sample_ids:
         raise UserError(f"{address} holds no samples")
 
     def parts() -> Iterator[np.ndarray]:
         genes: GeneMapping | None = None
         for start in range(0, len(sample_ids), _H5AD_ROWS):
-            for raw in h5ad.read_samples(address, source, start, min(start + _H5AD_ROWS, len(sample_ids))):
+            for raw in source.read_samples(address, start, min(start + _H5AD_ROWS, len(sample_ids))):
                 genes = genes or _mapped(address, raw.gene_ids, vocabulary)
                 linear = linear_values(address, raw.values, source.units, raw.sample_ids, raw.gene_ids)
                 yield log1p_tpm(linear, source.units, genes, vocabulary.size)

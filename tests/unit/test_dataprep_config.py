@@ -22,13 +22,18 @@ def read(tmp_path: Path, *arguments: str, **content: Any) -> BuildSettings:
     ("content", "message"),
     [
         ({"source": []}, r"unknown setting source \(did you mean 'sources'\?\)"),
-        ({"sources": [SOURCE | {"unit": "counts"}]}, r"unknown setting sources\.0\.unit \(did you mean 'units'\?\)"),
+        ({"sources": [SOURCE | {"unit": "counts"}]}, r"sources\.0: unknown setting 'unit' \(did you mean 'units'\?\)"),
+        ({"sources": [SOURCE | {"format": "tabel"}]}, r"unknown format 'tabel' \(did you mean 'table'\?\); there are"),
+        ({"sources": ["x.tsv"]}, r"sources\.0: a source is settings \(key: value\), not str"),
         ({"sources": [SOURCE | {"units": "reads"}]}, r"sources\.0\.units: .*'counts', 'estimated_counts'.* 'reads'"),
         ({"sources": [{k: v for k, v in SOURCE.items() if k != "units"}]}, r"setting sources\.0\.units is missing"),
         ({"sources": []}, "sources: .*at least 1"),
         ({"sources": [SOURCE, SOURCE]}, "source names used twice: x"),
         ({"sources": [SOURCE | {"study_column": "s"}]}, "give either study or study_column"),
-        ({"sources": [SOURCE | {"layer": "counts"}]}, "layer and gene_column are for h5ad"),
+        (
+            {"sources": [SOURCE | {"layer": "counts"}]},
+            "valid for format table: .*orientation",
+        ),
         ({"split": {"tests": []}}, r"unknown setting split\.tests \(did you mean 'test'\?\)"),
     ],
 )

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dataprep.config import GeneId
 from dataprep.genes import make_aliases as make_gene_aliases
-from dataprep.genes.identifiers import map_genes, strip_version
+from dataprep.genes.identifiers import GeneId, map_genes, strip_version
 from dataprep.genes.make_aliases import unambiguous
 from dataprep.genes.vocabulary import default_vocabulary, read_aliases
 from dataprep.runtime.command_line import UserError

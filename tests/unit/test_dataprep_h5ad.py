@@ -9,18 +9,17 @@ import pandas as pd
 import pytest
 import scipy.sparse
 
-from dataprep.config import SourceSettings
 from dataprep.runtime.command_line import UserError
-from dataprep.sources import h5ad
+from dataprep.sources import H5adSource
 from dataprep.sources.sample_metadata import labels_for, metadata_of
 from tests.made_sources import counts, gene_ids, names, symbols
 
 VALUES, GENES, SAMPLES = counts(6, 9), gene_ids(9), names("s", 6)
 
 
-def source(**settings: Any) -> SourceSettings:
-    given = {"name": "x", "path": "x", "format": "h5ad", "gene_id": "ensembl", "units": "counts", "study": "x"}
-    return SourceSettings(**given | settings)
+def source(**settings: Any) -> H5adSource:
+    given = {"name": "x", "path": "x", "gene_id": "ensembl", "units": "counts", "study": "x"}
+    return H5adSource(**given | settings)
 
 
 def write(path: Path, matrix: Any) -> str:
@@ -33,15 +32,15 @@ def write(path: Path, matrix: Any) -> str:
 @pytest.mark.parametrize("form", [np.asarray, scipy.sparse.csr_matrix, scipy.sparse.csc_matrix])
 def test_dense_and_sparse_matrices_give_the_same_profiles(tmp_path: Path, form: Any) -> None:
     address = write(tmp_path / "x.h5ad", form(VALUES.astype(np.float32)))
-    assert h5ad.list_samples(address) == tuple(SAMPLES)
-    (raw,) = h5ad.read_samples(address, source(), 1, 4)
+    assert source().list_samples(address).sample_ids == tuple(SAMPLES)
+    (raw,) = source().read_samples(address, 1, 4)
     assert (raw.first, raw.sample_ids, raw.gene_ids) == (1, tuple(SAMPLES[1:4]), tuple(GENES))
     assert np.array_equal(raw.values, VALUES[1:4])
 
 
 def test_a_layer_and_a_gene_column_can_be_chosen(tmp_path: Path) -> None:
     address = write(tmp_path / "x.h5ad", VALUES.astype(np.float32))
-    (raw,) = h5ad.read_samples(address, source(layer="doubled", gene_column="symbol"), 0, 6)
+    (raw,) = source(layer="doubled", gene_column="symbol").read_samples(address, 0, 6)
     assert np.array_equal(raw.values, 2 * VALUES)
     assert raw.gene_ids == tuple(symbols(9))
 
@@ -56,13 +55,13 @@ def test_a_layer_and_a_gene_column_can_be_chosen(tmp_path: Path) -> None:
 def test_what_is_not_there_is_named_with_what_is(tmp_path: Path, settings: dict[str, str], message: str) -> None:
     address = write(tmp_path / "x.h5ad", VALUES.astype(np.float32))
     with pytest.raises(UserError, match=message):
-        list(h5ad.read_samples(address, source(**settings), 0, 6))
+        list(source(**settings).read_samples(address, 0, 6))
 
 
 def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.h5ad").write_text("gene\ta\n")
     with pytest.raises(UserError, match=r"x\.h5ad is not a readable HDF5 file"):
-        h5ad.list_samples(str(tmp_path / "x.h5ad"))
+        source().list_samples(str(tmp_path / "x.h5ad"))
 
 
 def test_obs_becomes_metadata_as_strings(tmp_path: Path) -> None:

@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from dataprep.config import Units
 from dataprep.genes.identifiers import GeneMapping
 from dataprep.pipeline import quality_control as qc
 from dataprep.pipeline.normalization import linear_values, log1p_tpm
 from dataprep.runtime.command_line import UserError
+from dataprep.sources import Units
 
 # float16 holds about three decimal digits
 RELATIVE = 2e-3

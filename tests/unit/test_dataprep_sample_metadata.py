@@ -7,14 +7,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from dataprep.config import SourceSettings
 from dataprep.runtime.command_line import UserError
+from dataprep.sources import TableSource
 from dataprep.sources.sample_metadata import labels_for, read_metadata
 
 
-def source(**settings: Any) -> SourceSettings:
+def source(**settings: Any) -> TableSource:
     given = {"name": "x", "path": "x", "gene_id": "ensembl", "units": "counts", "samples": "y", "study_column": "study"}
-    return SourceSettings(**given | settings)
+    return TableSource(**given | settings)
 
 
 @pytest.mark.parametrize("name", ["s.tsv", "s.tsv.gz", "s.csv"])

@@ -7,18 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dataprep.config import SourceSettings
 from dataprep.runtime.command_line import UserError
-from dataprep.sources import RawProfiles, table
+from dataprep.sources import RawProfiles, TableSource, table
 from tests.made_sources import counts, delimited, gene_ids, names
 
 VALUES, GENES, SAMPLES = counts(6, 9), gene_ids(9), names("s", 6)
 
 
-def source(**settings: Any) -> SourceSettings:
-    return SourceSettings(
-        **{"name": "x", "path": "x", "gene_id": "ensembl", "units": "counts", "study": "x"} | settings
-    )
+def source(**settings: Any) -> TableSource:
+    return TableSource(**{"name": "x", "path": "x", "gene_id": "ensembl", "units": "counts", "study": "x"} | settings)
 
 
 def write(path: Path, text: str) -> str:
@@ -26,8 +23,8 @@ def write(path: Path, text: str) -> str:
     return str(path)
 
 
-def read(address: str, settings: SourceSettings, start: int = 0, stop: int = 10**6) -> RawProfiles:
-    parts = list(table.read_samples(address, settings, start, stop))
+def read(address: str, settings: TableSource, start: int = 0, stop: int = 10**6) -> RawProfiles:
+    parts = list(settings.read_samples(address, start, stop))
     return RawProfiles(
         parts[0].first,
         tuple(sample for part in parts for sample in part.sample_ids),
@@ -40,7 +37,7 @@ def read(address: str, settings: SourceSettings, start: int = 0, stop: int = 10*
 def test_genes_x_samples_plain_or_gzip_tab_or_comma(tmp_path: Path, name: str) -> None:
     text = delimited(VALUES, GENES, SAMPLES, "," if ".csv" in name else "\t")
     address = write(tmp_path / name, text)
-    assert table.list_samples(address, source()) == tuple(SAMPLES)
+    assert source().list_samples(address).sample_ids == tuple(SAMPLES)
     raw = read(address, source())
     assert np.array_equal(raw.values, VALUES)
     assert raw.gene_ids == tuple(GENES)
@@ -60,7 +57,7 @@ def test_samples_x_genes(tmp_path: Path, start: int, stop: int) -> None:
     transposed = delimited(VALUES.T, SAMPLES, GENES)
     address = write(tmp_path / "x.tsv.gz", transposed)
     settings = source(orientation="samples_x_genes")
-    assert table.list_samples(address, settings) == tuple(SAMPLES)
+    assert settings.list_samples(address).sample_ids == tuple(SAMPLES)
     raw = read(address, settings, start, stop)
     assert raw.first == start
     assert raw.gene_ids == tuple(GENES)
@@ -71,7 +68,7 @@ def test_samples_x_genes_larger_than_a_block_is_streamed(tmp_path: Path, monkeyp
     monkeypatch.setattr(table, "_BLOCK_BYTES", 300)
     values = counts(50, 9)
     address = write(tmp_path / "x.tsv", delimited(values.T, names("s", 50), GENES))
-    parts = list(table.read_samples(address, source(orientation="samples_x_genes"), 5, 45))
+    parts = list(source(orientation="samples_x_genes").read_samples(address, 5, 45))
     assert len(parts) > 3
     assert np.array_equal(np.concatenate([part.values for part in parts]), values[5:45])
     firsts = [part.first for part in parts]
@@ -81,7 +78,7 @@ def test_samples_x_genes_larger_than_a_block_is_streamed(tmp_path: Path, monkeyp
 def test_a_header_without_a_name_for_the_row_names(tmp_path: Path) -> None:
     lines = delimited(VALUES, GENES, SAMPLES).splitlines()
     address = write(tmp_path / "x.tsv", "\n".join(["\t".join(SAMPLES), *lines[1:]]) + "\n")
-    assert table.list_samples(address, source()) == tuple(SAMPLES)
+    assert source().list_samples(address).sample_ids == tuple(SAMPLES)
     assert np.array_equal(read(address, source()).values, VALUES)
 
 
@@ -89,7 +86,7 @@ def test_quoted_names_and_a_byte_order_mark(tmp_path: Path) -> None:
     text = "\ufeffgene," + ",".join(f'"{sample}"' for sample in SAMPLES) + "\n"
     text += "".join(f'"{gene}",' + ",".join(map(str, row)) + "\n" for gene, row in zip(GENES, VALUES.T, strict=True))
     address = write(tmp_path / "x.csv", text)
-    assert table.list_samples(address, source()) == tuple(SAMPLES)
+    assert source().list_samples(address).sample_ids == tuple(SAMPLES)
     assert read(address, source()).gene_ids == tuple(GENES)
 
 
@@ -97,10 +94,10 @@ def test_columns_that_are_not_samples_are_dropped(tmp_path: Path) -> None:
     address = write(tmp_path / "x.tsv", delimited(VALUES, GENES, SAMPLES))
     settings = source(drop_columns=[SAMPLES[1], SAMPLES[5]])
     kept = [0, 2, 3, 4]
-    assert table.list_samples(address, settings) == tuple(SAMPLES[i] for i in kept)
+    assert settings.list_samples(address).sample_ids == tuple(SAMPLES[i] for i in kept)
     assert np.array_equal(read(address, settings).values, VALUES[kept])
     with pytest.raises(UserError, match="has no column 'width' to drop"):
-        table.list_samples(address, source(drop_columns=["width"]))
+        source(drop_columns=["width"]).list_samples(address)
 
 
 @pytest.mark.parametrize("empty", ["", "NA", "NaN"])
@@ -145,4 +142,4 @@ def test_a_truncated_gzip_is_cut_off(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"no such file: {tmp_path}/none.tsv"):
-        table.list_samples(f"{tmp_path}/none.tsv", source())
+        source().list_samples(f"{tmp_path}/none.tsv")
