@@ -38,7 +38,9 @@ def test_files_modules_and_links_of_a_page_exist(page):
     assert dangling == []
 
 
-def test_comments_point_to_no_page_that_is_not_here():
+def test_comments_point_to_pages_that_exist():
     sources = [path for package in CODE if package != "tests" for path in (ROOT / package).rglob("*.py")]
     assert sources
+    pages = {(path.name, page) for path in sources for page in re.findall(r"docs/[\w/-]+\.md", path.read_text())}
+    assert [pair for pair in sorted(pages) if not (ROOT / pair[1]).exists()] == []
     assert [path.name for path in sources if re.search(r"\bREFERENCE\b|\bDESIGN\b|see docs\b", path.read_text())] == []
