@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -61,10 +61,11 @@ class BuildSettings(ExtensibleSettings):
         return self
 
     def address(self, path: str) -> str:
-        """A path of the YAML as an address: relative ones start from the root."""
+        """A path of the YAML as an address: relative ones start from the root, and tasks elsewhere find them, too."""
         if path.startswith("s3://") or PurePosixPath(path).is_absolute():
             return path
         root = self.root if self.root is not None else str(self.config.parent if self.config else ".")
+        root = root if "://" in root else str(Path(root).absolute())
         return f"{root.rstrip('/')}/{path}"
 
     def rows_per_shard(self, genes: int) -> int:

@@ -52,6 +52,11 @@ def test_paths_start_from_the_build_file_unless_there_is_a_root(tmp_path: Path) 
     assert read(tmp_path, "--root", "/data").address("/else/b.tsv") == "/else/b.tsv"
 
 
+def test_addresses_are_absolute_since_workers_have_working_directories_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert read(tmp_path, "--root", "raw").address("a/b.tsv") == f"{tmp_path}/raw/a/b.tsv"
+
+
 def test_shards_are_about_the_size_asked_for_and_whole_row_groups(tmp_path: Path) -> None:
     rows = read(tmp_path).rows_per_shard(20_024)
     assert rows % 64 == 0
