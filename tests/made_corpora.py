@@ -55,13 +55,15 @@ def make_corpus(
     row_group: int = 8,
     rows_per_shard: int = 64,
     labels: dict[str, list[str]] | None = None,
+    seed: int = 0,
+    vocabulary: GeneVocabulary | None = None,
 ) -> Corpus:
-    """Write a corpus of made-up profiles with its gene graph; ``rows`` by split, ``labels`` one per profile."""
+    """Write a corpus of synthetic profiles with its gene graph; ``rows`` by split, ``labels`` one per profile."""
     rows = rows or {"train": 100, "validation": 20, "test": 20}
-    folder, vocabulary = Folder(uri), make_vocabulary(genes)
+    folder, vocabulary = Folder(uri), vocabulary or make_vocabulary(genes)
     entries, first, splits = [], 0, []
     for split, count in rows.items():
-        expression = make_profiles(count, genes, seed=first)
+        expression = make_profiles(count, genes, seed=first + 1_000 * seed)
         for number, start in enumerate(range(0, count, rows_per_shard)):
             part = expression[start : start + rows_per_shard]
             path = f"split={split}/part-{number:05d}.parquet"

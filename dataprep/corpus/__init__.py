@@ -10,7 +10,7 @@ column is stored plain: bytes of a file are bytes of the matrix, and reading is 
 column). The manifest is written last: a folder without one is no corpus.
 """
 
-from dataprep.corpus.corpus import Corpus, iterate_row_groups, open_corpus, read_split
+from dataprep.corpus.corpus import Corpus, iterate_row_groups, iterate_rows, open_corpus, read_split
 from dataprep.corpus.graph_file import GRAPH_FILE, GeneGraph
 from dataprep.corpus.manifest import (
     MANIFEST_FILE,
@@ -26,6 +26,7 @@ from dataprep.corpus.manifest import (
 from dataprep.corpus.shards import (
     BYTES_PER_VALUE,
     DamagedShardError,
+    ReplacedShardError,
     decode_expression,
     encode_expression,
     read_row_groups,
@@ -46,6 +47,7 @@ __all__ = [
     "DamagedShardError",
     "GeneGraph",
     "Manifest",
+    "ReplacedShardError",
     "SampleCounts",
     "Shard",
     "ShardEntry",
@@ -54,6 +56,7 @@ __all__ = [
     "decode_expression",
     "encode_expression",
     "iterate_row_groups",
+    "iterate_rows",
     "manifest_text",
     "open_corpus",
     "read_row_groups",

@@ -5,18 +5,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 
 from dataprep.corpus.graph_file import GRAPH_FILE, GeneGraph
 from dataprep.corpus.manifest import MANIFEST_FILE, SPLITS, Manifest, Shard, parsed_manifest
-from dataprep.corpus.shards import decode_expression, opened_shard
+from dataprep.corpus.shards import decode_expression, read_row_groups
 from dataprep.corpus.tables import GENES_FILE, REJECTED_FILE, SAMPLES_FILE, parsed_table, read_content, read_table
 from dataprep.genes.vocabulary import GeneVocabulary
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder
 
+# Each reading opens the shard, which costs an object store two requests: so many row groups share them, 20 MB or so.
+_ROW_GROUPS_PER_READ = 8
 # What a run takes from a corpus, by the names that it is recorded under.
 _INPUTS = {"corpus": "profiles", "vocabulary": "gene vocabulary", "graph": "gene graph"}
 
@@ -64,8 +67,8 @@ class Corpus:
         """The shards of a split in order of their row ids."""
         if split not in SPLITS:
             raise UserError(f"unknown split {split!r}; splits: {', '.join(SPLITS)}", exit_code=2)
-        rows_per_row_group = self.manifest.rows_per_row_group
-        return [entry.shard(rows_per_row_group) for entry in self.manifest.shards if entry.split == split]
+        rows, vocabulary = self.manifest.rows_per_row_group, self.manifest.vocabulary_sha256
+        return [entry.shard(rows, vocabulary) for entry in self.manifest.shards if entry.split == split]
 
     def rows(self, split: str) -> int:
         """Number of profiles of a split."""
@@ -141,9 +144,44 @@ def read_split(corpus: Corpus, split: str, max_rows: int | None = None) -> tuple
 
 
 def iterate_row_groups(corpus: Corpus, shards: Sequence[Shard]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Row ids int64 [n] and expression float16 [n, G] of one row group after the other."""
+    """Row ids int64 [n] and expression float16 [n, G] of one row group after the other.
+
+    Waits for a store that is unavailable, as any other operation on the corpus's folder.
+    """
     for shard in shards:
-        with opened_shard(corpus.folder, shard) as file:
-            for row_group in range(len(shard.row_group_rows)):
-                table = file.read_row_group(row_group, use_threads=False)
-                yield table.column("row_id").to_numpy(), decode_expression(table.column("expression"), corpus.genes)
+        yield from _read_each(corpus, shard, range(len(shard.row_group_rows)))
+
+
+def iterate_rows(corpus: Corpus, row_ids: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Chosen profiles in order of their row ids: row ids int64 [n] and expression float16 [n, G], n of a row group.
+
+    One pass over what holds them: row groups and shards without any are not read. Raises :class:`UserError` for row
+    ids that the corpus does not have.
+    """
+    wanted = np.unique(row_ids)
+    shards = sorted((shard for split in SPLITS for shard in corpus.shards(split)), key=lambda s: s.first_row_id)
+    present = _within(wanted, range(sum(shard.rows for shard in shards)))
+    if len(present) < len(wanted):
+        raise UserError(f"{corpus.folder.uri} has {len(present):,} of the {len(wanted):,} profiles asked for by row id")
+    for shard in shards:
+        groups = [group for group in range(len(shard.row_group_rows)) if len(_within(wanted, shard.row_ids(group)))]
+        for ids, expression in _read_each(corpus, shard, groups):
+            chosen = _within(wanted, range(ids[0], ids[-1] + 1))
+            yield chosen, expression if len(chosen) == len(ids) else expression[chosen - ids[0]]
+
+
+def _within(ascending: np.ndarray, row_ids: range) -> np.ndarray:
+    """The part of ascending row ids that lies in a range."""
+    start, stop = np.searchsorted(ascending, (row_ids.start, row_ids.stop))
+    return ascending[start:stop]
+
+
+def _read_each(corpus: Corpus, shard: Shard, row_groups: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for start in range(0, len(row_groups), _ROW_GROUPS_PER_READ):
+        groups = row_groups[start : start + _ROW_GROUPS_PER_READ]
+        table = corpus.folder.attempt(partial(read_row_groups, corpus.folder, shard, groups))
+        offset = 0
+        for rows in (shard.row_group_rows[group] for group in groups):
+            part = table.slice(offset, rows)
+            yield part.column("row_id").to_numpy(), decode_expression(part.column("expression"), corpus.genes)
+            offset += rows

@@ -21,7 +21,11 @@ MANIFEST_FILE = "manifest.json"
 
 @dataclass(frozen=True)
 class Shard:
-    """One Parquet file of a corpus; ``path`` is relative to the corpus."""
+    """One Parquet file of a corpus; ``path`` is relative to the corpus.
+
+    ``content_sha256`` is of its profiles alone and stands in the file's footer as well; None in corpora of the first
+    version.
+    """
 
     path: str
     split: str
@@ -30,6 +34,8 @@ class Shard:
     bytes: int
     sha256: str
     row_group_rows: tuple[int, ...]
+    vocabulary_sha256: str = ""
+    content_sha256: str | None = None
 
     def row_ids(self, row_group: int) -> range:
         """The row ids of a row group, without reading it."""
@@ -46,12 +52,13 @@ class ShardEntry(Settings):
     first_row_id: int
     bytes: int
     sha256: str
+    content_sha256: str | None = None
 
-    def shard(self, rows_per_row_group: int) -> Shard:
-        """With the row groups that the manifest's setting implies: all full but the last."""
+    def shard(self, rows_per_row_group: int, vocabulary_sha256: str) -> Shard:
+        """With the row groups that the manifest's setting implies, all full but the last, and its vocabulary."""
         full, rest = divmod(self.rows, rows_per_row_group)
         groups = (rows_per_row_group,) * full + ((rest,) if rest else ())
-        return Shard(**self.model_dump(), row_group_rows=groups)
+        return Shard(**self.model_dump(), row_group_rows=groups, vocabulary_sha256=vocabulary_sha256)
 
 
 class SampleCounts(Settings):

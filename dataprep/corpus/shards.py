@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dataprep.corpus.manifest import FORMAT, FORMAT_VERSION, UNIT, Shard, ShardEntry
+from dataprep.corpus.manifest import FORMAT, FORMAT_VERSION, MANIFEST_FILE, UNIT, Shard, ShardEntry, parsed_manifest
 from dataprep.genes.vocabulary import GeneVocabulary
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder
@@ -25,8 +25,13 @@ class DamagedShardError(UserError):
     """A shard that is missing, or whose content is not what was written."""
 
 
-def shard_schema(vocabulary: GeneVocabulary) -> pa.Schema:
+class ReplacedShardError(UserError):
+    """A sound shard that is not the one that the opened manifest names: the corpus was rebuilt."""
+
+
+def shard_schema(vocabulary: GeneVocabulary, content_sha256: str | None) -> pa.Schema:
     """The schema of a shard; its metadata makes the file explain itself."""
+    content = {} if content_sha256 is None else {"content_sha256": content_sha256}
     return pa.schema(
         [pa.field("row_id", pa.int64()), pa.field("expression", pa.binary(BYTES_PER_VALUE * vocabulary.size))],
         metadata={
@@ -37,6 +42,7 @@ def shard_schema(vocabulary: GeneVocabulary) -> pa.Schema:
             "expression_unit": UNIT,
             "expression_missing": "NaN",
             "vocabulary_sha256": vocabulary.fingerprint,
+            **content,
         },
     )
 
@@ -69,9 +75,11 @@ def write_shard(
 ) -> ShardEntry:
     """Write profiles, float16 [rows, G] in order of their row ids, and return the manifest's entry."""
     rows = len(expression)
+    column = encode_expression(expression)
+    content_sha256 = hashlib.sha256(column.buffers()[1]).hexdigest()
     table = pa.table(
-        [pa.array(np.arange(first_row_id, first_row_id + rows)), encode_expression(expression)],
-        schema=shard_schema(vocabulary),
+        [pa.array(np.arange(first_row_id, first_row_id + rows)), column],
+        schema=shard_schema(vocabulary, content_sha256),
     )
     sink = pa.BufferOutputStream()
     pq.write_table(
@@ -94,14 +102,15 @@ def write_shard(
         first_row_id=first_row_id,
         bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
+        content_sha256=content_sha256,
     )
 
 
 def read_row_groups(corpus_folder: Folder, shard: Shard, row_groups: Sequence[int]) -> pa.Table:
     """Columns row_id and expression of some row groups of a shard, in the order given.
 
-    Only the footer and these row groups are fetched. Raises :class:`DamagedShardError` naming the shard where it is
-    missing or damaged; every page has a checksum of its own.
+    Only the footer and these row groups are fetched. Raises as :func:`opened_shard`; every page has a checksum of its
+    own.
     """
     with opened_shard(corpus_folder, shard) as file:
         return file.read_row_groups(list(row_groups), use_threads=False)
@@ -109,30 +118,71 @@ def read_row_groups(corpus_folder: Folder, shard: Shard, row_groups: Sequence[in
 
 @contextmanager
 def opened_shard(folder: Folder, shard: Shard) -> Iterator[pq.ParquetFile]:
-    """A shard as a Parquet file. Raises :class:`DamagedShardError` where it is missing or damaged."""
+    """A shard as a Parquet file, after comparing its footer with the manifest.
+
+    Raises :class:`DamagedShardError` where it is missing or damaged, and :class:`ReplacedShardError` where it is
+    another one: the corpus was rebuilt after its manifest was read.
+    """
     try:
-        with _shard_file(folder, shard) as file:
-            yield pq.ParquetFile(file, pre_buffer=not folder.is_local, page_checksum_verification=True)
+        with _shard_file(folder, shard) as (file, size):
+            parquet = pq.ParquetFile(file, pre_buffer=not folder.is_local, page_checksum_verification=True)
+            _require_listed(folder, shard, parquet, size)
+            yield parquet
     except FileNotFoundError:
-        raise DamagedShardError(f"{folder.uri}/{shard.path} is missing") from None
+        raise _unreadable(folder, shard, "is missing") from None
     except (pa.ArrowInvalid, io.UnsupportedOperation) as error:
-        raise DamagedShardError(f"{folder.uri}/{shard.path} is damaged: {' '.join(str(error).split())}") from None
+        raise _unreadable(folder, shard, f"is damaged: {' '.join(str(error).split())}") from None
     except OSError as error:
         # Arrow's Thrift and page errors; those of a disk or a store have a number or another class
         if type(error) is not OSError or error.errno is not None or error.__cause__ is not None:
             raise
-        raise DamagedShardError(f"{folder.uri}/{shard.path} is damaged: {' '.join(str(error).split())}") from None
+        raise _unreadable(folder, shard, f"is damaged: {' '.join(str(error).split())}") from None
 
 
 @contextmanager
-def _shard_file(folder: Folder, shard: Shard) -> Iterator[IO[bytes] | pa.MemoryMappedFile]:
+def _shard_file(folder: Folder, shard: Shard) -> Iterator[tuple[IO[bytes] | pa.MemoryMappedFile, int]]:
+    """A shard's file and its size in bytes."""
     if folder.is_local:
         # profiles become views of the page cache, at three times the rate of reading
         with pa.memory_map(f"{folder.path}/{shard.path}") as file:
-            yield file
+            yield file, file.size()
     else:
         with folder.open(shard.path, read_ahead=False) as stream:
-            yield stream
+            yield stream, stream.seek(0, io.SEEK_END)
+
+
+def _require_listed(folder: Folder, shard: Shard, file: pq.ParquetFile, size: int) -> None:
+    """Compare what a footer says with the manifest. Row ids come from the manifest, so both have to be of one build."""
+    layout, metadata = file.metadata, file.schema_arrow.metadata or {}
+    groups = [layout.row_group(number) for number in range(layout.num_row_groups)]
+    content = metadata.get(b"content_sha256")
+    compared = {
+        "vocabulary_sha256": (shard.vocabulary_sha256, metadata.get(b"vocabulary_sha256", b"").decode()),
+        "rows of its row groups": (shard.row_group_rows, tuple(group.num_rows for group in groups)),
+        "content_sha256": (shard.content_sha256, content if content is None else content.decode()),
+        "bytes": (shard.bytes, size),
+    }
+    statistics = groups[0].column(0).statistics if groups else None
+    if statistics is not None and statistics.has_min_max:
+        compared["first row id"] = (shard.first_row_id, statistics.min)
+    for what, (expected, found) in compared.items():
+        if expected != found:
+            raise ReplacedShardError(
+                f"{folder.uri}/{shard.path} is not the shard that the manifest names ({what} should be {expected} and "
+                f"is {found}): the corpus was rebuilt after it was opened"
+            )
+
+
+def _unreadable(folder: Folder, shard: Shard, what: str) -> UserError:
+    """The error for a shard that cannot be read; a rebuild removes and replaces shards as well."""
+    where = f"{folder.uri}/{shard.path}"
+    try:
+        listed = parsed_manifest(folder, folder.read_text(MANIFEST_FILE)).shards
+    except (FileNotFoundError, NotADirectoryError):
+        return ReplacedShardError(f"{where} {what}: the corpus was removed or is being rebuilt, it has no manifest")
+    if not any((entry.path, entry.sha256) == (shard.path, shard.sha256) for entry in listed):
+        return ReplacedShardError(f"{where} {what}: the corpus was rebuilt after it was opened")
+    return DamagedShardError(f"{where} {what}")
 
 
 def _view(chunk: pa.FixedSizeBinaryArray, genes: int) -> np.ndarray:

@@ -38,7 +38,7 @@ def verify_shard(corpus: Corpus, shard: Shard) -> None:
         groups = tuple(layout.row_group(number).num_rows for number in range(layout.num_row_groups))
         row_ids = file.read(columns=["row_id"]).column("row_id").to_numpy()
         schema = file.schema_arrow
-    expected = shard_schema(corpus.vocabulary)
+    expected = shard_schema(corpus.vocabulary, shard.content_sha256)
     found: Mapping[bytes, bytes] = schema.metadata or {}
     _require_equal(corpus, shard.path, "rows", shard.rows, layout.num_rows)
     _require_equal(corpus, shard.path, "rows of its row groups", shard.row_group_rows, groups)

@@ -80,6 +80,7 @@ _ENTRY_SCHEMA = pa.schema(
         ("first_row_id", pa.int64()),
         ("bytes", pa.int64()),
         ("sha256", pa.string()),
+        ("content_sha256", pa.string()),
     ]
 )
 

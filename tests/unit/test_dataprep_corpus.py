@@ -1,12 +1,15 @@
 """The corpus format: what is written is what is read, and damage is noticed and named."""
 
+import dataclasses
 import hashlib
 import json
 import pickle
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -19,10 +22,13 @@ from dataprep.corpus import (
     SAMPLES_FILE,
     Corpus,
     Manifest,
+    ReplacedShardError,
     SampleCounts,
+    Shard,
     SplitSummary,
     decode_expression,
     encode_expression,
+    iterate_rows,
     manifest_text,
     open_corpus,
     read_row_groups,
@@ -115,6 +121,48 @@ def test_a_split_can_be_read_in_part(corpus: Corpus, max_rows: int) -> None:
     assert ids.tolist() == list(range(len(ids)))
 
 
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """(shard, row group) of all that is read."""
+    found: list[tuple[str, int]] = []
+
+    def recording(folder: Folder, shard: Shard, row_groups: list[int]) -> pa.Table:
+        found.extend((shard.path.rpartition("-")[2], group) for group in row_groups)
+        return read_row_groups(folder, shard, row_groups)
+
+    monkeypatch.setattr("dataprep.corpus.corpus.read_row_groups", recording)
+    return found
+
+
+def test_chosen_profiles_are_read_in_one_pass_over_the_row_groups_that_hold_them(
+    tmp_path: Path, fetched: list[tuple[str, int]]
+) -> None:
+    # row ids 0-8 | 9-13 | 14-16 | 17-20, row groups of 4
+    expression = write_corpus(tmp_path, [("train", 9), ("train", 5), ("validation", 3), ("test", 4)])
+    wanted = np.array([20, 3, 5, 6, 3, 15])
+    parts = list(iterate_rows(open_corpus(str(tmp_path)), wanted))
+    assert [ids.tolist() for ids, _ in parts] == [[3], [5, 6], [15], [20]]
+    assert np.array_equal(np.concatenate([v for _, v in parts]), expression[[3, 5, 6, 15, 20]], equal_nan=True)
+    assert fetched == [("00000.parquet", 0), ("00000.parquet", 1), ("00002.parquet", 0), ("00003.parquet", 0)]
+
+
+@hypothesis_settings(max_examples=20, deadline=None)
+@given(row_ids=st.lists(st.integers(0, 99), max_size=60))
+def test_any_choice_of_profiles_is_what_it_is_in_the_matrix(row_ids: list[int]) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        expression = write_corpus(Path(scratch), [("train", 70), ("train", 3), ("validation", 27)], row_group=5)
+        parts = list(iterate_rows(open_corpus(scratch), np.array(row_ids, np.int64)))
+    ids = [row_id for part, _ in parts for row_id in part.tolist()]
+    assert ids == sorted(set(row_ids))
+    for part, values in parts:
+        assert np.array_equal(values, expression[part], equal_nan=True)
+
+
+def test_profiles_that_a_corpus_does_not_have_are_counted(corpus: Corpus) -> None:
+    with pytest.raises(UserError, match="has 1 of the 3 profiles asked for by row id"):
+        list(iterate_rows(corpus, np.array([0, 17, -1])))
+
+
 def test_an_absent_split_is_empty(corpus: Corpus) -> None:
     ids, values = read_split(corpus, "test")
     assert ids.shape == (0,)
@@ -150,7 +198,7 @@ def test_a_shard_over_other_genes_is_found(corpus: Corpus) -> None:
     other = GeneVocabulary(tuple(f"ENSG9{n:010d}" for n in range(7)), ("",) * 7, np.full(7, 1000.0))
     shard = corpus.shards("validation")[0]
     entry = write_shard(corpus.folder, shard.path, "validation", 14, np.zeros((3, 7), np.float16), other, 4)
-    swapped = entry.shard(4)
+    swapped = entry.shard(4, corpus.vocabulary.fingerprint)
     with pytest.raises(UserError, match="vocabulary_sha256 should be"):
         verify(corpus, [swapped])
 
@@ -183,6 +231,17 @@ def test_a_truncated_shard_is_named(corpus: Corpus) -> None:
     shard = corpus.shards("train")[0]
     corpus.folder.write_bytes(shard.path, corpus.folder.read_bytes(shard.path)[:-20])
     with pytest.raises(UserError, match=f"{shard.path} is damaged"):
+        read_row_groups(corpus.folder, shard, [0])
+
+
+def test_shards_of_the_first_version_say_nothing_of_their_content_and_are_read(corpus: Corpus) -> None:
+    shard = corpus.shards("train")[1]
+    table = pq.read_table(Path(corpus.folder.path) / shard.path, partitioning=None)
+    metadata = {key: value for key, value in table.schema.metadata.items() if key != b"content_sha256"}
+    pq.write_table(table.replace_schema_metadata(metadata), Path(corpus.folder.path) / shard.path, row_group_size=4)
+    older = dataclasses.replace(shard, content_sha256=None, bytes=corpus.folder.size_bytes(shard.path))
+    assert read_row_groups(corpus.folder, older, [0]).num_rows == 4
+    with pytest.raises(ReplacedShardError, match=r"\(content_sha256 should be \w{64} and is None\)"):
         read_row_groups(corpus.folder, shard, [0])
 
 

@@ -1,16 +1,18 @@
 """Windows of profiles come from the store in their order of use, whole or, where asked, without what is damaged."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from made_corpora import make_corpus, make_profiles
 
-from dataprep.corpus import Corpus, DamagedShardError, decode_expression
+from dataprep.corpus import MANIFEST_FILE, Corpus, DamagedShardError, ReplacedShardError, decode_expression
 from pretrain.data.plan import Window
-from pretrain.data.window_reader import read_window, salvage_window
+from pretrain.data.window_reader import read_numbered, read_window, salvage_window
 
 GENES = 60
 
@@ -67,6 +69,56 @@ def test_a_shard_that_is_missing_is_salvaged_as_damaged(corpus):
         read_window(corpus.folder, window(corpus))
     table = salvage_window(corpus.folder, window(corpus), GENES)
     assert table.column("readable").to_pylist() == [True, False, True, False, True, False]
+
+
+def other_profiles(corpus):
+    return make_corpus(corpus.folder.uri, {"train": 40, "validation": 0, "test": 0}, rows_per_shard=24, seed=5)
+
+
+def genes_in_another_order(corpus):
+    genes = corpus.vocabulary
+    mirrored = dataclasses.replace(genes, ensembl_ids=genes.ensembl_ids[::-1])
+    rows = {"train": 40, "validation": 0, "test": 0}
+    return make_corpus(corpus.folder.uri, rows, rows_per_shard=24, vocabulary=mirrored)
+
+
+def row_ids_shifted(corpus):
+    # with validation profiles first, train profiles begin at row id 3
+    return make_corpus(corpus.folder.uri, {"validation": 3, "train": 40, "test": 0}, rows_per_shard=24)
+
+
+def fewer_shards(corpus):
+    return make_corpus(corpus.folder.uri, {"train": 40, "validation": 0, "test": 0}, rows_per_shard=40)
+
+
+def larger_row_groups(corpus):
+    rows = {"train": 40, "validation": 0, "test": 0}
+    return make_corpus(corpus.folder.uri, rows, rows_per_shard=24, row_group=12)
+
+
+def half_removed(corpus):
+    for name in (MANIFEST_FILE, "split=train/part-00000.parquet"):
+        corpus.folder.remove(name)
+
+
+@pytest.mark.parametrize("leave_out_damaged", [False, True])
+@pytest.mark.parametrize(
+    "change",
+    [other_profiles, genes_in_another_order, row_ids_shifted, fewer_shards, larger_row_groups, half_removed],
+)
+def test_a_corpus_that_was_rebuilt_under_a_run_is_never_read_with_the_old_row_ids(corpus, change, leave_out_damaged):
+    windows = [window(corpus)]
+    corpus.folder.remove("split=train")
+    change(corpus)
+    numbers = pa.table({"id": [0]})
+    with pytest.raises(ReplacedShardError, match="the corpus was"):
+        read_numbered(numbers, corpus.folder, windows, GENES, leave_out_damaged)
+
+
+def test_the_same_corpus_built_again_is_the_same(corpus):
+    before = read_window(corpus.folder, window(corpus))
+    make_corpus(corpus.folder.uri, {"train": 40, "validation": 0, "test": 0}, rows_per_shard=24)
+    assert read_window(corpus.folder, window(corpus)) == before
 
 
 @pytest.mark.parametrize(
