@@ -5,7 +5,7 @@ N profiles of the train split, numbered from the split's first row id.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from pretrain.data.plan import SplitLayout, StepShare, worker_windows
-from pretrain.data.stream import EpochPart
+from pretrain.data.stream import EpochPart, StepBatch
+
+SumOverWorkers = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Position:
         return cls(0, 0, 0, nothing, nothing, 0, key)
 
     def under(self, key: PlanKey) -> Position:
-        """The same position for a run that goes on under ``key``: another plan covers just what is left."""
+        """The same position for a run that resumes under ``key``: another plan covers just what is left."""
         if key == self.plan_key:
             return self
         return replace(self, plan_base=self.consumed, plan_steps=0, plan_key=key)
@@ -137,10 +139,10 @@ class Ledger:
         """Profiles of one step; a profile recorded twice counts twice."""
         np.add.at(self._mine, row_ids - self._first_row_id, 1)
 
-    def union(self, sum_over_workers: Any) -> np.ndarray:
+    def union(self, sum_over_workers: SumOverWorkers) -> np.ndarray:
         """Boolean N: used in this epoch by any worker. ``sum_over_workers`` maps a uint8 tensor to its sum.
 
-        Raises RuntimeError if any profile was used more than once: that must never be, so nothing goes on.
+        Raises RuntimeError if any profile was used more than once: that must never be, so the run ends.
         """
         total = sum_over_workers(torch.from_numpy(self._mine.copy())).numpy() + self._before
         repeated = np.flatnonzero(total > 1)
@@ -148,3 +150,37 @@ class Ledger:
             examples = ", ".join(str(row + self._first_row_id) for row in repeated[:5])
             raise RuntimeError(f"{len(repeated)} profiles were used more than once in an epoch, e.g. row_id {examples}")
         return total.astype(bool)
+
+
+class Progress:
+    """Where a run stands while it is under way: its position, and one worker's ledger of the running epoch."""
+
+    def __init__(self, position: Position, first_row_id: int, sum_over_workers: SumOverWorkers) -> None:
+        self._position = position
+        self._first_row_id = first_row_id
+        self._sum = sum_over_workers
+        self._ledger = Ledger(position, first_row_id)
+
+    @property
+    def position(self) -> Position:
+        """The position after the last step; its ``consumed`` is what :meth:`confirmed` found last."""
+        return self._position
+
+    def advance(self, batch: StepBatch) -> None:
+        """Account for a step. Sums over workers at an epoch's end, so all of them call it.
+
+        Raises RuntimeError where an epoch ends and not every profile was used exactly once.
+        """
+        self._ledger.record(np.concatenate([batch.row_ids, batch.left_out]))
+        self._position = self._position.after_step()
+        if batch.last_of_epoch:
+            self._position = self._position.next_epoch(self._ledger.union(self._sum))
+            self._ledger = Ledger(self._position, self._first_row_id)
+
+    def confirmed(self) -> Position:
+        """The position with what the workers really used. Sums over workers, so all of them call it.
+
+        Raises RuntimeError where that is not what was planned.
+        """
+        self._position = self._position.with_consumed(self._ledger.union(self._sum))
+        return self._position

@@ -16,19 +16,19 @@ from pretrain.training.job import TrainingJob
 def train_worker(config: dict[str, TrainingJob]) -> None:
     """Entry point of a Ray Train worker; ``config["job"]`` is what it has to do.
 
-    A mistake of the user is put on the board before it is raised: Ray Train would restart the workers, and those
-    must not try again what cannot work.
+    A mistake of the user is reported to the coordinator before it is raised: Ray Train would restart the workers, and
+    those must not try again what cannot work.
     """
-    from pretrain.training.worker import Worker  # see the module's docstring
+    from pretrain.training.worker import train  # see the module's docstring
 
     job = config["job"]
-    if ray.get(job.board.fatal.remote()) is not None:
+    if ray.get(job.coordinator.fatal.remote()) is not None:
         return
     try:
-        Worker(job).train()
+        train(job)
     except (UserError, ray.exceptions.RayError) as error:
         mistake = user_error_in(error)
         if mistake is None:
             raise
-        ray.get(job.board.fail.remote(str(mistake), mistake.exit_code))
+        ray.get(job.coordinator.fail.remote(str(mistake), mistake.exit_code))
         raise

@@ -1,4 +1,4 @@
-"""What the driver hands to the workers."""
+"""What the driver passes to the workers."""
 
 from __future__ import annotations
 
@@ -12,17 +12,26 @@ from pretrain.data.plan import steps_in
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What the driver hands to every worker."""
+    """What the driver passes to every worker; ``coordinator`` is the actor that carries messages between them."""
 
     settings: RunSettings
     code_fingerprint: str
-    board: Any
+    coordinator: Any
 
     @property
     def folder(self) -> Folder:
-        """The run's folder, for a worker: patient with a store that is away."""
+        """The run's folder, for a worker: it waits for a store that is unavailable."""
         settings = self.settings
         return Folder(settings.storage, settings.data.outage_patience_seconds) / settings.name
+
+    def log(self, message: str) -> None:
+        """Log a line to the terminal of whoever started the run, from any rank."""
+        self.coordinator.post.remote("line", message)
+
+    def log_from(self, rank: int, message: str) -> None:
+        """Log a line that every rank has, once."""
+        if rank == 0:
+            self.log(message)
 
 
 def total_steps(settings: RunSettings, profiles: int) -> int:

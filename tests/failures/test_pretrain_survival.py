@@ -82,7 +82,7 @@ def test_a_worker_killed_in_mid_epoch_costs_nothing_but_time(corpus, storage, un
     run(node_settings(corpus, storage, "killed", EPOCHS))
     killer.result()
     output = capsys.readouterr()
-    assert "going on from the checkpoint of step" in output.err
+    assert "resuming from the checkpoint of step" in output.err
     assert not any(secret in output.out + output.err for secret in secrets())
     np.testing.assert_allclose(losses(storage, "killed"), uninterrupted, rtol=0, atol=1e-6)
     assert len(uninterrupted) == STEPS
@@ -176,9 +176,9 @@ def test_a_terminated_job_killed_processes_and_a_lost_machine_leave_no_trace_in_
 
     job = RunningJob(node_settings(corpus, storage, "broken", EPOCHS), cluster, tmp_path)
     job.until_checkpoint(CheckpointStore(job.folder / "checkpoints").steps()[-1] + 4)
-    resumed = job.output.count("going on from")
+    resumed = job.output.count("resuming from")
     worker_processes()[-1].kill()
-    job.until("a restart", lambda: job.output.count("going on from") > resumed)
+    job.until("a restart", lambda: job.output.count("resuming from") > resumed)
     job.until_checkpoint(CheckpointStore(job.folder / "checkpoints").steps()[-1] + 4)
     cluster.lose(cluster.node_of(worker_processes()[0]))
     cluster.add_node()

@@ -20,14 +20,14 @@ def test_machines_are_lost_come_back_and_go_with_notice(s3_server, start_cluster
     job = RunningJob(node_settings(corpus, storage, "elastic", epochs, workers=elastic), cluster, tmp_path)
     job.until_checkpoint(8)
     cluster.lose(cluster.nodes[1])
-    job.until("one worker", lambda: "going on from the checkpoint of step" in job.output)
+    job.until("one worker", lambda: "resuming from the checkpoint of step" in job.output)
     cluster.nodes[1] = cluster.add_node()
-    job.until("two workers", lambda: job.output.count("going on from the checkpoint of step") == 2)
+    job.until("two workers", lambda: job.output.count("resuming from the checkpoint of step") == 2)
     at = CheckpointStore(job.folder / "checkpoints").steps()[-1]
     job.until_checkpoint(at + 4)
     cluster.drain(cluster.nodes[1], seconds=8)
-    job.until("the notice", lambda: "NODE GOES AWAY" in job.output)
-    job.until("one worker", lambda: job.output.count("going on from the checkpoint of step") == 3)
+    job.until("the notice", lambda: "NODE DRAINING" in job.output)
+    job.until("one worker", lambda: job.output.count("resuming from the checkpoint of step") == 3)
     assert job.wait() == 0, job.output
     rows = training_rows(job.folder)
     assert len(rows) == epochs * STEPS_IN_EPOCH

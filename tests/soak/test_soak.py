@@ -113,7 +113,7 @@ def steps_redone(output: str) -> list[int]:
     for line in output.splitlines():
         if step := re.search(r" step (\d+)/\d+ epoch", line):
             furthest = max(furthest, int(step[1]))
-        if resumed := re.search(r"going on from the checkpoint of step (\d+)", line):
+        if resumed := re.search(r"resuming from the checkpoint of step (\d+)", line):
             redone.append(max(0, furthest - int(resumed[1])))
             furthest = int(resumed[1])
     return redone

@@ -1,25 +1,45 @@
 """What workers tell one another once a step."""
 
+from dataclasses import dataclass, field
+
 import numpy as np
 import torch
 
 from pretrain.monitoring.throughput import SLOW_STEPS, SlowWorkerWatch
-from pretrain.training.agreement import Wishes, agree
+from pretrain.training.agreement import Agreed, Wishes, agree
+from pretrain.training.ranks import Ranks
 
 
-def told(losses: list[list[float]], finite: list[bool], wishes: list[Wishes], seconds: list[float]):
-    """The agreement of several ranks, whose sum is taken here: what rank 0 gets."""
-    parts: list[torch.Tensor] = []
+@dataclass(frozen=True)
+class RanksInOneProcess(Ranks):
+    """Keeps what a rank gives; ``total`` is what it gets back."""
 
-    def keep(values: torch.Tensor) -> torch.Tensor:
-        parts.append(values)
-        return values
+    given: list[torch.Tensor] = field(default_factory=list)
+    total: torch.Tensor | None = None
 
-    ranks = range(len(losses))
-    for rank in ranks:
-        agree(torch.tensor(losses[rank]), finite[rank], wishes[rank], seconds[rank], rank, len(ranks), keep)
-    total = torch.stack(parts).sum(dim=0)
-    return agree(torch.tensor(losses[0]), finite[0], wishes[0], seconds[0], 0, len(ranks), lambda _: total)
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        self.given.append(values)
+        return values if self.total is None else self.total
+
+
+def told(
+    losses: list[list[float]],
+    finite: list[bool],
+    wishes: list[Wishes],
+    seconds: list[float],
+    failed: list[bool] | None = None,
+) -> Agreed:
+    """The agreement of several ranks, whose sum is taken here: what the last of them gets."""
+    given: list[torch.Tensor] = []
+    failed = failed or [False] * len(losses)
+
+    def part_of(rank: int, total: torch.Tensor | None) -> Agreed:
+        ranks = RanksInOneProcess(rank, len(losses), torch.device("cpu"), given, total)
+        return agree(torch.tensor(losses[rank]), finite[rank], failed[rank], wishes[rank], seconds[rank], ranks)
+
+    for rank in range(len(losses)):
+        part_of(rank, None)
+    return part_of(len(losses) - 1, torch.stack(given).sum(dim=0))
 
 
 def test_losses_profiles_and_seconds_of_all_ranks_arrive():
@@ -32,6 +52,13 @@ def test_losses_profiles_and_seconds_of_all_ranks_arrive():
 def test_one_rank_that_is_not_finite_is_enough():
     assert not told([[1.0], [float("nan")]], [True, True], [Wishes()] * 2, [0, 0]).finite
     assert not told([[1.0], [2.0]], [True, False], [Wishes()] * 2, [0, 0]).finite
+
+
+def test_one_rank_that_has_failed_is_enough():
+    quiet = ([[1.0], [1.0]], [True] * 2, [Wishes()] * 2, [0, 0])
+    assert not told(*quiet).failed
+    assert told(*quiet, failed=[True, False]).failed
+    assert told(*quiet, failed=[False, True]).failed
 
 
 def test_only_rank_0_has_wishes():

@@ -1,0 +1,138 @@
+"""What happens around the steps of training, and what ends a run on all ranks at once."""
+
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from dataprep.runtime.command_line import UserError
+from pretrain.data.stream import MicroBatch, StepBatch
+from pretrain.training.agreement import Agreed, Wishes
+from pretrain.training.observers.notices import NodeNotices
+from pretrain.training.observers.observer import DoneStep, Observer
+from pretrain.training.observers.validation import ValidationScores
+from pretrain.training.ranks import Ranks
+from pretrain.training.step import TrainingStep
+from pretrain.training.validation import ValidationScore
+
+ONE_RANK = Ranks(0, 1, torch.device("cpu"))
+
+
+def done(step: int, last_of_epoch: bool = False, is_last: bool = False, wishes: Wishes | None = None) -> DoneStep:
+    micro = MicroBatch(torch.tensor([7, 3]), torch.zeros(2, 4), 2, np.empty(0, np.int64))
+    batch = StepBatch(0, step - 1, 2, (micro,), last_of_epoch)
+    return DoneStep(step, batch, {"step": step}, Agreed(1.0, 2, True, False, wishes or Wishes(), np.zeros(1)), is_last)
+
+
+def test_what_happens_every_n_steps_also_happens_after_the_last():
+    assert [step for step in range(1, 8) if done(step, is_last=step == 7).is_due(3)] == [3, 6, 7]
+    assert done(4, last_of_epoch=True).is_due(0)
+    assert not done(4).is_due(0)
+    assert not done(4, last_of_epoch=True).is_due(3)
+
+
+class _Scores:
+    """A validation with known losses."""
+
+    def __init__(self, losses: list[float]) -> None:
+        self._losses = iter(losses)
+
+    def score(self, *_: Any) -> ValidationScore:
+        return ValidationScore(next(self._losses), 0.5)
+
+
+def test_the_best_step_is_the_one_with_the_lowest_validation_loss_since_the_beginning():
+    rows: list[dict[str, Any]] = []
+    metrics: Any = SimpleNamespace(write=rows.append)
+    scores = ValidationScores(_Scores([0.9, 0.4, 0.6]), None, ONE_RANK, 2, metrics, best=(1, 0.8))  # type: ignore[arg-type]
+    bests = []
+    for step in range(2, 8):
+        scores.after_step(done(step))
+        bests.append(scores.best_step)
+    assert bests == [1, 1, 4, 4, 4, 4]
+    assert [(row["step"], row["validation_loss"]) for row in rows] == [(2, 0.9), (4, 0.4), (6, 0.6)]
+
+
+def test_a_run_that_stops_does_not_validate_first():
+    scores = ValidationScores(_Scores([]), None, ONE_RANK, 1, None, best=None)  # type: ignore[arg-type]
+    scores.after_step(done(1, wishes=Wishes(stop=True)))
+    assert scores.best is None
+
+
+def test_ray_is_asked_about_nodes_only_where_all_ranks_agreed_to_ask(monkeypatch):
+    asked = []
+    notice = SimpleNamespace(preempted_node_ids=["a"], preempted_ranks=[1], deadline_ms=0)
+    monkeypatch.setattr("ray.train.get_preemption_info", lambda: asked.append(1) or notice)
+    lines: list[str] = []
+    nodes = NodeNotices(lines.append)
+    nodes.after_step(done(1))
+    assert not asked
+    assert not nodes.node_is_draining()
+    for step in (2, 3):
+        nodes.after_step(done(step, wishes=Wishes(ask_ray=True)))
+    assert nodes.node_is_draining()
+    assert lines == ["NODE DRAINING: rank 1 is lost soon; until then, one checkpoint follows another"]
+
+
+def test_a_failed_background_thread_ends_the_step_on_every_rank_with_its_message(monkeypatch):
+    """Two ranks as threads: rank 1's thread died, and rank 0 must not wait for it in the next step."""
+    barrier = threading.Barrier(2)
+    parts: dict[int, Any] = {}
+
+    class ThreadRanks(Ranks):
+        def gather(self, item: Any) -> list[Any]:
+            parts[self.rank] = item
+            barrier.wait(5)
+            items = [parts[0], parts[1]]
+            barrier.wait(5)
+            return items
+
+        def sum(self, values: torch.Tensor) -> torch.Tensor:
+            return torch.stack(self.gather(values)).sum(dim=0)
+
+    applied: list[int] = []
+    engine = SimpleNamespace(backward=lambda _: None, step=lambda: applied.append(1), module=None)
+    clock = SimpleNamespace(working=lambda: threading.Lock(), own_seconds=lambda: 0.0)
+    monkeypatch.setattr("pretrain.training.step.gradients_are_finite", lambda _: True)
+    monkeypatch.setattr("pretrain.training.step.set_learning_rate", lambda *_: None)
+    monkeypatch.setattr(TrainingStep, "_profile_losses", lambda *_: torch.ones(2))
+    settings = SimpleNamespace(
+        seed=0,
+        model=SimpleNamespace(redraw_every_steps=0),
+        optimizer=SimpleNamespace(learning_rate_at=lambda *_: 0.1),
+    )
+    raised: dict[int, str] = {}
+
+    def work(rank: int, failure: UserError | None) -> None:
+        step = TrainingStep(settings, engine, ThreadRanks(rank, 2, torch.device("cpu")), clock, 10)  # type: ignore[arg-type]
+        try:
+            step.take(done(1).batch, 0, Wishes(), failure)
+        except UserError as error:
+            raised[rank] = str(error)
+
+    threads = [
+        threading.Thread(target=work, args=(0, None)),
+        threading.Thread(target=work, args=(1, UserError("thread checkpoint-writer failed: MemoryError: "))),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    message = "rank 1: thread checkpoint-writer failed: MemoryError: "
+    assert raised == {0: message, 1: message}
+    assert not applied
+
+
+def test_an_observer_does_nothing_unless_it_says_otherwise():
+    observer = Observer()
+    observer.before_step()
+    observer.after_step(done(1))
+    observer.check()
+    observer.close()
+    assert observer.wishes() == Wishes()
+
+
+def test_wishes_add_up():
+    assert Wishes(stop=True) | Wishes(checkpoint=True) == Wishes(stop=True, checkpoint=True)
