@@ -26,7 +26,7 @@ from rich.table import Table
 
 from dataprep.runtime.storage import Folder
 from pretrain.bench.training_step import BenchCase, run_in_turns
-from pretrain.monitoring.tracking import read_rows
+from pretrain.monitoring.metrics_file import read_rows
 
 GENES = 20_010
 MICRO = 4

@@ -22,7 +22,7 @@ from dataprep.corpus import Corpus
 from dataprep.runtime.storage import Folder
 from pretrain.artifacts.checkpoint import CheckpointStore
 from pretrain.config import RunSettings
-from pretrain.monitoring.tracking import Row, read_rows
+from pretrain.monitoring.metrics_file import Row, read_rows
 
 # Most seconds that anything here may take.
 PATIENCE_SECONDS = 300

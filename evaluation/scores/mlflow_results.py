@@ -10,7 +10,7 @@ from typing import Any
 
 from dataprep.runtime.terminal import log
 from evaluation.scores.results import TaskResult
-from pretrain.monitoring.tracking import MLFLOW_LIMITS, flattened
+from pretrain.monitoring.mlflow_run import MLFLOW_LIMITS, flattened
 
 _RESULTS_FILE = "results.json"
 _LONGEST_PARAMETER = 500

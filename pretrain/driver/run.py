@@ -29,7 +29,7 @@ from pretrain.config import RunSettings
 from pretrain.data.window_reader import READ_TASK_CPUS
 from pretrain.driver.leftovers import remove_groups_of_dead_runs
 from pretrain.driver.progress import ProgressBoard, ProgressDisplay, duration
-from pretrain.monitoring.tracking import read_rows
+from pretrain.monitoring.metrics_file import read_rows
 from pretrain.training.code_identity import code_fingerprint
 from pretrain.training.entry import train_worker
 from pretrain.training.job import TrainingJob, total_steps

@@ -1,45 +1,28 @@
 """What a run leaves for people to see: ``metrics.jsonl`` in its folder, and one MLflow run.
 
-Both are written by a thread: a store or a server that is slow or away never stops training. ``metrics.jsonl`` is the
-truth; MLflow gets the rows after it, in order, each step once, also after an outage or a restart.
+Each is written by a thread of its own: a store or a server that is slow or unavailable never delays training.
+``metrics.jsonl`` is the truth, and a run that cannot keep it ends; MLflow gets the same rows, in order, each step once,
+also after an outage or a restart, and whatever happens there costs a line at most.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import os
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
+from dataprep.runtime.background import BackgroundThread
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder
+from pretrain.monitoring.metrics_file import MetricsFile, Row
+from pretrain.monitoring.mlflow_run import ROWS_PER_REQUEST, MlflowRun
 
-METRICS_FILE = "metrics.jsonl"
 SEND_EVERY_SECONDS = 2.0
-# MLflow refuses more than 1,000 metrics in one request
-ROWS_PER_REQUEST = 100
 CLOSE_PATIENCE_SECONDS = 30.0
-# One request must fail fast: patience is ours, in the thread, and MLflow's own would block its end for minutes.
-MLFLOW_LIMITS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
-
-# Of training rows and of validation rows, which have the same step as the training row before them.
-PROGRESS_METRICS = ("last_step", "last_validation_step")
-
-Row = dict[str, Any]
-
-
-def read_rows(folder: Folder) -> list[Row]:
-    """Rows of a run's ``metrics.jsonl``, oldest first; none where it does not exist."""
-    try:
-        text = folder.read_text(METRICS_FILE)
-    except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in text.splitlines() if line]
 
 
 class RunRecord:
@@ -52,37 +35,49 @@ class RunRecord:
         mlflow_run: MlflowRun | None,
         tell: Callable[[str], None],
     ) -> None:
-        """``from_step``: optimizer steps done at the checkpoint that the run goes on from; later rows are redone."""
-        self._folder = folder
-        self._rows = [row for row in read_rows(folder) if row["step"] <= from_step]
+        """``from_step``: optimizer steps done at the checkpoint that the run resumes from; later rows are redone."""
+        self._file, rows_before = MetricsFile.resume(folder, from_step)
         self._mlflow = mlflow_run
         self._tell = tell
         self._lock = threading.Lock()
         self._storing = threading.Lock()
-        self._stored = 0
+        self._to_store: list[str] = []
+        self._to_send = deque(rows_before if mlflow_run is not None else [])
+        self._last: Row = {}
+        for row in rows_before:
+            self._last.update(row)
         self._complained: set[str] = set()
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="run-record", daemon=True)
-        self._thread.start()
+        self._store_thread = BackgroundThread(self._keep_storing, "metrics-file")
+        self._send_thread = BackgroundThread(self._keep_sending, "mlflow")
 
     def add(self, row: Row) -> None:
         """Take a row; it is stored and sent soon after."""
+        line = json.dumps(row)
         with self._lock:
-            self._rows.append(row)
+            self._to_store.append(line)
+            self._last.update(row)
+            if self._mlflow is not None:
+                self._to_send.append(row)
 
     def store(self) -> None:
         """Write the rows taken so far to the folder, now. Raises UserError or OSError where that fails."""
         with self._storing:
             with self._lock:
-                rows = list(self._rows)
-            if len(rows) != self._stored:
-                self._folder.write_text(METRICS_FILE, "".join(json.dumps(row) + "\n" for row in rows))
-                self._stored = len(rows)
+                lines = list(self._to_store)
+            if lines:
+                self._file.append(lines)
+                with self._lock:
+                    del self._to_store[: len(lines)]
 
     def last(self, key: str) -> Any:
         """The newest value of a metric, None where there is none."""
         with self._lock:
-            return next((row[key] for row in reversed(self._rows) if key in row), None)
+            return self._last.get(key)
+
+    def check(self) -> None:
+        """Raise UserError if rows are no longer stored because of an error that nobody expected."""
+        self._store_thread.check()
 
     def close(self, export: Folder | None) -> None:
         """Store and send what is left, and the model export where the run has ended well.
@@ -90,181 +85,55 @@ class RunRecord:
         Raises UserError if the rows cannot be stored; MLflow may stay behind.
         """
         self._closing.set()
-        self._thread.join()
+        self._store_thread.join()
         self.store()
-        if self._mlflow is None:
-            return
-        if self._send(time.monotonic() + CLOSE_PATIENCE_SECONDS):
-            problem = self._mlflow.finish("FINISHED" if export else "KILLED", export)
-            self._tell(f"MLflow: {problem}" if problem else f"MLflow run: {self._mlflow.address()}")
-        else:
-            self._tell(
-                "MLflow does not answer: what it lacks is in metrics.jsonl and is sent when the run is started again"
-            )
+        self._file.close()
+        if self._mlflow is not None:
+            self._close_mlflow(self._mlflow, export)
 
-    def _work(self) -> None:
+    def _close_mlflow(self, tracked: MlflowRun, export: Folder | None) -> None:
+        try:
+            self._send_thread.join()
+        except UserError as error:
+            self._tell(f"MLflow: {error}")
+        give_up_at = time.monotonic() + CLOSE_PATIENCE_SECONDS
+        while not self._send_waiting(tracked):
+            if time.monotonic() >= give_up_at:
+                self._tell("MLflow does not answer: what it lacks is in metrics.jsonl and is sent at the next start")
+                return
+            time.sleep(SEND_EVERY_SECONDS)
+        problem = tracked.finish("FINISHED" if export else "KILLED", export)
+        self._tell(f"MLflow: {problem}" if problem else f"MLflow run: {tracked.address()}")
+
+    def _keep_storing(self) -> None:
         while not self._closing.wait(SEND_EVERY_SECONDS):
             try:
                 self.store()
             except (UserError, OSError) as error:
                 self._complain("metrics", f"metrics.jsonl not written yet: {error}")
-            if self._mlflow is not None:
-                self._send(time.monotonic())
 
-    def _send(self, give_up_at: float) -> bool:
-        """Send all rows that MLflow lacks; tries again until ``give_up_at``."""
-        assert self._mlflow is not None
+    def _keep_sending(self) -> None:
+        while self._mlflow is not None and not self._closing.wait(SEND_EVERY_SECONDS):
+            if self._send_waiting(self._mlflow) and (remark := self._mlflow.watch_system()):
+                self._complain("system metrics", f"MLflow's watch over the machine {remark}")
+
+    def _send_waiting(self, tracked: MlflowRun) -> bool:
+        """Send what MLflow lacks; False where it does not answer."""
         while True:
             with self._lock:
-                rows = list(self._rows)
-            problem = self._mlflow.send(rows)
-            if problem is None:
-                return True
-            self._complain("mlflow", f"MLflow does not answer ({problem}); training goes on, metrics are sent later")
-            if time.monotonic() >= give_up_at:
+                rows = list(islice(self._to_send, ROWS_PER_REQUEST))
+            problem = tracked.send(rows)
+            if problem is not None:
+                self._complain("mlflow", f"MLflow does not answer ({problem}); training goes on, metrics follow later")
                 return False
-            time.sleep(SEND_EVERY_SECONDS)
+            with self._lock:
+                for _ in rows:
+                    self._to_send.popleft()
+                if not self._to_send:
+                    return True
 
     def _complain(self, topic: str, message: str) -> None:
         """Say it once: an outage of an hour is one line, not a thousand."""
         if topic not in self._complained:
             self._complained.add(topic)
             self._tell(message)
-
-
-class MlflowRun:
-    """One MLflow run per run folder, found again by a tag after a restart.
-
-    Nothing is sent before the first :meth:`send`, so that a server that is away delays nobody.
-    """
-
-    def __init__(
-        self,
-        experiment: str,
-        name: str,
-        folder_uri: str,
-        parameters: Mapping[str, Any],
-        tags: Mapping[str, str],
-        system_metrics: bool,
-    ) -> None:
-        for variable, value in MLFLOW_LIMITS.items():
-            os.environ.setdefault(variable, value)
-        import mlflow  # takes a second, and only rank 0 needs it
-        from mlflow.exceptions import MlflowException
-
-        logging.getLogger("mlflow").setLevel(logging.ERROR)
-        self._errors = (MlflowException, OSError)
-        self._client = mlflow.MlflowClient()
-        self._experiment = experiment
-        self._name = name
-        self._folder_uri = folder_uri
-        self._parameters = flattened(parameters)
-        self._tags = dict(tags)
-        self._system_metrics = system_metrics
-        self._monitor: Any = None
-        self._sent = 0
-        self._done = dict.fromkeys(PROGRESS_METRICS, -1)
-        self.run_id: str | None = None
-
-    def send(self, rows: Sequence[Row]) -> str | None:
-        """Send the rows that were not sent yet. Returns None, or one line that says why it did not work."""
-        try:
-            if self.run_id is None:
-                self._begin()
-            assert self.run_id is not None
-            while self._sent < len(rows):
-                batch = rows[self._sent : self._sent + ROWS_PER_REQUEST]
-                new = [row for row in batch if row["step"] > self._done[_progress_metric(row)]]
-                if new:
-                    self._client.log_batch(self.run_id, metrics=_metrics(new))
-                self._sent += len(batch)
-        except self._errors as error:
-            return " ".join(str(error).split())[:160]
-        return None
-
-    def finish(self, status: str, export: Folder | None) -> str | None:
-        """End the run as FINISHED or KILLED, with the model export. Returns None or why it did not work."""
-        if self._monitor is not None:
-            self._monitor.finish()
-            self._monitor = None
-        if self.run_id is None:
-            return "the run was never begun"
-        try:
-            if export is not None:
-                with tempfile.TemporaryDirectory() as local:
-                    for name in export.files():
-                        export.download(name, Path(local) / name)
-                    self._client.log_artifacts(self.run_id, local, artifact_path="export")
-            self._client.set_terminated(self.run_id, status)
-        except self._errors as error:
-            return " ".join(str(error).split())[:160]
-        return None
-
-    def address(self) -> str | None:
-        """Where a browser shows the run, once it has begun."""
-        if self.run_id is None:
-            return None
-        experiment = self._client.get_run(self.run_id).info.experiment_id
-        server = os.environ["MLFLOW_TRACKING_URI"].rstrip("/")
-        return f"{server}/#/experiments/{experiment}/runs/{self.run_id}"
-
-    def _begin(self) -> None:
-        experiment = self._experiment_id()
-        found = self._client.search_runs([experiment], f"tags.`bulkformer.run` = '{self._folder_uri}'", max_results=1)
-        if found:
-            run_id = found[0].info.run_id
-            self._client.set_terminated(run_id, "RUNNING")
-            # what is there already, also of steps that are done again after a kill, is not sent again
-            self._done = {name: int(found[0].data.metrics.get(name, -1)) for name in PROGRESS_METRICS}
-        else:
-            tags = {"bulkformer.run": self._folder_uri, **self._tags}
-            run_id = self._client.create_run(experiment, tags=tags, run_name=self._name).info.run_id
-            self._log_parameters(run_id)
-        if self._system_metrics:
-            self._watch_system(run_id)
-        self.run_id = run_id
-
-    def _experiment_id(self) -> str:
-        found = self._client.get_experiment_by_name(self._experiment)
-        return found.experiment_id if found else self._client.create_experiment(self._experiment)
-
-    def _log_parameters(self, run_id: str) -> None:
-        from mlflow.entities import Param
-
-        parameters = [Param(key, str(value)[:6000]) for key, value in self._parameters.items()]
-        for start in range(0, len(parameters), ROWS_PER_REQUEST):
-            self._client.log_batch(run_id, params=parameters[start : start + ROWS_PER_REQUEST])
-
-    def _watch_system(self, run_id: str) -> None:
-        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-        self._monitor = SystemMetricsMonitor(run_id, resume_logging=True)
-        self._monitor.start()
-
-
-def flattened(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            flat |= flattened(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _progress_metric(row: Row) -> str:
-    """The metric that says how far MLflow has got with rows of this kind, for a restart."""
-    return PROGRESS_METRICS["validation_loss" in row]
-
-
-def _metrics(rows: Sequence[Row]) -> list[Any]:
-    from mlflow.entities import Metric
-
-    metrics = []
-    for row in rows:
-        moment = int(row.get("time", time.time()) * 1000)
-        values = {key: value for key, value in row.items() if key not in ("step", "time", "row_ids")}
-        values[_progress_metric(row)] = row["step"]
-        metrics += [Metric(key, float(value), moment, row["step"]) for key, value in values.items()]
-    return metrics

@@ -13,8 +13,9 @@ from pretrain.data.plan import StepShare
 from pretrain.data.stream import ProfileStream, StepBatch, prefetched
 from pretrain.kernels.device import retain_freed_memory
 from pretrain.model.export_file import write_export
+from pretrain.monitoring.mlflow_run import MlflowRun
 from pretrain.monitoring.step_profile import StepProfile
-from pretrain.monitoring.tracking import MlflowRun, RunRecord
+from pretrain.monitoring.tracking import RunRecord
 from pretrain.training.agreement import Wishes
 from pretrain.training.job import TrainingJob
 from pretrain.training.observers.checkpoints import Checkpoints

@@ -23,7 +23,7 @@ from pretrain.data.plan import StepShare, layout_of
 from pretrain.driver.run import run
 from pretrain.model.bulkformer import BulkFormer
 from pretrain.model.export_file import load_strictly, open_export
-from pretrain.monitoring.tracking import read_rows
+from pretrain.monitoring.metrics_file import read_rows
 from pretrain.shape import ModelShape
 
 MADE = Path(__file__).parent / "made_by_7aa1c51"

@@ -29,7 +29,7 @@ from pretrain.artifacts.checkpoint import CheckpointStore
 from pretrain.data.plan import Window
 from pretrain.data.window_reader import read_window
 from pretrain.driver.run import run
-from pretrain.monitoring.tracking import read_rows
+from pretrain.monitoring.metrics_file import read_rows
 
 PROFILES = 70
 EPOCHS = 10

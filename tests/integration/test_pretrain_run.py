@@ -18,7 +18,9 @@ from pretrain.config import RunSettings
 from pretrain.driver.run import run
 from pretrain.model.bulkformer import BulkFormer
 from pretrain.monitoring import tracking
-from pretrain.monitoring.tracking import MlflowRun, RunRecord, read_rows
+from pretrain.monitoring.metrics_file import read_rows
+from pretrain.monitoring.mlflow_run import MlflowRun
+from pretrain.monitoring.tracking import RunRecord
 
 PROFILES = 40
 LOSSES = Path(__file__).parents[1] / "golden" / "losses_tiny.json"

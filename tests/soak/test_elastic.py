@@ -4,7 +4,7 @@ from made_corpora import make_corpus
 from running_jobs import RunningJob, node_settings, require_every_profile_once_per_epoch, training_rows
 
 from pretrain.artifacts.checkpoint import CheckpointStore
-from pretrain.monitoring.tracking import read_rows
+from pretrain.monitoring.metrics_file import read_rows
 
 PROFILES = 70
 STEPS_IN_EPOCH = 6

@@ -1,0 +1,205 @@
+"""One MLflow run per pretraining run. Whatever MLflow does, it never raises an error here: training goes on."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from dataprep.runtime.storage import Folder
+from pretrain.monitoring.metrics_file import Row
+from pretrain.monitoring.mlflow_internals import SystemMetrics
+
+# MLflow refuses more than 1,000 metrics in one request
+ROWS_PER_REQUEST = 100
+# One request must fail fast: patience is ours, in a thread, and MLflow's own would block its end for minutes.
+MLFLOW_LIMITS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+
+# Of training rows and of validation rows, which have the same step as the training row before them.
+PROGRESS_METRICS = ("last_step", "last_validation_step")
+# The run is found again by its uid. Runs of the first version have the address of their folder alone.
+UID_TAG = "bulkformer.uid"
+FOLDER_TAG = "bulkformer.run"
+
+
+class MlflowRun:
+    """The MLflow run of a run folder, found again after a restart by the uid in the folder's settings.
+
+    Nothing is sent before the first :meth:`send`, so that a server that is unavailable delays nobody.
+    """
+
+    def __init__(
+        self,
+        experiment: str,
+        name: str,
+        folder_uri: str,
+        parameters: Mapping[str, Any],
+        tags: Mapping[str, str],
+        system_metrics: bool,
+        run_uid: str = "",
+        begun_without_uid: bool = False,
+    ) -> None:
+        """``begun_without_uid``: the run was begun by the first version, whose MLflow runs have no uid."""
+        for variable, value in MLFLOW_LIMITS.items():
+            os.environ.setdefault(variable, value)
+        import mlflow  # takes a second, and only rank 0 needs it
+
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        self._client = mlflow.MlflowClient()
+        self._experiment = experiment
+        self._name = name
+        self._folder_uri = folder_uri
+        self._parameters = flattened(parameters)
+        self._tags = dict(tags)
+        self._run_uid = run_uid
+        self._begun_without_uid = begun_without_uid or not run_uid
+        self._wants_system_metrics = system_metrics
+        self._system_metrics: SystemMetrics | None = None
+        self._done = dict.fromkeys(PROGRESS_METRICS, -1)
+        self._experiment_id = ""
+        self.run_id: str | None = None
+
+    def send(self, rows: Sequence[Row]) -> str | None:
+        """Send rows, but for those that MLflow has already. Returns None, or one line that says why it did not work.
+
+        After a failure the same rows can be given again.
+        """
+        try:
+            if self.run_id is None:
+                self.run_id = self._begin()
+            for start in range(0, len(rows), ROWS_PER_REQUEST):
+                batch = rows[start : start + ROWS_PER_REQUEST]
+                new = [row for row in batch if row["step"] > self._done[_progress_metric(row)]]
+                if new:
+                    self._client.log_batch(self.run_id, metrics=_metrics(new))
+                self._done |= {_progress_metric(row): row["step"] for row in new}
+        except Exception as error:  # noqa: BLE001 - tracking never stops training
+            return _one_line(error)
+        return None
+
+    def watch_system(self) -> str | None:
+        """Keep the machine's metrics coming, where they are wanted. Returns None or what there is to say about it."""
+        if not self._wants_system_metrics or self.run_id is None:
+            return None
+        try:
+            if self._system_metrics is None:
+                self._system_metrics = SystemMetrics(self.run_id)
+            return "had ended and was started again" if self._system_metrics.keep_running() else None
+        except Exception as error:  # noqa: BLE001 - tracking never stops training
+            self._wants_system_metrics = False
+            return f"is off: {_one_line(error)}"
+
+    def finish(self, status: str, export: Folder | None) -> str | None:
+        """End the run as FINISHED or KILLED, with the model export. Returns None or why it did not work."""
+        if self.run_id is None:
+            return "the run was never begun"
+        try:
+            if self._system_metrics is not None:
+                self._system_metrics.finish()
+            if export is not None:
+                with tempfile.TemporaryDirectory() as local:
+                    for name in export.files():
+                        export.download(name, Path(local) / name)
+                    self._client.log_artifacts(self.run_id, local, artifact_path="export")
+            self._client.set_terminated(self.run_id, status)
+        except Exception as error:  # noqa: BLE001 - the run has ended, and its metrics are in its folder
+            return _one_line(error)
+        return None
+
+    def address(self) -> str | None:
+        """Where a browser shows the run, once it has begun."""
+        if self.run_id is None:
+            return None
+        server = without_credentials(os.environ["MLFLOW_TRACKING_URI"]).rstrip("/")
+        return f"{server}/#/experiments/{self._experiment_id}/runs/{self.run_id}"
+
+    def _begin(self) -> str:
+        self._experiment_id = self._find_or_create_experiment()
+        found = self._find()
+        if found is None:
+            tags = {FOLDER_TAG: self._folder_uri, **({UID_TAG: self._run_uid} if self._run_uid else {}), **self._tags}
+            run_id = str(self._client.create_run(self._experiment_id, tags=tags, run_name=self._name).info.run_id)
+            self._log_parameters(run_id)
+            return run_id
+        run_id = str(found.info.run_id)
+        if self._run_uid:
+            self._client.set_tag(run_id, UID_TAG, self._run_uid)
+        self._client.set_terminated(run_id, "RUNNING")
+        # what is there already, also of steps that are done again after a kill, is not sent again
+        self._done = {name: int(found.data.metrics.get(name, -1)) for name in PROGRESS_METRICS}
+        return run_id
+
+    def _find(self) -> Any | None:
+        """This run, if an earlier process began it. A name or an address may have been used before: they do not do."""
+        if self._run_uid:
+            uid = f"tags.`{UID_TAG}` = '{self._run_uid}'"
+            if found := self._client.search_runs([self._experiment_id], uid, max_results=1):
+                return found[0]
+        if not self._begun_without_uid:
+            return None
+        # compared here and not by the server, whose filters cannot hold every address
+        earlier = (run for run in self._runs() if run.data.tags.get(FOLDER_TAG) == self._folder_uri)
+        return next((run for run in earlier if UID_TAG not in run.data.tags), None)
+
+    def _runs(self) -> Iterator[Any]:
+        token = None
+        while True:
+            page = self._client.search_runs([self._experiment_id], page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def _find_or_create_experiment(self) -> str:
+        found = self._client.get_experiment_by_name(self._experiment)
+        return str(found.experiment_id if found else self._client.create_experiment(self._experiment))
+
+    def _log_parameters(self, run_id: str) -> None:
+        from mlflow.entities import Param
+
+        parameters = [Param(key, str(value)[:6000]) for key, value in self._parameters.items()]
+        for start in range(0, len(parameters), ROWS_PER_REQUEST):
+            self._client.log_batch(run_id, params=parameters[start : start + ROWS_PER_REQUEST])
+
+
+def flattened(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= flattened(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def without_credentials(address: str) -> str:
+    """An address as it may be shown: without the user and password that may stand before the host."""
+    parts = urlsplit(address)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else address
+
+
+def _progress_metric(row: Row) -> str:
+    """The metric that says how far MLflow has got with rows of this kind, for a restart."""
+    return PROGRESS_METRICS["validation_loss" in row]
+
+
+def _metrics(rows: Sequence[Row]) -> list[Any]:
+    from mlflow.entities import Metric
+
+    metrics = []
+    for row in rows:
+        moment = int(row.get("time", time.time()) * 1000)
+        values = {key: value for key, value in row.items() if key not in ("step", "time", "row_ids")}
+        values[_progress_metric(row)] = row["step"]
+        metrics += [Metric(key, float(value), moment, row["step"]) for key, value in values.items()]
+    return metrics
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__
