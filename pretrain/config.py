@@ -191,7 +191,8 @@ class ImportReleasedSettings(CommandSettings):
     graph: Path = Field(description="edge index 2 x E, .pt; row 0 receives messages, row 1 sends them")
     graph_weight: Path = Field(description="E edge weights, .pt")
     output: str = Field(description="export folder or s3:// address")
-    heads: int = Field(8, ge=1, description="attention heads; all published models have 8")
+    heads: int | None = Field(None, ge=1, description="attention heads; by default as the tensors' shapes say")
+    overwrite: bool = Field(False, description="replace an export of another origin in the output folder")
 
 
 class ExportSettings(CommandSettings):
@@ -205,6 +206,7 @@ class ExportSettings(CommandSettings):
         "export", description="export: a model export folder; released: a .pt state dict with graph and gene list"
     )
     output: str = Field(description="folder to write to; for format export also s3://")
+    overwrite: bool = Field(False, description="replace an export of another run, or released files, in the folder")
 
     @model_validator(mode="after")
     def _check(self) -> ExportSettings:

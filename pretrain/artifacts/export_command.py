@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dataprep.corpus import open_corpus
+from dataprep.corpus import GeneGraph, open_corpus
+from dataprep.genes.vocabulary import GeneVocabulary
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder
 from dataprep.runtime.terminal import log, write_result
 from pretrain.artifacts.checkpoint import Checkpoint, CheckpointStore
 from pretrain.artifacts.released import export_released
+from pretrain.artifacts.run_inputs import read_inputs
 from pretrain.config import ExportSettings
-from pretrain.model.export_file import open_export, write_export
+from pretrain.model.export_file import open_export, require_place, write_export
 from pretrain.shape import ModelShape
 
 
@@ -21,7 +24,7 @@ def export_command(settings: ExportSettings) -> dict[str, Any]:
     if settings.model is not None:
         if settings.format != "released":
             raise UserError("--model is an export already: give --format released to convert it", exit_code=2)
-        return export_released(open_export(settings.model), _local(settings.output))
+        return export_released(open_export(settings.model), _local(settings.output), settings.overwrite)
     assert settings.run is not None
     if settings.format == "released":
         raise UserError("--format released takes --model: export the checkpoint first", exit_code=2)
@@ -29,18 +32,37 @@ def export_command(settings: ExportSettings) -> dict[str, Any]:
 
 
 def _export_checkpoint(settings: ExportSettings, run: Folder) -> dict[str, Any]:
-    store = CheckpointStore(run / "checkpoints")
+    store, output = CheckpointStore(run / "checkpoints"), Folder(settings.output)
     checkpoint = _chosen(store, settings.checkpoint)
     state = checkpoint.state
-    corpus = open_corpus(settings.corpus or state["settings"]["corpus"])
-    if corpus.vocabulary.fingerprint != state["vocabulary_sha256"]:
-        raise UserError(f"{corpus.folder.uri} has another vocabulary than the corpus of run {run.uri}")
     training = {"run": state["settings"]["name"], "step": checkpoint.step, "corpus": state["corpus"]}
+    training |= {key: state[key] for key in ("run_uid",) if key in state}
     training["settings"] = state["settings"]
+    require_place(output, training, settings.overwrite)
+    vocabulary, graph = _inputs(settings, run, state)
     shape = ModelShape(**state["model"])
-    write_export(Folder(settings.output), shape, checkpoint.weights, corpus.vocabulary, corpus.graph(), training)
+    write_export(output, shape, checkpoint.weights, vocabulary, graph, training, settings.overwrite)
     write_result(f"step {checkpoint.step} of {run.uri} -> {settings.output}")
     return {"output": settings.output, "step": checkpoint.step}
+
+
+def _inputs(settings: ExportSettings, run: Folder, state: Mapping[str, Any]) -> tuple[GeneVocabulary, GeneGraph]:
+    """The genes and the graph that the model was trained with."""
+    # the first version recorded no fingerprint of the graph
+    recorded = {"vocabulary": state["vocabulary_sha256"]}
+    recorded |= {"graph": state["graph_sha256"]} if "graph_sha256" in state else {}
+    own = read_inputs(run)
+    if own is None:
+        corpus = open_corpus(settings.corpus or state["settings"]["corpus"])
+        corpus.require_inputs(recorded, f"run {run.uri}")
+        return corpus.vocabulary, corpus.graph()
+    if settings.corpus is not None:
+        log(f"--corpus is not needed: {run.uri} has its genes and its gene graph")
+    vocabulary, graph = own
+    found = {"vocabulary": vocabulary.fingerprint, "graph": graph.fingerprint}
+    if any(found[key] != expected for key, expected in recorded.items()):
+        raise UserError(f"{run.uri} has other genes or another gene graph than its checkpoint was trained with")
+    return vocabulary, graph
 
 
 def _chosen(store: CheckpointStore, wanted: str) -> Checkpoint:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import pickle
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,18 @@ from dataprep.runtime.storage import Folder
 from dataprep.runtime.terminal import write_result
 from pretrain.config import ImportReleasedSettings
 from pretrain.model.bulkformer import BulkFormer
-from pretrain.model.export_file import ModelExport, load_strictly, write_export
+from pretrain.model.export_file import ModelExport, load_strictly, require_place, write_export
 from pretrain.shape import ModelShape
 
 # nn.DataParallel and DistributedDataParallel put this before every name
 _PARALLEL_PREFIX = "module."
+_RELEASED_FILES = ("G.pt", "G_weight.pt", "genes.csv", "model.pt")
 
 
 def import_released(settings: ImportReleasedSettings) -> dict[str, Any]:
     """Read, check and write; returns what was found. Raises UserError for files that do not fit."""
+    output, origin = Folder(settings.output), {"imported_from": settings.checkpoint.name}
+    require_place(output, origin, settings.overwrite)
     tensors = _state_dict(settings.checkpoint)
     shape = infer_shape(tensors, settings.heads)
     vocabulary = read_vocabulary(str(settings.genes))
@@ -37,8 +41,7 @@ def import_released(settings: ImportReleasedSettings) -> dict[str, Any]:
     with torch.device("meta"):
         model = BulkFormer(shape, graph)
     load_strictly(model.to_empty(device="cpu"), tensors, str(settings.checkpoint))
-    origin = {"imported_from": settings.checkpoint.name}
-    write_export(Folder(settings.output), shape, tensors, vocabulary, graph, origin)
+    write_export(output, shape, tensors, vocabulary, graph, origin, settings.overwrite)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     write_result(
         f"{settings.checkpoint.name}: {parameters:,} parameters, D = {shape.dim}, K = {shape.performer_layers}, "
@@ -47,30 +50,46 @@ def import_released(settings: ImportReleasedSettings) -> dict[str, Any]:
     return {"output": settings.output, "parameters": parameters, "model": shape.model_dump(mode="json")}
 
 
-def export_released(model: ModelExport, output: Path) -> dict[str, Any]:
+def export_released(model: ModelExport, output: Path, overwrite: bool = False) -> dict[str, Any]:
     """Write an export as the released files: ``model.pt``, ``genes.csv``, ``G.pt`` and ``G_weight.pt``.
 
-    The inverse of :func:`import_released`: the same tensors under the same names.
+    The inverse of :func:`import_released`: the same tensors under the same names. Raises UserError, and changes
+    nothing, where there are files of these names already, unless ``overwrite``.
     """
+    _require_free(output, overwrite)
     output.mkdir(parents=True, exist_ok=True)
     # row 0 receives, row 1 sends: see _read_graph
     edges = np.stack([model.graph.target, model.graph.source]).astype(np.int64)
-    torch.save(model.tensors(), output / "model.pt")
-    torch.save(torch.from_numpy(edges), output / "G.pt")
-    torch.save(torch.from_numpy(model.graph.weight.copy()), output / "G_weight.pt")
-    with (output / "genes.csv").open("w", newline="") as stream:
-        rows = csv.writer(stream)
-        rows.writerow(["gene_symbol", "ensg_id", "gene_length"])
-        genes = model.vocabulary
-        rows.writerows(zip(genes.symbols, genes.ensembl_ids, genes.lengths_bp.tolist(), strict=True))
+    with tempfile.TemporaryDirectory(prefix=".released-", dir=output) as unfinished:
+        place = Path(unfinished)
+        torch.save(model.tensors(), place / "model.pt")
+        torch.save(torch.from_numpy(edges), place / "G.pt")
+        torch.save(torch.from_numpy(model.graph.weight.copy()), place / "G_weight.pt")
+        with (place / "genes.csv").open("w", newline="") as stream:
+            rows = csv.writer(stream)
+            rows.writerow(["gene_symbol", "ensg_id", "gene_length"])
+            genes = model.vocabulary
+            rows.writerows(zip(genes.symbols, genes.ensembl_ids, genes.lengths_bp.tolist(), strict=True))
+        for name in _RELEASED_FILES:
+            (place / name).replace(output / name)
     write_result(f"{model.folder.uri} -> {output}: model.pt, genes.csv, G.pt, G_weight.pt")
     return {"output": str(output)}
 
 
-def infer_shape(tensors: Mapping[str, Tensor], heads: int) -> ModelShape:
+def _require_free(output: Path, overwrite: bool) -> None:
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{output} is a file: choose another folder", exit_code=2)
+    there = [name for name in _RELEASED_FILES if (output / name).exists()]
+    if there and not overwrite:
+        raise UserError(
+            f"{output} has {', '.join(there)} already: choose another folder, or give --overwrite", exit_code=2
+        )
+
+
+def infer_shape(tensors: Mapping[str, Tensor], heads: int | None = None) -> ModelShape:
     """Sizes of a released checkpoint from its tensors' shapes.
 
-    The number of heads is in no single shape; ``heads`` is checked against the random features.
+    Raises UserError for other tensors, and where ``heads`` is given and not what the random features say.
     """
     learned = "gene_emb_onehot_layer.weight" in tensors
     try:
@@ -79,15 +98,20 @@ def infer_shape(tensors: Mapping[str, Tensor], heads: int) -> ModelShape:
         features = tensors["gb_formers.0.f.0.net.layers.0.0.fn.fast_attention.projection_matrix"]
     except KeyError as error:
         raise UserError(f"not a BulkFormer checkpoint: it has no tensor {error}") from None
-    if dim != heads * features.shape[1]:
+    found, rest = divmod(dim, features.shape[1])
+    if rest:
         raise UserError(
-            f"width {dim} is not {heads} heads of {features.shape[1]}: give --heads {dim // features.shape[1]}"
+            f"not a BulkFormer checkpoint: its width {dim} is no multiple of its heads' {features.shape[1]}"
+        )
+    if heads not in (None, found):
+        raise UserError(
+            f"width {dim} is not {heads} heads of {features.shape[1]}: give --heads {found}, or leave it out"
         )
     return ModelShape(
         genes=table.shape[0],
         dim=dim,
         performer_layers=_count(tensors, "gb_formers.0.f."),
-        heads=heads,
+        heads=found,
         blocks=_count(tensors, "gb_formers."),
         gene_identity="learned" if learned else "esm2",
         **({} if learned else {"identity_width": table.shape[1]}),

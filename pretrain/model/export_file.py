@@ -1,14 +1,17 @@
 """Model exports: what pretraining leaves and evaluation reads.
 
 An export is a folder (or ``s3://`` prefix) with ``config.json``, ``model.safetensors``, ``genes.parquet``,
-``gene_graph.parquet`` and ``README.md``. ``config.json`` is written last: without it the folder is no export.
+``gene_graph.parquet`` and ``README.md``. ``config.json`` is written last: without it the folder is no export. While it
+is being written there is ``writing.json``, so that an interrupted export is known for what it is.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -19,7 +22,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from dataprep.corpus import GeneGraph
+from dataprep.corpus import GRAPH_FILE, GeneGraph
 from dataprep.genes.vocabulary import GeneVocabulary
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder
@@ -29,6 +32,8 @@ FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 GENES_FILE = "genes.parquet"
+CARD_FILE = "README.md"
+WRITING_FILE = "writing.json"
 
 
 @dataclass(frozen=True)
@@ -40,10 +45,11 @@ class ModelExport:
     vocabulary: GeneVocabulary
     graph: GeneGraph
     training: Mapping[str, Any]
+    weights_sha256: str | None = None
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors by their released names."""
-        return read_tensors(self.folder, WEIGHTS_FILE)
+        """All tensors by their released names. Raises UserError where they are not those that were exported."""
+        return read_tensors(self.folder, WEIGHTS_FILE, self.weights_sha256)
 
 
 def open_export(uri: str) -> ModelExport:
@@ -66,7 +72,14 @@ def open_export(uri: str) -> ModelExport:
         raise UserError(f"{uri}: {GENES_FILE} has {vocabulary.size} genes, the model {shape.genes}")
     graph = GeneGraph.read(folder)
     graph.require_vocabulary(vocabulary)
-    return ModelExport(folder, shape, vocabulary, graph, config.get("training", {}))
+    # the first version recorded no fingerprint of the graph, and none of the weights
+    for name, expected, found in (
+        (GENES_FILE, config.get("vocabulary_sha256"), vocabulary.fingerprint),
+        (GRAPH_FILE, config.get("graph_sha256"), graph.fingerprint),
+    ):
+        if expected not in (None, found):
+            raise UserError(f"{uri}/{name} is not the one that was exported ({expected[:12]} then, {found[:12]} now)")
+    return ModelExport(folder, shape, vocabulary, graph, config.get("training", {}), config.get("weights_sha256"))
 
 
 def write_export(
@@ -76,30 +89,98 @@ def write_export(
     vocabulary: GeneVocabulary,
     graph: GeneGraph,
     training: Mapping[str, Any],
+    overwrite: bool = False,
 ) -> None:
-    """Write an export; ``tensors`` is a state dict with the released names. The marker, config.json, comes last."""
+    """Write an export; ``tensors`` is a state dict with the released names. The marker, config.json, comes last.
+
+    Raises UserError, and changes nothing, where :func:`require_place` does.
+    """
     graph.require_vocabulary(vocabulary)
+    require_place(folder, training, overwrite)
+    folder.write_text(WRITING_FILE, json.dumps({"export_of": _origin(training)}) + "\n")
     folder.remove(CONFIG_FILE)
     # contiguous copies: safetensors refuses shared storage, which ProjectionUpdater's second names are
-    folder.write_bytes(WEIGHTS_FILE, save_tensors({name: tensor.clone() for name, tensor in tensors.items()}))
+    weights = save_tensors({name: tensor.clone() for name, tensor in tensors.items()})
+    folder.write_bytes(WEIGHTS_FILE, weights)
     sink = pa.BufferOutputStream()
     pq.write_table(vocabulary.to_arrow(), sink, compression="zstd")
     folder.write_bytes(GENES_FILE, sink.getvalue().to_pybytes())
     graph.write(folder)
-    folder.write_text("README.md", _model_card(shape, vocabulary, graph, training))
+    folder.write_text(CARD_FILE, _model_card(shape, vocabulary, graph, training))
     config = {
         "format_version": FORMAT_VERSION,
         "model": shape.model_dump(mode="json"),
         "vocabulary_sha256": vocabulary.fingerprint,
+        "graph_sha256": graph.fingerprint,
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "training": dict(training),
     }
     folder.write_text(CONFIG_FILE, json.dumps(config, indent=2) + "\n")
+    folder.remove(WRITING_FILE)
 
 
-def read_tensors(folder: Folder, name: str) -> dict[str, Tensor]:
-    """Tensors of a safetensors file. Raises UserError where it is missing or damaged."""
+def require_place(folder: Folder, training: Mapping[str, Any], overwrite: bool) -> None:
+    """Raise UserError unless an export may be written to ``folder``.
+
+    That is a folder that is new or empty, or holds an export of the same origin (the same run, or the same released
+    file), finished or interrupted; with ``overwrite``, an export of any origin. What is no export is never overwritten.
+    """
+    if folder.is_local and Path(folder.path).is_file():
+        raise UserError(f"{folder.uri} is a file: choose another folder", exit_code=2)
+    names = folder.children()
+    found = _parsed(folder, CONFIG_FILE) if CONFIG_FILE in names else _parsed(folder, WRITING_FILE)
+    if not names or (overwrite and _is_half_an_export(names)):
+        return
+    if not found.keys() & {"vocabulary_sha256", "export_of"}:
+        raise UserError(
+            f"{folder.uri} is not empty and holds no model export ({', '.join(names[:3])}): choose another folder",
+            exit_code=2,
+        )
+    there = found["export_of"] if "export_of" in found else _origin(found.get("training", {}))
+    if not overwrite and not _same_origin(there, _origin(training)):
+        raise UserError(
+            f"{folder.uri} holds the export of {there.get('run') or there.get('imported_from') or 'another model'}: "
+            "choose another folder, or give --overwrite",
+            exit_code=2,
+        )
+
+
+def _origin(training: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: training[key] for key in ("run", "run_uid", "imported_from") if key in training}
+
+
+def _same_origin(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """By all that both say: the first version recorded no uid, and names can be used again."""
+    return one.keys() - {"run_uid"} == other.keys() - {"run_uid"} and all(
+        one[key] == other[key] for key in one.keys() & other.keys()
+    )
+
+
+def _is_half_an_export(names: Sequence[str]) -> bool:
+    """Whether a folder may be what an interrupted export of the first version left, which had no marker."""
+    return WEIGHTS_FILE in names and {*names} <= {WEIGHTS_FILE, GENES_FILE, GRAPH_FILE, CARD_FILE}
+
+
+def _parsed(folder: Folder, name: str) -> dict[str, Any]:
+    """The mapping in a JSON file; empty where there is none."""
     try:
-        return load_tensors(folder.read_bytes(name))
+        content = json.loads(folder.read_bytes(name))
+    except (FileNotFoundError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def read_tensors(folder: Folder, name: str, sha256: str | None = None) -> dict[str, Tensor]:
+    """Tensors of a safetensors file. Raises UserError where it is missing, damaged, or has another checksum."""
+    try:
+        content = folder.read_bytes(name)
+        if sha256 not in (None, hashlib.sha256(content).hexdigest()):
+            raise UserError(
+                f"{folder.uri}/{name} is damaged, or not the one that was exported: its checksum is another"
+            )
+        return load_tensors(content)
     except FileNotFoundError:
         raise UserError(f"{folder.uri}/{name} is missing") from None
     except SafetensorError as error:

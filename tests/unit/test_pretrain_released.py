@@ -91,6 +91,24 @@ def test_the_wrong_number_of_heads_is_refused_with_the_right_one(released):
         import_released(released.model_copy(update={"heads": 8}))
 
 
+def test_the_number_of_heads_follows_from_the_tensors(released):
+    import_released(released.model_copy(update={"heads": None}))
+    assert open_export(released.output).shape.heads == 4
+
+
+def test_released_files_are_not_written_over_unless_told(released, tmp_path):
+    import_released(released)
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "genes.csv").write_text("of somebody else")
+    with pytest.raises(UserError, match=r"out has genes\.csv already: choose another folder, or give --overwrite"):
+        export_released(open_export(released.output), output)
+    assert [path.name for path in output.iterdir()] == ["genes.csv"]
+    assert (output / "genes.csv").read_text() == "of somebody else"
+    export_released(open_export(released.output), output, overwrite=True)
+    assert sorted(path.name for path in output.iterdir()) == ["G.pt", "G_weight.pt", "genes.csv", "model.pt"]
+
+
 def test_missing_and_unknown_tensors_are_counted_and_named(released):
     tensors = torch.load(released.checkpoint, weights_only=True)
     tensors["module.bins.weight"] = tensors.pop("module.head.3.bias")
