@@ -14,8 +14,10 @@ import torch
 from dataprep.corpus import Corpus, decode_expression, open_corpus, read_row_groups
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.ray_session import connected, user_error_in
+from dataprep.runtime.storage import Folder
 from evaluation.config import EmbedSettings
 from evaluation.embed.content import content_of, open_embedder
+from evaluation.inference.gene_choice import names_a_file
 from evaluation.inference.profiles import shards_of, splits_named
 
 
@@ -57,6 +59,7 @@ def embedded_by_workers(settings: EmbedSettings, corpus: Corpus) -> Iterator[np.
 
     Raises UserError where a worker meets one, or where the cluster cannot hold the workers.
     """
+    settings = _absolute(settings)
     with connected(min_cpus=settings.workers + 1):
         gpu = ray.cluster_resources().get("GPU", 0) > 0
         if gpu and settings.workers > ray.cluster_resources()["GPU"]:
@@ -83,6 +86,14 @@ def embedded_by_workers(settings: EmbedSettings, corpus: Corpus) -> Iterator[np.
                     yield _floats(chunk)
         except ray.exceptions.RayError as error:
             raise user_error_in(error) or error from None
+
+
+def _absolute(settings: EmbedSettings) -> EmbedSettings:
+    """The same with absolute addresses: workers on a cluster have working directories of their own."""
+    given = {"model": settings.model, "input": settings.input, "protein_embeddings": settings.protein_embeddings}
+    if settings.genes and names_a_file(settings.genes):
+        given["genes"] = settings.genes
+    return settings.model_copy(update={name: Folder(address).uri for name, address in given.items() if address})
 
 
 def _floats(chunk: pa.FixedSizeBinaryArray) -> np.ndarray:

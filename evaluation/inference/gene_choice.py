@@ -36,8 +36,13 @@ def chosen_columns(choice: str, vocabulary: GeneVocabulary) -> Tensor:
     return torch.tensor(found, dtype=torch.int64)
 
 
+def names_a_file(choice: str) -> bool:
+    """Whether a choice of genes is the address of a file, not their names."""
+    return choice.endswith(_FILE_ENDINGS)
+
+
 def _names(choice: str) -> list[str]:
-    if not choice.endswith(_FILE_ENDINGS):
+    if not names_a_file(choice):
         return [name.strip() for name in choice.split(",") if name.strip()]
     folder, name = split_file_address(choice)
     try:

@@ -45,6 +45,10 @@ def run(settings: RunSettings) -> dict[str, Any]:
 
     Raises UserError for settings that do not fit the corpus, the cluster or the run's own past.
     """
+    # workers have working directories of their own, where a relative path would name another folder
+    settings = settings.model_copy(
+        update={"corpus": Folder(settings.corpus).uri, "storage": Folder(settings.storage).uri}
+    )
     corpus = _checked_corpus(settings)
     folder = Folder(settings.storage) / settings.name
     folder.require_reachable()

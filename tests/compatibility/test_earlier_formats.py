@@ -126,14 +126,18 @@ def test_checkpoints_are_exported(corpus, recorded, tmp_path, checkpoint, step):
         assert_gives_the_recorded_outputs(BulkFormer.from_pretrained(export.folder.uri), recorded)
 
 
-def test_a_run_is_continued_with_the_losses_of_the_earlier_version(ray_session, tmp_path):
-    """Two workers from step 6, in mid-epoch, to step 9, past the epoch's end; they write over the earlier export."""
+def test_a_run_is_continued_with_the_losses_of_the_earlier_version(ray_session, tmp_path, monkeypatch):
+    """Two workers from step 6, in mid-epoch, to step 9, past the epoch's end; they write over the earlier export.
+
+    Corpus and storage are given relative to the driver's working directory, which workers do not share.
+    """
     shutil.copytree(MADE, tmp_path, dirs_exist_ok=True)
     folder = tmp_path / "runs" / "two_workers"
     stored = json.loads((folder / "settings.json").read_text())
     moved = {"corpus": str(tmp_path / "corpus"), "storage": str(tmp_path / "runs")}
     (folder / "settings.json").write_text(json.dumps(stored | moved))
-    run(RunSettings(**(stored | moved | {"max_steps": None})))
+    monkeypatch.chdir(tmp_path)
+    run(RunSettings(**(stored | {"corpus": "corpus", "storage": "runs", "max_steps": None})))
 
     rows, expected = read_rows(Folder(str(folder))), continued_rows("two_workers")
     assert [row["step"] for row in rows] == [row["step"] for row in expected]

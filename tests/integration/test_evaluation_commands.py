@@ -1,6 +1,7 @@
 """`evaluation embed` and `evaluation run` end to end: a small corpus, a small model with random weights."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -214,6 +215,18 @@ def test_protein_embeddings_stand_beside_those_of_genes(room, evaluation, tmp_pa
     code, _, err = evaluation(*embed_arguments(room, output, *more, tmp_path / "short.safetensors"))
     assert (code, err.count("\n")) == (1, 1)
     assert "(119, 6) is not one row for each of the model's 120 genes" in err
+
+
+def test_workers_find_what_a_relative_path_names(room, evaluation, tmp_path, ray_session, monkeypatch):
+    """They have working directories of their own."""
+    monkeypatch.chdir(room)
+    (tmp_path / "genes.txt").write_text("SYM3\nSYM5\n")
+    genes = os.path.relpath(tmp_path / "genes.txt")
+    code, _, err = evaluation(
+        "embed", "--model", "model", "--input", "corpus", "--output", tmp_path / "embedding.parquet",
+        "--genes", genes, "--workers", 1,
+    )  # fmt: skip
+    assert code == 0, err
 
 
 @pytest.mark.parametrize("level", ["sample", "gene", "expression"])
