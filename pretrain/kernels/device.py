@@ -33,6 +33,16 @@ def chunks(rows: int, elements_per_row: int, device: torch.device) -> Iterator[s
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
+def samples_together(samples: int, device: torch.device) -> Iterator[slice]:
+    """Samples to work on at once, part after part, where each could be worked on for itself.
+
+    One on a CPU, whose cache then holds what belongs to it; all of them on a GPU, where each launch takes its time
+    however small the tensors are.
+    """
+    step = 1 if device.type == "cpu" else max(1, samples)
+    return (slice(start, min(start + step, samples)) for start in range(0, samples, step))
+
+
 @torch.compiler.assume_constant_result
 def multiplies_bf16(device_type: str) -> bool:
     """Whether the device has bfloat16 products of its own.

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pretrain.kernels.device import maybe_compiled
+from pretrain.kernels.operator import operator
 
 # Multipliers of a 32-bit hash with low bias (Wellons, hash-prospector), and of the golden ratio, as signed numbers.
 _FIRST = 0x7FEB352D
@@ -59,7 +60,7 @@ def add_dropped(residual: Tensor, branch: Tensor, rate: float, compile: bool) ->
     return torch.ops.bulkformer.add_dropped(residual, branch, draw_seed(branch.device), rate, compile)
 
 
-@torch.library.custom_op("bulkformer::add_dropped", mutates_args=())
+@operator("add_dropped")
 def _add_dropped(residual: Tensor, branch: Tensor, seed: Tensor, rate: float, compile: bool) -> Tensor:
     function = maybe_compiled(_add_dropped_rows, compile, varying="R")
     return function(_rows(residual), _rows(branch), seed, rate).view(residual.shape)
@@ -78,7 +79,7 @@ def _rows(tensor: Tensor) -> Tensor:
     return tensor.reshape(-1, tensor.shape[-1]).data
 
 
-@torch.library.custom_op("bulkformer::dropped", mutates_args=())
+@operator("dropped")
 def _dropped(branch: Tensor, seed: Tensor, rate: float, compile: bool) -> Tensor:
     return maybe_compiled(_dropped_rows, compile, varying="R")(_rows(branch), seed, rate).view(branch.shape)
 

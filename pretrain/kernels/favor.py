@@ -5,15 +5,17 @@ features are ``exp(x P' - |x|^2 / (2 sqrt(d)) - maximum) + eps`` with ``P' = P /
 per row for queries, and over all genes and features of a (sample, head) for keys, and carries no gradient. The factor
 ``1 / sqrt(m)`` of both feature maps cancels between numerator and denominator, so it is never applied.
 
-Shapes in names: B samples, G genes (C of them in a chunk), H heads, K = width of a head, M random features; 3 stands
-for query, key and value, which come and whose gradients go as one tensor: they are one linear layer's.
+Shapes in names: B samples (S of them worked on together), G genes (C of them in a chunk), H heads, K = width of a
+head, M random features; 3 stands for query, key and value, which come and whose gradients go as one tensor: they are
+one linear layer's.
 
 With ``S = sum_g (feature(k_g) + eps) (x) v_g`` (H x M x K per sample) and ``s`` the same sum without values (H x M),
 the output of gene g is ``(feature(q_g) + eps) S / (feature(q_g) + eps) s``.
 
-Inside a chunk the heads come first, so that each product reads rows that lie side by side. What happens between two
-products is one function of the chunk, compiled where that is asked for: exponents, their maxima and sums in fp32 (an
-error there enters an exponential), everything that is multiplied further in the type of the queries.
+Inside a chunk the heads come first, those of all S samples as one dimension H, so that each product reads rows that
+lie side by side. What happens between two products is one function of the chunk, compiled where that is asked for:
+exponents, their maxima and sums in fp32 (an error there enters an exponential), everything that is multiplied further
+in the type of the queries.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pretrain.kernels.device import chunks, maybe_compiled, product_into_wide, sum_dtype
+from pretrain.kernels.device import chunks, maybe_compiled, product_into_wide, samples_together, sum_dtype
+from pretrain.kernels.operator import operator
 
 EPSILON = 1e-4
 # Products over rows that begin at a whole cache line run up to twice as fast: features are padded to multiples of 16.
@@ -41,7 +44,7 @@ def favor_attention(query_key_value_BG3HK: Tensor, projection_MK: Tensor, compil
     return torch.ops.bulkformer.favor_attention(query_key_value_BG3HK, projection_MK, compile)[0]
 
 
-@torch.library.custom_op("bulkformer::favor_attention", mutates_args=())
+@operator("favor_attention")
 def _attention(
     query_key_value: Tensor, projection: Tensor, compile: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -55,25 +58,26 @@ def _attention(
     sums = torch.empty((samples, heads, len(scaled), width), dtype=wide, device=query.device)
     totals = torch.empty((samples, heads, len(scaled)), dtype=wide, device=query.device)
     maxima = torch.empty((samples, heads), dtype=wide, device=query.device)
-    for sample in range(samples):
-        sums[sample], totals[sample], maxima[sample] = _sum_keys(key[sample], value[sample], scaled, compile)
+    for part in samples_together(samples, query.device):
+        sums_HMK, totals_HM, maxima_H = _sum_keys(key[part], value[part], scaled, compile)
         # padded features repeat real ones, and must count nowhere
-        sums[sample, :, len(projection) :] = totals[sample, :, len(projection) :] = 0
-        _answer_queries(
-            query[sample], scaled, sums[sample], totals[sample].clone(), output[sample], denominator[sample], compile
-        )  # fmt: skip
+        sums_HMK[:, len(projection) :] = totals_HM[:, len(projection) :] = 0
+        _answer_queries(query[part], scaled, sums_HMK, totals_HM, output[part], _joined(denominator[part]), compile)
+        for kept, computed in ((sums, sums_HMK), (totals, totals_HM), (maxima, maxima_H)):
+            _joined(kept[part]).copy_(computed)
     return output, denominator, sums, totals, maxima
 
 
-def _sum_keys(key_GHK: Tensor, value_GHK: Tensor, scaled_MK: Tensor, compile: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _sum_keys(key_SGHK: Tensor, value_SGHK: Tensor, scaled_MK: Tensor, compile: bool) -> tuple[Tensor, Tensor, Tensor]:
     """S, s and the key maxima (H) in one pass: sums are rescaled whenever the maximum rises."""
-    genes, heads, width = key_GHK.shape
+    samples, genes, heads_each, width = key_SGHK.shape
+    heads = samples * heads_each
     sums_HMK = scaled_MK.new_zeros(heads, len(scaled_MK), width)
     totals_HM = scaled_MK.new_zeros(heads, len(scaled_MK))
     maximum_H = scaled_MK.new_full((heads,), -torch.inf)
     key_features = maybe_compiled(_key_features, compile, varying="C")
-    for chunk in _chunks(key_GHK, len(scaled_MK)):
-        key_HCK, value_HCK = _heads_first(key_GHK[chunk]), _heads_first(value_GHK[chunk])
+    for chunk in _chunks(key_SGHK, len(scaled_MK)):
+        key_HCK, value_HCK = _heads_first(key_SGHK[:, chunk]), _heads_first(value_SGHK[:, chunk])
         dash_HCM = product_into_wide(key_HCK, scaled_MK.T)
         raised_H = torch.maximum(maximum_H, dash_HCM.amax(dim=(1, 2)))
         shrink_H = (maximum_H - raised_H).exp()
@@ -81,34 +85,34 @@ def _sum_keys(key_GHK: Tensor, value_GHK: Tensor, scaled_MK: Tensor, compile: bo
         feature_HCM, total_HM = key_features(dash_HCM, key_HCK, maximum_H)
         totals_HM = totals_HM.mul_(shrink_H[:, None]).add_(total_HM)
         _add_product(sums_HMK.mul_(shrink_H[:, None, None]), feature_HCM.transpose(1, 2), value_HCK)
-    sums_HMK += EPSILON * value_GHK.sum(dim=0, dtype=sums_HMK.dtype).unsqueeze(1)
+    sums_HMK += EPSILON * _joined(value_SGHK.sum(dim=1, dtype=sums_HMK.dtype)).unsqueeze(1)
     return sums_HMK, totals_HM + EPSILON * genes, maximum_H
 
 
 def _answer_queries(
-    query_GHK: Tensor,
+    query_SGHK: Tensor,
     scaled_MK: Tensor,
     sums_HMK: Tensor,
     totals_HM: Tensor,
-    output_GHK: Tensor,
+    output_SGHK: Tensor,
     denominator_HG: Tensor,
     compile: bool,
 ) -> None:
     """Fill ``output`` and ``denominator``."""
-    narrow_HMK = sums_HMK.to(query_GHK.dtype)
+    narrow_HMK = sums_HMK.to(query_SGHK.dtype)
     from_epsilon_H1K = EPSILON * sums_HMK.sum(dim=1, keepdim=True)
     from_epsilon_H1 = EPSILON * totals_HM.sum(dim=1, keepdim=True)
     query_features = maybe_compiled(_query_features_and_denominators, compile, varying="C")
-    for chunk in _chunks(query_GHK, len(scaled_MK)):
-        query_HCK = _heads_first(query_GHK[chunk])
+    for chunk in _chunks(query_SGHK, len(scaled_MK)):
+        query_HCK = _heads_first(query_SGHK[:, chunk])
         dash_HCM = product_into_wide(query_HCK, scaled_MK.T)
         feature_HCM, denominator_HC = query_features(dash_HCM, query_HCK, totals_HM, from_epsilon_H1)
         numerator_HCK = torch.bmm(feature_HCM, narrow_HMK) + from_epsilon_H1K
         denominator_HG[:, chunk] = denominator_HC
-        output_GHK[chunk] = (numerator_HCK / denominator_HC.unsqueeze(-1)).transpose(0, 1)
+        _put(output_SGHK[:, chunk], numerator_HCK / denominator_HC.unsqueeze(-1))
 
 
-@torch.library.custom_op("bulkformer::favor_attention_backward", mutates_args=())
+@operator("favor_attention_backward")
 def _attention_backward(
     gradient: Tensor,
     query_key_value: Tensor,
@@ -125,40 +129,40 @@ def _attention_backward(
     grad_query_key_value = torch.empty_like(query_key_value, memory_format=torch.contiguous_format)
     query, key, value = query_key_value.unbind(2)
     grad_query, grad_key, grad_value = grad_query_key_value.unbind(2)
-    for sample in range(len(query)):
+    for part in samples_together(len(query), query.device):
         grad_sums_HMK, grad_totals_HM = _query_gradients(
-            gradient[sample], query[sample], output[sample], denominator[sample], scaled, sums[sample],
-            totals[sample].clone(), grad_query[sample], compile,
+            gradient[part], query[part], output[part], _joined(denominator[part]), scaled, _joined(sums[part]),
+            _joined(totals[part]).clone(), grad_query[part], compile,
         )  # fmt: skip
         grad_sums_HMK[:, len(projection) :] = grad_totals_HM[:, len(projection) :] = 0
         _key_gradients(
-            grad_sums_HMK, grad_totals_HM, key[sample], value[sample], scaled, maxima[sample].clone(),
-            grad_key[sample], grad_value[sample], compile,
+            grad_sums_HMK, grad_totals_HM, key[part], value[part], scaled, _joined(maxima[part]).clone(),
+            grad_key[part], grad_value[part], compile,
         )  # fmt: skip
     return grad_query_key_value
 
 
 def _query_gradients(
-    gradient_GHK: Tensor,
-    query_GHK: Tensor,
-    output_GHK: Tensor,
+    gradient_SGHK: Tensor,
+    query_SGHK: Tensor,
+    output_SGHK: Tensor,
     denominator_HG: Tensor,
     scaled_MK: Tensor,
     sums_HMK: Tensor,
     totals_HM: Tensor,
-    grad_query_GHK: Tensor,
+    grad_query_SGHK: Tensor,
     compile: bool,
 ) -> tuple[Tensor, Tensor]:
     """Fill the queries' gradient; returns the gradients of S and s."""
-    narrow_MK, narrow_HKM = scaled_MK.to(query_GHK.dtype), sums_HMK.to(query_GHK.dtype).transpose(1, 2)
+    narrow_MK, narrow_HKM = scaled_MK.to(query_SGHK.dtype), sums_HMK.to(query_SGHK.dtype).transpose(1, 2)
     grad_sums_HMK, grad_totals_HM = torch.zeros_like(sums_HMK), torch.zeros_like(totals_HM)
     answer_gradients = maybe_compiled(_answer_gradients, compile, varying="C")
     through_queries = maybe_compiled(_through_query_features, compile, varying="C")
     through_norm = maybe_compiled(_through_norm, compile, varying="C")
-    for chunk in _chunks(query_GHK, len(scaled_MK)):
-        query_HCK, output_HCK = _heads_first(query_GHK[chunk]), _heads_first(output_GHK[chunk])
+    for chunk in _chunks(query_SGHK, len(scaled_MK)):
+        query_HCK, output_HCK = _heads_first(query_SGHK[:, chunk]), _heads_first(output_SGHK[:, chunk])
         answer_HCK, answer_HC, from_epsilon_HK = answer_gradients(
-            _heads_first(gradient_GHK[chunk]), output_HCK, denominator_HG[:, chunk].clone()
+            _heads_first(gradient_SGHK[:, chunk]), output_HCK, denominator_HG[:, chunk].clone()
         )
         dash_HCM = product_into_wide(query_HCK, scaled_MK.T)
         feature_HCM, grad_dash_HCM, total_HC, grad_total_HM = through_queries(
@@ -168,36 +172,36 @@ def _query_gradients(
         grad_sums_HMK += EPSILON * from_epsilon_HK.unsqueeze(1)
         grad_totals_HM += grad_total_HM
         through_dash_HCK = grad_dash_HCM @ narrow_MK
-        grad_query_GHK[chunk] = through_norm(through_dash_HCK, total_HC, query_HCK).transpose(0, 1)
+        _put(grad_query_SGHK[:, chunk], through_norm(through_dash_HCK, total_HC, query_HCK))
     return grad_sums_HMK, grad_totals_HM
 
 
 def _key_gradients(
     grad_sums_HMK: Tensor,
     grad_totals_HM: Tensor,
-    key_GHK: Tensor,
-    value_GHK: Tensor,
+    key_SGHK: Tensor,
+    value_SGHK: Tensor,
     scaled_MK: Tensor,
     maximum_H: Tensor,
-    grad_key_GHK: Tensor,
-    grad_value_GHK: Tensor,
+    grad_key_SGHK: Tensor,
+    grad_value_SGHK: Tensor,
     compile: bool,
 ) -> None:
     """Fill the gradients of keys and values."""
-    narrow_MK, narrow_HMK = scaled_MK.to(key_GHK.dtype), grad_sums_HMK.to(key_GHK.dtype)
+    narrow_MK, narrow_HMK = scaled_MK.to(key_SGHK.dtype), grad_sums_HMK.to(key_SGHK.dtype)
     narrow_HKM = narrow_HMK.transpose(1, 2)
     from_epsilon_H1K = EPSILON * grad_sums_HMK.sum(dim=1, keepdim=True)
     through_keys = maybe_compiled(_through_key_features, compile, varying="C")
     through_norm = maybe_compiled(_through_norm, compile, varying="C")
-    for chunk in _chunks(key_GHK, len(scaled_MK)):
-        key_HCK, value_HCK = _heads_first(key_GHK[chunk]), _heads_first(value_GHK[chunk])
+    for chunk in _chunks(key_SGHK, len(scaled_MK)):
+        key_HCK, value_HCK = _heads_first(key_SGHK[:, chunk]), _heads_first(value_SGHK[:, chunk])
         dash_HCM = product_into_wide(key_HCK, scaled_MK.T)
         feature_HCM, grad_dash_HCM, total_HC = through_keys(
             dash_HCM, key_HCK, maximum_H, torch.bmm(value_HCK, narrow_HKM), grad_totals_HM
         )
-        grad_value_GHK[chunk] = (torch.bmm(feature_HCM, narrow_HMK) + from_epsilon_H1K).transpose(0, 1)
+        _put(grad_value_SGHK[:, chunk], torch.bmm(feature_HCM, narrow_HMK) + from_epsilon_H1K)
         through_dash_HCK = grad_dash_HCM @ narrow_MK
-        grad_key_GHK[chunk] = through_norm(through_dash_HCK, total_HC, key_HCK).transpose(0, 1)
+        _put(grad_key_SGHK[:, chunk], through_norm(through_dash_HCK, total_HC, key_HCK))
 
 
 # ---- between two products ------------------------------------------------------------------------------------------
@@ -268,9 +272,22 @@ def _scaled(projection_MK: Tensor, dtype: torch.dtype) -> Tensor:
     return padded.to(dtype) * projection_MK.shape[1] ** -0.25
 
 
-def _heads_first(chunk_CHK: Tensor) -> Tensor:
+def _heads_first(chunk_SCHK: Tensor) -> Tensor:
     """H x C x K in memory of its own: rows lie side by side, and compiled code would take a view for something new."""
-    return chunk_CHK.transpose(0, 1).clone(memory_format=torch.contiguous_format)
+    samples, genes, heads, width = chunk_SCHK.shape
+    chunk_HCK = chunk_SCHK.new_empty(samples * heads, genes, width)
+    chunk_HCK.view(samples, heads, genes, width).copy_(chunk_SCHK.transpose(1, 2))
+    return chunk_HCK
+
+
+def _put(out_SCHK: Tensor, chunk_HCK: Tensor) -> None:
+    """Write a chunk to its place: the way back from :func:`_heads_first`."""
+    out_SCHK.copy_(chunk_HCK.unflatten(0, (len(out_SCHK), -1)).transpose(1, 2))
+
+
+def _joined(of_samples: Tensor) -> Tensor:
+    """A view of S x H x ... whose first dimension is the heads of all samples."""
+    return of_samples.flatten(0, 1)
 
 
 def _add_product(total_HMK: Tensor, left_HMC: Tensor, right_HCK: Tensor) -> None:
@@ -281,9 +298,9 @@ def _add_product(total_HMK: Tensor, left_HMC: Tensor, right_HCK: Tensor) -> None
         total_HMK += torch.bmm(left_HMC, right_HCK)
 
 
-def _chunks(input_GHK: Tensor, features: int) -> Iterator[slice]:
-    genes, heads = input_GHK.shape[:2]
-    return chunks(genes, heads * features, input_GHK.device)
+def _chunks(input_SGHK: Tensor, features: int) -> Iterator[slice]:
+    samples, genes, heads, _ = input_SGHK.shape
+    return chunks(genes, samples * heads * features, input_SGHK.device)
 
 
 @_attention.register_fake

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dataprep.corpus import GeneGraph
+from pretrain.kernels.operator import operator
 
 
 class SparseRows(NamedTuple):
@@ -65,7 +66,7 @@ class Adjacency(nn.Module):
         return torch.ops.bulkformer.graph_product(hidden_BGD, *self.rows("forward"), *self.rows("backward"))
 
 
-@torch.library.custom_op("bulkformer::graph_product", mutates_args=())
+@operator("graph_product")
 def _graph_product(
     hidden: Tensor,
     offsets: Tensor,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.kernels.device import add_product, chunks, product_dtype, sum_dtype
+from pretrain.kernels.operator import operator
 from pretrain.kernels.row_norm import RowNorm
 
 
@@ -40,7 +41,7 @@ def _called(
     return output.view(*input_RI.shape[:-1], output.shape[-1]), normed.view(input_RI.shape) if give_normed else normed
 
 
-@torch.library.custom_op("bulkformer::normed_linear", mutates_args=())
+@operator("normed_linear")
 def _normed_linear(
     input: Tensor,
     weight: Tensor,
@@ -64,7 +65,7 @@ def _normed_linear(
     return output_RO, normed_RI
 
 
-@torch.library.custom_op("bulkformer::normed_linear_backward", mutates_args=())
+@operator("normed_linear_backward")
 def _normed_linear_backward(
     gradient: Tensor,
     of_normed: Tensor | None,

@@ -15,7 +15,8 @@ from pretrain.kernels.device import maybe_compiled
 class RowNorm:
     """The norm in front of products that run in ``narrow``; without ``gain`` and ``shift`` (I) there is none.
 
-    It is computed in the type of its input, as under autocast, and its result is narrowed before it leaves the cache.
+    It is computed in the type of its gain, whatever its input has, and its result is narrowed before it leaves the
+    cache. A GPU has no norm of bf16 rows with an fp32 gain.
     """
 
     def __init__(
@@ -39,7 +40,8 @@ class RowNorm:
     def rows_into(self, input_CI: Tensor, out_CI: Tensor) -> Tensor:
         """The same, where the normed rows are wanted in the type of the input, too: in ``out``."""
         assert self._gain is not None
-        out_CI.copy_(F.layer_norm(input_CI, self._gain.shape, self._gain, self._shift, self._epsilon))
+        wide_CI = input_CI.to(self._gain.dtype)
+        out_CI.copy_(F.layer_norm(wide_CI, self._gain.shape, self._gain, self._shift, self._epsilon))
         return out_CI.to(self._narrow)
 
     def gradient(
@@ -79,14 +81,15 @@ class RowNorm:
 
 
 def _normed(input_CI: Tensor, gain: Tensor, shift: Tensor, epsilon: float, narrow: torch.dtype) -> Tensor:
-    return torch.native_layer_norm(input_CI, gain.shape, gain, shift, epsilon)[0].to(narrow)
+    return torch.native_layer_norm(input_CI.to(gain.dtype), gain.shape, gain, shift, epsilon)[0].to(narrow)
 
 
 def _through_norm(
     grad_CI: Tensor, input_CI: Tensor, gain: Tensor, shift: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of the input, the gain and the shift."""
-    _, mean_C1, deviation_C1 = torch.native_layer_norm(input_CI, gain.shape, gain, shift, epsilon)
+    """Gradients of the input, the gain and the shift, all in the type of the gain."""
+    wide_CI = input_CI.to(gain.dtype)
+    _, mean_C1, deviation_C1 = torch.native_layer_norm(wide_CI, gain.shape, gain, shift, epsilon)
     return torch.ops.aten.native_layer_norm_backward(
-        grad_CI.to(input_CI.dtype), input_CI, gain.shape, mean_C1, deviation_C1, gain, shift, [True, True, True]
+        grad_CI.to(gain.dtype), wide_CI, gain.shape, mean_C1, deviation_C1, gain, shift, [True, True, True]
     )

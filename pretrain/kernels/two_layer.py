@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from pretrain.kernels.device import add_product, chunks, maybe_compiled, product_dtype, sum_dtype
 from pretrain.kernels.dropout import kept, seed_from_row
+from pretrain.kernels.operator import operator
 from pretrain.kernels.row_norm import RowNorm
 
 Activation = Literal["relu", "gelu"]
@@ -56,7 +57,7 @@ def two_layer(
     return output.view(*input_RI.shape[:-1], output.shape[-1])
 
 
-@torch.library.custom_op("bulkformer::two_layer", mutates_args=())
+@operator("two_layer")
 def _two_layer(
     input: Tensor,
     weight1: Tensor,
@@ -90,7 +91,7 @@ def _two_layer(
     return output_RO, hidden_RH
 
 
-@torch.library.custom_op("bulkformer::two_layer_backward", mutates_args=())
+@operator("two_layer_backward")
 def _two_layer_backward(
     gradient: Tensor,
     input: Tensor,

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from dataprep.corpus import GeneGraph
 from dataprep.runtime.command_line import UserError
 from pretrain.config import Pooling, Recompute
-from pretrain.kernels.device import autocast_to_bf16
+from pretrain.kernels.device import autocast_to_bf16, product_dtype
 from pretrain.model.export_file import WEIGHTS_FILE, ModelExport, load_strictly, open_export
 from pretrain.model.layers import KernelOptions, expression_head, graph_convolution, performer_layer, two_linear
 from pretrain.model.pooling import pool_genes
@@ -180,7 +180,7 @@ class BulkFormer(nn.Module):
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self.gene_emb_proj(table(self.gene_indices))
         weights = [*table.parameters(), *self.gene_emb_proj.parameters()]
-        state = [_state_of(weight) for weight in weights], torch.is_autocast_enabled("cpu")
+        state = [_state_of(weight) for weight in weights], product_dtype(weights[0])
         if self._identity_cache is None or self._identity_cache[0] != state:
             self._identity_cache = state, self.gene_emb_proj(table(self.gene_indices))
         return self._identity_cache[1]

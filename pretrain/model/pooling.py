@@ -1,11 +1,11 @@
-"""From the embeddings of genes to the embedding of a sample. B samples, G genes, W width."""
+"""From the embeddings of genes to the embedding of a sample. B samples (S worked on together), G genes, W width."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from pretrain.config import Pooling
+from pretrain.kernels.device import samples_together
 
 
 def pool_genes(embedding_BGW: Tensor, pooling: Pooling) -> Tensor:
@@ -23,13 +23,14 @@ def pool_genes(embedding_BGW: Tensor, pooling: Pooling) -> Tensor:
 def median_of_genes(embedding_BGW: Tensor) -> Tensor:
     """The exact median, with the mean of the middle two where their number is even (torch's own takes the lower).
 
-    By selection, not by sorting: linear in the number of genes. One sample at a time, so that the copy that puts a
-    feature's values side by side is that of one sample.
+    By selection, not by sorting: linear in the number of genes. The copy that puts a feature's values side by side is
+    that of the samples that the device works on together.
     """
-    genes = embedding_BGW.shape[1]
-    middle = []
-    for embedding_GW in embedding_BGW:
-        values_WG = embedding_GW.T.contiguous()
-        lower_W = values_WG.kthvalue((genes + 1) // 2, dim=1).values
-        middle.append(lower_W if genes % 2 else (lower_W + values_WG.kthvalue(genes // 2 + 1, dim=1).values) / 2)
-    return torch.stack(middle)
+    samples, genes, width = embedding_BGW.shape
+    median_BW = embedding_BGW.new_empty(samples, width)
+    for part in samples_together(samples, embedding_BGW.device):
+        values_SWG = embedding_BGW[part].transpose(1, 2).contiguous()
+        lower_SW = values_SWG.kthvalue((genes + 1) // 2, dim=2).values
+        upper_SW = lower_SW if genes % 2 else values_SWG.kthvalue(genes // 2 + 1, dim=2).values
+        median_BW[part] = (lower_SW + upper_SW) / 2
+    return median_BW

@@ -1,12 +1,11 @@
-"""The fused kernel computes what the published modules compute."""
-
-import copy
+"""The fused operators compute what the published modules compute."""
 
 import numpy as np
 import pytest
 import torch
+from made_models import GENES, attention_inputs, random_graph, random_norm
 from performer_pytorch.performer_pytorch import FastAttention
-from torch import Tensor, nn
+from torch import nn
 from torch_geometric.nn import GCNConv
 
 from dataprep.corpus import GeneGraph
@@ -16,14 +15,6 @@ from pretrain.kernels.favor import favor_attention
 from pretrain.kernels.graph_product import Adjacency
 from pretrain.kernels.normed_linear import normed_and_linear, normed_linear
 from pretrain.kernels.two_layer import two_layer
-from pretrain.model.bulkformer import BulkFormer
-from pretrain.model.layers import GraphConvolution
-from pretrain.model.loss import masked_squared_error, mean_squared_error
-from pretrain.model.pooling import pool_genes
-from pretrain.model.random_features import redraw_random_features
-from pretrain.shape import ModelShape
-
-GENES = 23
 
 
 @pytest.fixture(params=[2**20, 150], ids=["one chunk", "chunks that do not divide the genes"])
@@ -31,65 +22,7 @@ def chunk_elements(request, monkeypatch):
     monkeypatch.setattr(device, "CPU_CHUNK_ELEMENTS", request.param)
 
 
-def random_graph(genes: int = GENES, edges: int = 60, seed: int = 0) -> GeneGraph:
-    """The last gene has no edge."""
-    generator = np.random.default_rng(seed)
-    return GeneGraph(
-        source=generator.integers(0, genes - 1, edges).astype(np.int32),
-        target=generator.integers(0, genes - 1, edges).astype(np.int32),
-        weight=generator.uniform(0.4, 1, edges).astype(np.float32),
-    )
-
-
-def small_shape(**changes) -> ModelShape:
-    numbers = {"genes": GENES, "dim": 16, "performer_layers": 2, "heads": 2, "blocks": 1}
-    return ModelShape(**(numbers | changes))
-
-
-def models_of_both_kernels(shape: ModelShape, **options) -> tuple[BulkFormer, BulkFormer]:
-    torch.manual_seed(0)
-    reference = BulkFormer(shape, random_graph(shape.genes))
-    fused = BulkFormer(shape, random_graph(shape.genes), kernel="fused", **options)
-    fused.load_state_dict(reference.state_dict(), strict=True)
-    return reference, fused
-
-
-def profiles(samples: int, hidden: str, genes: int = GENES) -> tuple[Tensor, Tensor]:
-    torch.manual_seed(1)
-    mask = {"some": torch.rand(samples, genes) < 0.3, "all": torch.ones(samples, genes) > 0}
-    return torch.rand(samples, genes) * 8, mask.get(hidden, torch.zeros(samples, genes) > 0)
-
-
-def gradients_of(model: nn.Module, expression: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    model.zero_grad()
-    output = model(expression.masked_fill(mask, torch.nan))
-    loss = mean_squared_error(*masked_squared_error(output.expression, expression, mask))
-    # summary and pooled outputs take part too, so that every parameter has a gradient without any mask
-    (loss + output.gene_embedding.square().mean() + output.expression.square().mean()).backward()
-    return output.expression.detach(), {
-        name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None
-    }
-
-
 # ---- attention -----------------------------------------------------------------------------------------------------
-
-
-def attention_inputs(samples: int, genes: int, heads: int, width: int, dtype=torch.float64) -> list[Tensor]:
-    torch.manual_seed(2)
-    shape = (samples, genes, heads, width)
-    return [(2 * torch.randn(shape, dtype=dtype)).requires_grad_() for _ in range(3)]
-
-
-def test_a_convolution_leaves_no_file_behind(tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-
-    class Convolution(GraphConvolution):
-        """PyG generates code, in a file, for a class that it has not seen."""
-
-    assert Convolution.propagate.__module__ != f"{__name__}_Convolution_propagate"
-    layer = Convolution(4)
-    assert layer.propagate.__module__ == f"{__name__}_Convolution_propagate"
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures("chunk_elements")
@@ -259,13 +192,6 @@ def test_normed_rows_beside_their_product_pass_gradcheck_and_are_not_kept():
     assert torch.autograd.gradcheck(lambda x, *_: normed_and_linear(x, norm, weight), (x, weight, *norm.parameters()))
 
 
-def random_norm(width: int) -> nn.LayerNorm:
-    norm = nn.LayerNorm(width).double()
-    for parameter in norm.parameters():
-        nn.init.normal_(parameter)
-    return norm
-
-
 def test_dropout_masks_have_their_rate_and_no_pattern():
     seed = torch.tensor([7], dtype=torch.int32)
     rows, columns, rate = 2000, 512, 0.1
@@ -293,191 +219,3 @@ def test_dropout_passes_gradients_where_it_passed_values():
     output.sum().backward()
     assert torch.equal(branch.grad, output.detach())
     assert output.unique().tolist() == [0.0, pytest.approx(1 / 0.7)]
-
-
-# ---- the whole model -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.usefixtures("chunk_elements")
-@pytest.mark.parametrize("hidden", ["some", "all", "none"])
-@pytest.mark.parametrize("samples", [1, 3])
-def test_both_kernels_agree_in_outputs_and_gradients(samples, hidden):
-    reference, fused = models_of_both_kernels(small_shape())
-    expression, mask = profiles(samples, hidden)
-    for model in (reference, fused):
-        model.eval()
-    expected, expected_gradients = gradients_of(reference, expression, mask)
-    output, gradients = gradients_of(fused, expression, mask)
-    torch.testing.assert_close(output, expected, atol=1e-4, rtol=0)
-    assert gradients.keys() == expected_gradients.keys()
-    for name, gradient in gradients.items():
-        assert (gradient - expected_gradients[name]).norm() <= 1e-3 * expected_gradients[name].norm() + 1e-6, name
-
-
-@pytest.mark.parametrize("recompute", ["hidden", "layers"])
-def test_recomputation_changes_no_number_even_with_dropout(recompute):
-    _, plain = models_of_both_kernels(small_shape())
-    _, saving = models_of_both_kernels(small_shape(), recompute=recompute)
-    expression, mask = profiles(2, "some")
-    results = []
-    for model in (plain, saving):
-        torch.manual_seed(5)
-        results.append(gradients_of(model.train(), expression, mask))
-    torch.testing.assert_close(results[1], results[0])
-
-
-def test_recomputing_layers_works_with_the_reference_kernel():
-    torch.manual_seed(0)
-    plain = BulkFormer(small_shape(), random_graph())
-    saving = BulkFormer(small_shape(), random_graph(), recompute="layers")
-    saving.load_state_dict(plain.state_dict())
-    results = []
-    for model in (plain, saving):
-        torch.manual_seed(5)
-        results.append(gradients_of(model.train(), *profiles(2, "some")))
-    torch.testing.assert_close(results[1], results[0])
-
-
-def test_dropout_acts_in_training_and_only_there():
-    _, model = models_of_both_kernels(small_shape())
-    expression, _ = profiles(2, "none")
-    assert not torch.equal(model.train()(expression).gene_embedding, model(expression).gene_embedding)
-    assert torch.equal(model.eval()(expression).gene_embedding, model(expression).gene_embedding)
-
-
-def test_redrawn_features_take_effect():
-    _, model = models_of_both_kernels(small_shape())
-    expression, _ = profiles(2, "none")
-    before = model.eval()(expression).gene_embedding
-    redraw_random_features(model, seed=1, step=0, every_steps=10)
-    assert not torch.allclose(before, model(expression).gene_embedding)
-
-
-def test_names_of_tensors_are_the_same_for_both_kernels():
-    reference, fused = models_of_both_kernels(small_shape())
-    assert list(fused.state_dict()) == list(reference.state_dict())
-
-
-def test_projected_identity_is_reused_until_weights_change():
-    _, model = models_of_both_kernels(small_shape())
-    expression, _ = profiles(1, "none")
-    calls = []
-    model.gene_emb_proj.register_forward_hook(lambda *_: calls.append(1))
-    with torch.inference_mode():
-        first = model.eval()(expression).expression
-        assert torch.equal(model(expression).expression, first)
-        assert len(calls) == 1
-    with torch.no_grad():
-        model.gene_emb_proj[2].bias.add_(1.0)
-        changed = model(expression).expression
-        assert len(calls) == 2
-        assert not torch.equal(changed, first)
-    model(expression).expression.sum().backward()
-    assert model.gene_emb_proj[0].weight.grad is not None
-    model.train().eval()
-    with torch.no_grad():
-        model(expression)
-    assert len(calls) == 4
-
-
-@pytest.mark.parametrize("kernel", ["reference", "fused"])
-@pytest.mark.parametrize("pooling", ["mean", "max", "median", "all"])
-def test_pooled_embeddings_are_the_pooled_embeddings_of_genes(pooling, kernel):
-    reference, fused = models_of_both_kernels(small_shape())
-    model = {"reference": reference, "fused": fused}[kernel].eval()
-    expression, mask = profiles(3, "some")
-    hidden = expression.masked_fill(mask, torch.nan)
-    chosen = torch.tensor([0, 3, 4, 9, 21, 22])
-    with torch.no_grad():
-        embedding = model(hidden, 0.25).gene_embedding
-        for genes in (None, chosen):
-            parts = embedding if genes is None else embedding[:, genes]
-            whole = model.pooled_embedding(hidden, 0.25, pooling, genes)
-            torch.testing.assert_close(whole, pool_genes(parts, pooling), atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("genes", [1, 2, 7, 10])
-def test_median_is_that_of_numpy(genes):
-    values = torch.randn(2, genes, 5)
-    np.testing.assert_allclose(pool_genes(values, "median").numpy(), np.median(values.numpy(), axis=1), rtol=1e-6)
-
-
-# ---- bf16 ----------------------------------------------------------------------------------------------------------
-
-# Largest error of a bf16 forward pass against fp32, relative to the largest entry, at these tiny shapes: a few of the
-# 2^-8 steps of bf16 add up over the layers.
-BF16_OUTPUT_BOUND, BF16_GRADIENT_BOUND = 0.03, 0.06
-
-
-@pytest.mark.parametrize("compiled", [False, True])
-def test_bf16_stays_within_its_stated_bounds(compiled, monkeypatch):
-    # every CPU can multiply bf16, most do it slowly: force it here, where shapes are tiny
-    monkeypatch.setattr("pretrain.model.bulkformer.autocast_to_bf16", lambda precision, _device: precision == "bf16")
-    _, exact = models_of_both_kernels(small_shape())
-    _, rounded = models_of_both_kernels(small_shape(), precision="bf16", compile=compiled)
-    expression, mask = profiles(2, "some")
-    expected, expected_gradients = gradients_of(exact.eval(), expression, mask)
-    output, gradients = gradients_of(rounded.eval(), expression, mask)
-    difference = (output - expected).abs().max() / expected.abs().max()
-    assert 0 < difference < BF16_OUTPUT_BOUND
-    total = sum(gradient.square().sum() for gradient in expected_gradients.values()).sqrt()
-    error = sum((gradients[name] - expected_gradients[name]).square().sum() for name in gradients).sqrt()
-    assert error / total < BF16_GRADIENT_BOUND
-
-
-def test_bf16_is_fp32_where_the_processor_has_no_bf16(monkeypatch):
-    monkeypatch.setattr(device, "multiplies_bf16", lambda _device_type: False)
-    _, exact = models_of_both_kernels(small_shape())
-    _, rounded = models_of_both_kernels(small_shape(), precision="bf16")
-    expression, _ = profiles(2, "none")
-    assert torch.equal(exact.eval()(expression).expression, rounded.eval()(expression).expression)
-
-
-# ---- compilation ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.usefixtures("chunk_elements")
-def test_compiled_parts_give_the_eager_numbers_and_compile_once():
-    _, eager = models_of_both_kernels(small_shape())
-    _, compiled = models_of_both_kernels(small_shape(), compile=True)
-    counters = torch._dynamo.utils.counters
-    graphs = []
-    counters.clear()
-    # the last batch is smaller: no size may be compiled into the code
-    for samples in (3, 3, 2, 1):
-        results = []
-        for model in (eager, compiled):
-            torch.manual_seed(samples)
-            results.append(gradients_of(model.train(), *profiles(samples, "some")))
-        torch.testing.assert_close(results[1], results[0], atol=1e-5, rtol=1e-4)
-        graphs.append(counters["stats"]["unique_graphs"])
-    assert graphs[0] == graphs[-1] > 0
-    assert not counters["graph_break"]
-    assert not counters["recompiles"]
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_whole_model_compiles_into_one_graph_that_serves_any_batch(precision):
-    """Where the processor has no bf16, that is fp32 once more."""
-    shape = small_shape(performer_layers=1)
-    _, model = models_of_both_kernels(shape, precision=precision)
-    whole = torch.compile(copy.deepcopy(model).eval(), fullgraph=True, dynamic=True, backend="aot_eager")
-    counters = torch._dynamo.utils.counters
-    counters.clear()
-    graphs = []
-    for samples in (4, 3, 2):
-        expression, mask = profiles(samples, "some")
-        expected, expected_gradients = gradients_of(model.eval(), expression, mask)
-        output, gradients = gradients_of(whole, expression, mask)
-        if precision == "fp32":
-            torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-4)
-            torch.testing.assert_close(
-                list(gradients.values()), list(expected_gradients.values()), atol=1e-5, rtol=1e-3
-            )
-        else:
-            assert (output - expected).abs().max() <= BF16_OUTPUT_BOUND * expected.abs().max()
-            for gradient, wanted in zip(gradients.values(), expected_gradients.values(), strict=True):
-                assert (gradient - wanted).norm() <= BF16_GRADIENT_BOUND * wanted.norm() + 1e-5
-        graphs.append(counters["stats"]["unique_graphs"])
-    assert graphs == [1, 1, 1]
-    assert not counters["graph_break"]

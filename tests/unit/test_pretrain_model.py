@@ -1,0 +1,192 @@
+"""The model with the fused kernel is the model with the published modules, compiled or not."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from made_models import (
+    BF16_GRADIENT_BOUND,
+    BF16_OUTPUT_BOUND,
+    gradients_of,
+    models_of_both_kernels,
+    profiles,
+    random_graph,
+    small_shape,
+)
+
+from pretrain.kernels import device
+from pretrain.model.bulkformer import BulkFormer
+from pretrain.model.layers import GraphConvolution
+from pretrain.model.pooling import pool_genes
+from pretrain.model.random_features import redraw_random_features
+
+
+@pytest.fixture(params=[2**20, 150], ids=["one chunk", "chunks that do not divide the genes"])
+def chunk_elements(request, monkeypatch):
+    monkeypatch.setattr(device, "CPU_CHUNK_ELEMENTS", request.param)
+
+
+def test_a_convolution_leaves_no_file_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    class Convolution(GraphConvolution):
+        """PyG generates code, in a file, for a class that it has not seen."""
+
+    assert Convolution.propagate.__module__ != f"{__name__}_Convolution_propagate"
+    layer = Convolution(4)
+    assert layer.propagate.__module__ == f"{__name__}_Convolution_propagate"
+
+
+@pytest.mark.usefixtures("chunk_elements")
+@pytest.mark.parametrize("hidden", ["some", "all", "none"])
+@pytest.mark.parametrize("samples", [1, 3])
+def test_both_kernels_agree_in_outputs_and_gradients(samples, hidden):
+    reference, fused = models_of_both_kernels(small_shape())
+    expression, mask = profiles(samples, hidden)
+    for model in (reference, fused):
+        model.eval()
+    expected, expected_gradients = gradients_of(reference, expression, mask)
+    output, gradients = gradients_of(fused, expression, mask)
+    torch.testing.assert_close(output, expected, atol=1e-4, rtol=0)
+    assert gradients.keys() == expected_gradients.keys()
+    for name, gradient in gradients.items():
+        assert (gradient - expected_gradients[name]).norm() <= 1e-3 * expected_gradients[name].norm() + 1e-6, name
+
+
+@pytest.mark.parametrize("recompute", ["hidden", "layers"])
+def test_recomputation_changes_no_number_even_with_dropout(recompute):
+    _, plain = models_of_both_kernels(small_shape())
+    _, saving = models_of_both_kernels(small_shape(), recompute=recompute)
+    expression, mask = profiles(2, "some")
+    results = []
+    for model in (plain, saving):
+        torch.manual_seed(5)
+        results.append(gradients_of(model.train(), expression, mask))
+    torch.testing.assert_close(results[1], results[0])
+
+
+def test_recomputing_layers_works_with_the_reference_kernel():
+    torch.manual_seed(0)
+    plain = BulkFormer(small_shape(), random_graph())
+    saving = BulkFormer(small_shape(), random_graph(), recompute="layers")
+    saving.load_state_dict(plain.state_dict())
+    results = []
+    for model in (plain, saving):
+        torch.manual_seed(5)
+        results.append(gradients_of(model.train(), *profiles(2, "some")))
+    torch.testing.assert_close(results[1], results[0])
+
+
+def test_dropout_acts_in_training_and_only_there():
+    _, model = models_of_both_kernels(small_shape())
+    expression, _ = profiles(2, "none")
+    assert not torch.equal(model.train()(expression).gene_embedding, model(expression).gene_embedding)
+    assert torch.equal(model.eval()(expression).gene_embedding, model(expression).gene_embedding)
+
+
+def test_redrawn_features_take_effect():
+    _, model = models_of_both_kernels(small_shape())
+    expression, _ = profiles(2, "none")
+    before = model.eval()(expression).gene_embedding
+    redraw_random_features(model, seed=1, step=0, every_steps=10)
+    assert not torch.allclose(before, model(expression).gene_embedding)
+
+
+def test_names_of_tensors_are_the_same_for_both_kernels():
+    reference, fused = models_of_both_kernels(small_shape())
+    assert list(fused.state_dict()) == list(reference.state_dict())
+
+
+def test_projected_identity_is_reused_until_weights_change():
+    _, model = models_of_both_kernels(small_shape())
+    expression, _ = profiles(1, "none")
+    calls = []
+    model.gene_emb_proj.register_forward_hook(lambda *_: calls.append(1))
+    with torch.inference_mode():
+        first = model.eval()(expression).expression
+        assert torch.equal(model(expression).expression, first)
+        assert len(calls) == 1
+    with torch.no_grad():
+        model.gene_emb_proj[2].bias.add_(1.0)
+        changed = model(expression).expression
+        assert len(calls) == 2
+        assert not torch.equal(changed, first)
+    model(expression).expression.sum().backward()
+    assert model.gene_emb_proj[0].weight.grad is not None
+    model.train().eval()
+    with torch.no_grad():
+        model(expression)
+    assert len(calls) == 4
+
+
+@pytest.mark.parametrize("kernel", ["reference", "fused"])
+@pytest.mark.parametrize("pooling", ["mean", "max", "median", "all"])
+def test_pooled_embeddings_are_the_pooled_embeddings_of_genes(pooling, kernel):
+    reference, fused = models_of_both_kernels(small_shape())
+    model = {"reference": reference, "fused": fused}[kernel].eval()
+    expression, mask = profiles(3, "some")
+    hidden = expression.masked_fill(mask, torch.nan)
+    chosen = torch.tensor([0, 3, 4, 9, 21, 22])
+    with torch.no_grad():
+        embedding = model(hidden, 0.25).gene_embedding
+        for genes in (None, chosen):
+            parts = embedding if genes is None else embedding[:, genes]
+            whole = model.pooled_embedding(hidden, 0.25, pooling, genes)
+            torch.testing.assert_close(whole, pool_genes(parts, pooling), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("genes", [1, 2, 7, 10])
+def test_median_is_that_of_numpy(genes):
+    values = torch.randn(2, genes, 5)
+    np.testing.assert_allclose(pool_genes(values, "median").numpy(), np.median(values.numpy(), axis=1), rtol=1e-6)
+
+
+# ---- compilation ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("chunk_elements")
+def test_compiled_parts_give_the_eager_numbers_and_compile_once():
+    _, eager = models_of_both_kernels(small_shape())
+    _, compiled = models_of_both_kernels(small_shape(), compile=True)
+    counters = torch._dynamo.utils.counters
+    graphs = []
+    counters.clear()
+    # the last batch is smaller: no size may be compiled into the code
+    for samples in (3, 3, 2, 1):
+        results = []
+        for model in (eager, compiled):
+            torch.manual_seed(samples)
+            results.append(gradients_of(model.train(), *profiles(samples, "some")))
+        torch.testing.assert_close(results[1], results[0], atol=1e-5, rtol=1e-4)
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs[0] == graphs[-1] > 0
+    assert not counters["graph_break"]
+    assert not counters["recompiles"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_whole_model_compiles_into_one_graph_that_serves_any_batch(precision):
+    """Where the processor has no bf16, that is fp32 once more."""
+    shape = small_shape(performer_layers=1)
+    _, model = models_of_both_kernels(shape, precision=precision)
+    whole = torch.compile(copy.deepcopy(model).eval(), fullgraph=True, dynamic=True, backend="aot_eager")
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    graphs = []
+    for samples in (4, 3, 2):
+        expression, mask = profiles(samples, "some")
+        expected, expected_gradients = gradients_of(model.eval(), expression, mask)
+        output, gradients = gradients_of(whole, expression, mask)
+        if precision == "fp32":
+            torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(
+                list(gradients.values()), list(expected_gradients.values()), atol=1e-5, rtol=1e-3
+            )
+        else:
+            assert (output - expected).abs().max() <= BF16_OUTPUT_BOUND * expected.abs().max()
+            for gradient, wanted in zip(gradients.values(), expected_gradients.values(), strict=True):
+                assert (gradient - wanted).norm() <= BF16_GRADIENT_BOUND * wanted.norm() + 1e-5
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs == [1, 1, 1]
+    assert not counters["graph_break"]
