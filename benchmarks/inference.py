@@ -23,7 +23,7 @@ from rich.console import Console
 from dataprep.genes.vocabulary import GeneVocabulary
 from dataprep.runtime.storage import Folder
 from evaluation.inference.embedder import Embedder
-from pretrain.bench.training_step import answer, made_up_graph, made_up_profiles, run_in_turns
+from pretrain.bench.training_step import answer, run_in_turns, synthetic_graph, synthetic_profiles
 from pretrain.config import ModelSettings
 from pretrain.model.bulkformer import BulkFormer
 from pretrain.model.export_file import write_export
@@ -45,14 +45,14 @@ class InferenceCase:
 
 def serve(case: InferenceCase, connection: Connection) -> None:
     work = _published(case) if case.kernel == "published" else _ours(case)
-    expression_BG, mask_BG = made_up_profiles(case.batch, case.genes)
+    expression_BG, mask_BG = synthetic_profiles(case.batch, case.genes)
     profiles = expression_BG.masked_fill(mask_BG, torch.nan).numpy()
-    answer(connection, lambda: work(profiles))
+    answer(connection, lambda: work(profiles), torch.device("cpu"))
 
 
 def _published(case: InferenceCase) -> Callable[[np.ndarray], np.ndarray]:
     shape = ModelSettings(size=case.size).shape(case.genes)
-    graph = made_up_graph(case.genes, 20)
+    graph = synthetic_graph(case.genes, 20)
     edges = torch.stack([torch.from_numpy(graph.source).long(), torch.from_numpy(graph.target).long()])
     weight = torch.from_numpy(graph.weight)
     model = Published(case.genes, shape.dim, shape.performer_layers, edges, weight).eval()
@@ -82,9 +82,9 @@ def main() -> None:
     parser.add_argument("--genes", type=int, default=20_010)
     parser.add_argument("--batches", type=int, default=5, help="timed batches of each")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as room:
-        export = str(Path(room) / "export")
-        shape, graph = ModelSettings(size=options.size).shape(options.genes), made_up_graph(options.genes, 20)
+    with tempfile.TemporaryDirectory() as scratch:
+        export = str(Path(scratch) / "export")
+        shape, graph = ModelSettings(size=options.size).shape(options.genes), synthetic_graph(options.genes, 20)
         ids = tuple(f"ENSG{number:011d}" for number in range(options.genes))
         vocabulary = GeneVocabulary(ids, ids, np.full(options.genes, 1000.0))
         graph = replace(graph, vocabulary_sha256=vocabulary.fingerprint)

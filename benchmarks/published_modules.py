@@ -21,7 +21,8 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch_geometric.nn import GCNConv
 
-from pretrain.bench.training_step import BenchCase, made_up_graph, run_in_turns, serve_case, serve_steps
+from pretrain.bench.training_step import BenchCase, run_in_turns, serve_case, serve_steps, synthetic_graph
+from pretrain.config import ModelSettings
 from pretrain.model.bulkformer import ModelOutput
 
 MASKED = -10.0
@@ -92,7 +93,7 @@ def serve_plain(case: PlainCase | BenchCase, connection: Connection) -> None:
     if isinstance(case, BenchCase):
         return serve_case(case, connection)
     torch.manual_seed(0)
-    graph = made_up_graph(case.genes, case.edges_per_gene)
+    graph = synthetic_graph(case.genes, case.edges_per_gene)
     edge_index = torch.stack([torch.from_numpy(graph.source).long(), torch.from_numpy(graph.target).long()])
     shape = _reference(case.size, case.micro_batch, case.genes, case.edges_per_gene).shape
     model = Published(case.genes, shape.dim, shape.performer_layers, edge_index, torch.from_numpy(graph.weight))
@@ -101,8 +102,8 @@ def serve_plain(case: PlainCase | BenchCase, connection: Connection) -> None:
 
 def _reference(size: str, micro_batch: int, genes: int, edges_per_gene: int) -> BenchCase:
     return BenchCase(
-        size, "reference", "fp32", micro_batch, genes, edges_per_gene, threads=0, compile=False, recompute="nothing",
-        retain_memory=False,
+        size, ModelSettings(size=size).shape(genes), "reference", "fp32", micro_batch, edges_per_gene, threads=0,
+        compile=False, recompute="nothing", retain_memory=False,
     )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from rich.table import Table
 
 from dataprep.runtime.storage import Folder
 from pretrain.bench.training_step import BenchCase, run_in_turns
+from pretrain.config import ModelSettings
 from pretrain.monitoring.metrics_file import read_rows
 
 GENES = 20_010
@@ -74,8 +75,9 @@ def make_corpus(place: str) -> str:
 def bare_rate() -> float:
     """Profiles per second of the model alone, one thread."""
     case = BenchCase(
-        "37M", "fused", "fp32", MICRO, GENES, 20, threads=1, compile=False, recompute="nothing", retain_memory=True
-    )
+        "37M", ModelSettings(size="37M").shape(GENES), "fused", "fp32", MICRO, 20, threads=1, compile=False,
+        recompute="nothing", retain_memory=True,
+    )  # fmt: skip
     [seconds], _ = run_in_turns([case], 2, 8, Console(quiet=True))
     return MICRO / median(seconds)
 

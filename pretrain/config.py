@@ -10,7 +10,8 @@ from typing import Any, Literal, get_args
 from pydantic import Field, model_validator
 
 from dataprep.runtime.command_line import CommandSettings, Settings, UserError
-from pretrain.shape import ModelShape, read_size, size_names
+from dataprep.runtime.plugins import ExtensibleSettings
+from pretrain.shape import ModelShape, ModelSize, packaged_size_names, read_size
 
 Kernel = Literal["reference", "fused"]
 Precision = Literal["fp32", "bf16"]
@@ -24,7 +25,9 @@ Recompute = Literal["nothing", "hidden", "layers"]
 class ModelSettings(Settings):
     """Which model to train; numbers given here replace those of the named size."""
 
-    size: str = Field("tiny", description="named size: tiny, 37M, 50M, 93M, 127M or 147M")
+    size: str = Field(
+        "tiny", description="tiny, 37M, 50M, 93M, 127M or 147M; one of a plugin's; or the path of a .yaml file"
+    )
     dim: int | None = Field(None, description="hidden width D, instead of the size's")
     performer_layers: int | None = Field(None, description="Performer layers K in a block, instead of the size's")
     heads: int | None = Field(None, description="attention heads, instead of the size's")
@@ -45,13 +48,26 @@ class ModelSettings(Settings):
         1000, ge=0, description="optimizer steps between redraws of the random features; 0 keeps the first"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_own_size(cls, given: Any) -> Any:
+        """Take over the numbers of a size that is not the package's, so that they are part of the settings.
+
+        Workers and later starts of a run then need neither the file nor the plugin, and another file under the same
+        name is another setting.
+        """
+        if not isinstance(given, dict) or given.get("size", "tiny") in packaged_size_names():
+            return given
+        own = {name: number for name, number in given.items() if number is not None}
+        return own if own.keys() >= set(ModelSize.model_fields) else read_size(str(own["size"])).model_dump() | own
+
     def shape(self, genes: int) -> ModelShape:
-        """The shape over a vocabulary of ``genes``. Raises UserError for an unknown size."""
-        numbers: dict[str, Any] = dict(read_size(self.size))
-        own = self.model_dump(include={"dim", "performer_layers", "heads", "blocks"}, exclude_none=True)
+        """The shape over a vocabulary of ``genes``. Raises UserError for numbers that do not fit each other."""
+        own = self.model_dump(include=set(ModelSize.model_fields), exclude_none=True)
+        numbers = own if own.keys() == set(ModelSize.model_fields) else read_size(self.size).model_dump() | own
         kept = self.model_dump(include={"gene_identity", "attention_dropout", "feed_forward_dropout"})
         try:
-            return ModelShape(genes=genes, **(numbers | own), **kept)
+            return ModelShape(genes=genes, **numbers, **kept)
         except ValueError as error:
             raise UserError(f"model: {error}", exit_code=2) from None
 
@@ -152,7 +168,7 @@ class TrackingSettings(Settings):
     row_ids: bool = Field(False, description="row_ids of each step in metrics.jsonl: an audit, for small runs")
 
 
-class RunSettings(CommandSettings):
+class RunSettings(ExtensibleSettings):
     """Pretrain a model on a corpus; started again with the same name and storage, the run goes on."""
 
     corpus: str = Field(description="corpus folder or s3:// address")
@@ -177,7 +193,6 @@ class RunSettings(CommandSettings):
 
     @model_validator(mode="after")
     def _check(self) -> RunSettings:
-        read_size(self.model.size)
         if (self.workers.min_count or 1) > self.workers.count:
             raise ValueError(f"workers.min_count {self.workers.min_count} is over workers.count {self.workers.count}")
         return self
@@ -215,10 +230,10 @@ class ExportSettings(CommandSettings):
         return self
 
 
-class BenchSettings(CommandSettings):
+class BenchSettings(ExtensibleSettings):
     """Measure training steps: time, memory, and share of what the machine can multiply."""
 
-    size: str = Field("50M", description="named sizes, with commas")
+    size: str = Field("50M", description="sizes as for --model.size of pretrain run, with commas")
     kernel: str = Field("reference,fused", description="kernels to compare, with commas")
     precision: str = Field("fp32", description="fp32, bf16, with commas")
     micro_batch: str = Field("2", description="profiles in a step, with commas")
@@ -226,6 +241,7 @@ class BenchSettings(CommandSettings):
     edges_per_gene: int = Field(20, ge=0)
     steps: int = Field(5, ge=1, description="timed steps of each case; the median counts")
     warmup_steps: int = Field(2, ge=0, description="steps of each case before the timed ones")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU if torch sees one")
     threads: int = Field(0, ge=0, description="torch threads; 0 takes one per core")
     compile: bool = Field(True, description="fused kernel: compile elementwise parts")
     recompute: Recompute = Field("hidden", description="fused kernel: what backward computes again")
@@ -234,7 +250,10 @@ class BenchSettings(CommandSettings):
     )
 
     def sizes(self) -> list[str]:
-        return _listed(self.size, size_names(), "size")
+        sizes = self.size.split(",")
+        for size in sizes:
+            read_size(size)
+        return sizes
 
     def kernels(self) -> list[str]:
         return _listed(self.kernel, get_args(Kernel), "kernel")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib.resources
 import math
+from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from dataprep.runtime.command_line import Settings, UserError
 
@@ -15,19 +16,73 @@ from dataprep.runtime.command_line import Settings, UserError
 ESM2_WIDTH = 1280
 
 
-def size_names() -> list[str]:
+class ModelSize(Settings):
+    """The numbers that a size stands for; genes, gene identity and dropout are not among them."""
+
+    dim: int = Field(ge=2)
+    performer_layers: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    blocks: int = Field(1, ge=1)
+
+
+# Sizes that plugins have added.
+_registered: dict[str, ModelSize] = {}
+
+
+def packaged_size_names() -> list[str]:
     """The sizes that come with the package, smallest first: one YAML file each in ``pretrain/configs``."""
     files = importlib.resources.files("pretrain") / "configs"
     names = [entry.name.removesuffix(".yaml") for entry in files.iterdir() if entry.name.endswith(".yaml")]
     return sorted(names, key=lambda name: int(name.removesuffix("M")) if name.endswith("M") else 0)
 
 
-def read_size(name: str) -> dict[str, int]:
-    """Width, layers, heads and blocks of a named size. Raises UserError for an unknown name."""
-    if name not in size_names():
-        raise UserError(f"unknown model size {name!r}; sizes: {', '.join(size_names())}", exit_code=2)
-    content = importlib.resources.files("pretrain") / "configs" / f"{name}.yaml"
-    return dict(yaml.safe_load(content.read_text()))
+def size_names() -> list[str]:
+    """All sizes that have a name: those of the package, then those of plugins."""
+    return packaged_size_names() + list(_registered)
+
+
+def register_size(name: str, dim: int, performer_layers: int, heads: int, blocks: int = 1) -> None:
+    """Add a size under a name, as a plugin does when it is imported.
+
+    Raises ValueError for a name that stands for other numbers already.
+    """
+    size = ModelSize(dim=dim, performer_layers=performer_layers, heads=heads, blocks=blocks)
+    if name in packaged_size_names() or _registered.get(name, size) != size:
+        raise ValueError(f"there is a model size {name!r} already")
+    _registered[name] = size
+
+
+def read_size(name: str) -> ModelSize:
+    """Numbers of a size: one with a name, or a YAML file of the user's, given by its path.
+
+    Raises UserError for an unknown name and for a file that does not hold these numbers.
+    """
+    if name in _registered:
+        return _registered[name]
+    if name in packaged_size_names():
+        content = importlib.resources.files("pretrain") / "configs" / f"{name}.yaml"
+        return ModelSize(**yaml.safe_load(content.read_text()))
+    if name.endswith((".yaml", ".yml")):
+        return _read_size_file(Path(name))
+    raise UserError(
+        f"unknown model size {name!r}; sizes: {', '.join(size_names())}, or the path of a .yaml file", exit_code=2
+    )
+
+
+def _read_size_file(path: Path) -> ModelSize:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"model size {path}: no such file", exit_code=2) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"model size {path}: {' '.join(str(error).split())}", exit_code=2) from None
+    if not isinstance(content, dict):
+        raise UserError(f"model size {path} has no lines NAME: NUMBER for {', '.join(ModelSize.model_fields)}", 2)
+    try:
+        return ModelSize(**{str(key): value for key, value in content.items()})
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, issue['loc']))}: {issue['msg']}" for issue in error.errors()]
+        raise UserError(f"model size {path}: {'; '.join(problems)}", exit_code=2) from None
 
 
 class ModelShape(Settings):

@@ -33,32 +33,33 @@ from pretrain.model.flops import (
     training_flops,
 )
 from pretrain.model.loss import masked_squared_error, profile_loss
-from pretrain.monitoring.throughput import gemm_peak, peak_memory_bytes
+from pretrain.monitoring.throughput import gemm_peak, peak_memory_bytes, wait_for
 from pretrain.shape import ModelShape
 
 # Squares whose product would take longer than this are left out of the search for the peak.
 _LONGEST_PRODUCT_SECONDS = 3.0
-_SQUARES = (1024, 2048, 4096)
+_SQUARES = {"cpu": (1024, 2048, 4096), "cuda": (4096, 8192, 16384)}
 
 
 @dataclass(frozen=True)
 class BenchCase:
-    """One model to time."""
+    """One model to time. ``size`` is what ``shape`` is called, ``device`` the type of the device it runs on."""
 
     size: str
+    shape: ModelShape
     kernel: str
     precision: str
     micro_batch: int
-    genes: int
     edges_per_gene: int
     threads: int
     compile: bool
     recompute: Recompute
     retain_memory: bool
+    device: str = "cpu"
 
     @property
-    def shape(self) -> ModelShape:
-        return ModelSettings(size=self.size).shape(self.genes)
+    def genes(self) -> int:
+        return self.shape.genes
 
     @property
     def edges(self) -> int:
@@ -66,20 +67,21 @@ class BenchCase:
 
     @property
     def product_dtype(self) -> torch.dtype:
-        """What its products run in on a CPU of this machine."""
-        return torch.bfloat16 if autocast_to_bf16(self.precision, torch.device("cpu")) else torch.float32
+        """What its products run in on its device."""
+        return torch.bfloat16 if autocast_to_bf16(self.precision, torch.device(self.device)) else torch.float32
 
 
 def bench(settings: BenchSettings) -> list[dict[str, Any]]:
     """Time every combination asked for; prints a table and returns its rows."""
-    cases = cases_of(settings)
+    device = chosen_device(settings.device)
+    cases = cases_of(settings, device)
     console = Console(file=sys.stderr, highlight=False, width=110)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     dtypes = {case.product_dtype for case in cases}
-    peaks = {dtype: gemm_peak(dtype, torch.device("cpu"), _SQUARES, _LONGEST_PRODUCT_SECONDS) / 1e9 for dtype in dtypes}
+    peaks = {dtype: gemm_peak(dtype, device, _SQUARES[device.type], _LONGEST_PRODUCT_SECONDS) / 1e9 for dtype in dtypes}
     for dtype, peak in peaks.items():
-        console.print(f"GEMM peak of this machine, {dtype}: {peak:.0f} GFLOP/s")
+        console.print(f"GEMM peak of {device_name(device)}, {dtype}: {peak:.0f} GFLOP/s")
     rows = []
     for size in dict.fromkeys(case.size for case in cases):
         of_size = [case for case in cases if case.size == size]
@@ -90,13 +92,29 @@ def bench(settings: BenchSettings) -> list[dict[str, Any]]:
     return rows
 
 
-def cases_of(settings: BenchSettings) -> list[BenchCase]:
+def chosen_device(wanted: str) -> torch.device:
+    """The device to measure. Raises UserError where torch sees no GPU and one is asked for."""
+    there_is_one = torch.cuda.is_available()
+    if wanted == "cuda" and not there_is_one:
+        build = "is a CPU build" if torch.version.cuda is None else f"is built for CUDA {torch.version.cuda}"
+        raise UserError(f"--device cuda: torch {torch.__version__} sees no GPU here (it {build})", exit_code=2)
+    return torch.device("cuda" if wanted == "cuda" or (wanted == "auto" and there_is_one) else "cpu")
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "this machine's CPUs"
+
+
+def cases_of(settings: BenchSettings, device: torch.device) -> list[BenchCase]:
     return [
         BenchCase(
-            size, kernel, precision, micro_batch, settings.genes, settings.edges_per_gene, settings.threads,
+            size, ModelSettings(size=size).shape(settings.genes), kernel, precision, micro_batch,
+            settings.edges_per_gene, settings.threads,
             compile=settings.compile and kernel == "fused",
             recompute=settings.recompute if kernel == "fused" else "nothing",
-            retain_memory=settings.retain_memory in ("all", kernel),
+            # what is kept is the memory of the process, where the tensors of a GPU are not
+            retain_memory=settings.retain_memory in ("all", kernel) and device.type == "cpu",
+            device=device.type,
         )
         for size in settings.sizes()
         for micro_batch in settings.micro_batches()
@@ -112,6 +130,7 @@ def row_of(case: BenchCase, seconds: list[float], memory: int, peaks: dict[torch
     peak = peaks[case.product_dtype]
     return {
         "size": case.size,
+        "device": case.device,
         "kernel": case.kernel,
         "precision": case.precision,
         "micro_batch": case.micro_batch,
@@ -170,14 +189,14 @@ def _ask(connection: Connection, question: str, case: Any) -> float:
 
 
 def serve_case(case: BenchCase, connection: Connection) -> None:
-    """Answer "step" with a step's seconds and "memory" with the process's peak, until the asker leaves."""
+    """Answer "step" with a step's seconds and "memory" with the peak, until the asker leaves."""
     if case.threads:
         torch.set_num_threads(case.threads)
     torch.manual_seed(0)
     model = BulkFormer(
-        case.shape, made_up_graph(case.genes, case.edges_per_gene), case.kernel, case.precision, case.compile,
+        case.shape, synthetic_graph(case.genes, case.edges_per_gene), case.kernel, case.precision, case.compile,
         case.recompute,
-    )  # fmt: skip
+    ).to(case.device)  # fmt: skip
     serve_steps(model, case.genes, case.micro_batch, connection, case.retain_memory)
 
 
@@ -187,7 +206,8 @@ def serve_steps(
     """Training steps on request: forward, loss, backward and AdamW, with dropout as the model has it."""
     model.train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
-    expression_BG, mask_BG = made_up_profiles(micro_batch, genes)
+    device = next(model.parameters()).device
+    expression_BG, mask_BG = (tensor.to(device) for tensor in synthetic_profiles(micro_batch, genes))
 
     def step() -> None:
         # as in training, nobody holds the gene embeddings until the backward pass has ended
@@ -197,34 +217,40 @@ def serve_steps(
         optimizer.step()
         optimizer.zero_grad()
         if retain_memory:
-            retain_freed_memory(expression_BG.device)
+            retain_freed_memory(device)
 
-    answer(connection, step)
+    answer(connection, step, device)
 
 
-def answer(connection: Connection, step: Callable[[], object]) -> None:
-    """Take steps on request, answering with their seconds or with the process's peak memory, until the asker leaves."""
+def answer(connection: Connection, step: Callable[[], object], device: torch.device) -> None:
+    """Take steps on request, answering with their seconds or with the peak memory, until the asker leaves.
+
+    The peak is that of the process on a CPU, and of torch's tensors on a GPU. A step there has ended when the GPU is
+    done with it.
+    """
     while True:
         try:
             question = connection.recv()
         except EOFError:
             return
         if question == "memory":
-            connection.send(peak_memory_bytes(torch.device("cpu")))
+            connection.send(peak_memory_bytes(device))
             continue
+        wait_for(device)
         started = time.perf_counter()
         step()
+        wait_for(device)
         connection.send(time.perf_counter() - started)
 
 
-def made_up_profiles(samples: int, genes: int) -> tuple[torch.Tensor, torch.Tensor]:
+def synthetic_profiles(samples: int, genes: int) -> tuple[torch.Tensor, torch.Tensor]:
     """log1p(TPM)-like values, a sixth of them zero, and a mask of 15 %: both samples x genes."""
     generator = torch.Generator().manual_seed(0)
     expression_BG = (torch.randn(samples, genes, generator=generator) * 2 + 2).relu()
     return expression_BG, torch.rand(samples, genes, generator=generator) < 0.15
 
 
-def made_up_graph(genes: int, edges_per_gene: int) -> GeneGraph:
+def synthetic_graph(genes: int, edges_per_gene: int) -> GeneGraph:
     """Random neighbours: worse for caches than the graph of real genes, where hubs recur."""
     generator = np.random.default_rng(0)
     edges = genes * edges_per_gene
@@ -256,7 +282,7 @@ def _print_rows(console: Console, rows: list[dict[str, Any]]) -> None:
 def _print_estimates(console: Console, cases: list[BenchCase]) -> None:
     console.print(
         f"Estimates, not measurements: the longer of products at {PRODUCT_EFFICIENCY:.0%} of the dense bf16 peak and "
-        f"memory traffic at {BANDWIDTH_EFFICIENCY:.0%} of the bandwidth (pretrain/flops.py has what is counted)."
+        f"memory traffic at {BANDWIDTH_EFFICIENCY:.0%} of the bandwidth (pretrain/model/flops.py has what is counted)."
     )
     table = Table(title="Estimated bf16 training on one GPU, 522,769 profiles x 29 epochs")
     for name in ("size", "batch", "GPU", "profiles/s", "GPU-hours", "memory GB"):

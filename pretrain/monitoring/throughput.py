@@ -33,14 +33,15 @@ def gemm_peak(dtype: torch.dtype, device: torch.device, sides: tuple[int, ...], 
 
 def _product_rate(side: int, dtype: torch.dtype, device: torch.device) -> float:
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    _wait_for(device)
+    wait_for(device)
     started = time.perf_counter()
     torch.mm(left, right)
-    _wait_for(device)
+    wait_for(device)
     return 2 * side**3 / (time.perf_counter() - started)
 
 
-def _wait_for(device: torch.device) -> None:
+def wait_for(device: torch.device) -> None:
+    """Wait until a GPU has done all that it was given; a CPU works at once."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -83,7 +83,7 @@ def test_each_package_is_imported_from_the_wheel_and_has_help(python: Path, tmp_
 def test_package_data_is_found_in_the_wheel(python: Path, tmp_path: Path):
     code = (
         "from dataprep.genes.vocabulary import default_vocabulary; from pretrain.config import read_size;"
-        "print(default_vocabulary().size, read_size('tiny')['dim'])"
+        "print(default_vocabulary().size, read_size('tiny').dim)"
     )
     found = outside(python, tmp_path, "-c", code)
     assert found.stdout.split() == ["20024", "32"], found.stderr

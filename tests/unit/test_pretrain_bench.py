@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dataprep.runtime.command_line import UserError, read_settings
 from pretrain.bench import training_step as bench_module
-from pretrain.bench.training_step import bench, cases_of, made_up_graph, made_up_profiles, row_of, run_in_turns
+from pretrain.bench.training_step import bench, cases_of, row_of, run_in_turns, synthetic_graph, synthetic_profiles
 from pretrain.config import BenchSettings, ModelSettings
 from pretrain.model.bulkformer import BulkFormer
 from pretrain.model.flops import ACCELERATORS, estimate, forward_flops, memory_bytes, parameters, training_flops
@@ -18,13 +18,14 @@ from pretrain.monitoring import throughput
 from pretrain.monitoring.throughput import gemm_peak
 from pretrain.shape import ModelShape
 
+CPU = torch.device("cpu")
 TINY = {"size": "tiny", "genes": 60, "edges_per_gene": 3, "steps": 2, "warmup_steps": 1, "threads": 1}
 
 
 def test_flops_are_those_that_torch_counts_in_the_published_modules():
     shape = ModelShape(genes=200, dim=64, performer_layers=2, heads=4)
-    model = BulkFormer(shape, made_up_graph(200, 5))
-    expression_BG, _ = made_up_profiles(3, 200)
+    model = BulkFormer(shape, synthetic_graph(200, 5))
+    expression_BG, _ = synthetic_profiles(3, 200)
     with FlopCounterMode(display=False) as counter:
         output = model(expression_BG)
         (output.expression.sum() + output.gene_embedding.sum()).backward()
@@ -59,7 +60,7 @@ def test_estimates_grow_with_the_machine_and_shrink_with_the_model():
 
 
 def test_the_command_reports_every_case_in_its_own_process(monkeypatch, capfd):
-    monkeypatch.setattr(bench_module, "_SQUARES", (64,))
+    monkeypatch.setattr(bench_module, "_SQUARES", {"cpu": (64,)})
     rows = bench(BenchSettings(**TINY, kernel="reference,fused", precision="fp32", micro_batch="1,2", compile=False))
     assert [(row["micro_batch"], row["kernel"]) for row in rows] == [
         (1, "reference"), (1, "fused"), (2, "reference"), (2, "fused"),
@@ -79,7 +80,7 @@ def test_the_command_reports_every_case_in_its_own_process(monkeypatch, capfd):
 
 
 def test_a_row_names_the_type_that_was_multiplied(monkeypatch):
-    (case,) = cases_of(BenchSettings(**TINY, kernel="fused", precision="bf16"))
+    (case,) = cases_of(BenchSettings(**TINY, kernel="fused", precision="bf16"), CPU)
     peaks = {torch.bfloat16: 4.0, torch.float32: 2.0}
     for native, dtype, peak in ((True, "bfloat16", 4.0), (False, "float32", 2.0)):
         monkeypatch.setattr(bench_module, "autocast_to_bf16", lambda precision, device, native=native: native)
@@ -88,7 +89,7 @@ def test_a_row_names_the_type_that_was_multiplied(monkeypatch):
 
 
 def test_only_the_fused_kernel_gets_what_only_it_has():
-    reference, fused = cases_of(BenchSettings(**TINY, kernel="reference,fused"))
+    reference, fused = cases_of(BenchSettings(**TINY, kernel="reference,fused"), CPU)
     assert (reference.compile, reference.recompute, reference.retain_memory) == (False, "nothing", False)
     assert (fused.compile, fused.recompute, fused.retain_memory) == (True, "hidden", True)
 
@@ -121,4 +122,41 @@ def _serve_nothing(_case, connection) -> None:
 
 def test_a_case_that_dies_is_named():
     with pytest.raises(UserError, match="memory"):
-        run_in_turns(cases_of(BenchSettings(**TINY, kernel="fused")), 0, 1, Console(file=io.StringIO()), _serve_nothing)
+        run_in_turns(
+            cases_of(BenchSettings(**TINY, kernel="fused"), CPU), 0, 1, Console(file=io.StringIO()), _serve_nothing
+        )
+
+
+def test_a_gpu_that_torch_does_not_see_is_refused_and_not_replaced_by_a_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert bench_module.chosen_device("auto") == CPU
+    with pytest.raises(UserError, match=r"--device cuda: torch .* sees no GPU here"):
+        bench(BenchSettings(**TINY, device="cuda"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [bench_module.chosen_device(wanted).type for wanted in ("auto", "cuda", "cpu")] == ["cuda", "cuda", "cpu"]
+
+
+def test_a_step_on_a_gpu_ends_when_the_gpu_is_done_with_it(monkeypatch):
+    events = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _device: events.append("waited"))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _device: 7)
+    questions, answers = iter(["step", "memory"]), []
+
+    class Asker:
+        def recv(self) -> str:
+            try:
+                return next(questions)
+            except StopIteration:
+                raise EOFError from None
+
+        def send(self, value: float) -> None:
+            answers.append(value)
+
+    bench_module.answer(Asker(), lambda: events.append("step"), torch.device("cuda"))
+    assert events == ["waited", "step", "waited"]
+    assert answers[1] == 7
+
+
+def test_memory_of_the_process_is_kept_on_a_cpu_only():
+    (of_gpu,) = cases_of(BenchSettings(**TINY, kernel="fused"), torch.device("cuda"))
+    assert (of_gpu.device, of_gpu.retain_memory) == ("cuda", False)
