@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dataprep.genes.vocabulary import GeneVocabulary
-from dataprep.runtime.command_line import UserError
-from dataprep.runtime.storage import Folder, split_file_address
 from evaluation.config import EmbedSettings
 from evaluation.inference.embedder import Embedder
 from evaluation.inference.gene_choice import chosen_columns
-
-# The tensor of a protein embedding file: one row per gene of the vocabulary.
-PROTEIN_TENSOR = "gene_embedding"
+from pretrain.model.protein_embeddings import read_protein_embeddings
 
 
 @dataclass(frozen=True)
@@ -63,7 +54,7 @@ def content_of(settings: EmbedSettings, embedder: Embedder) -> Content:
 
 def _with_proteins(address: str, embedder: Embedder, columns: Tensor | None, gene_ids: tuple[str, ...]) -> Content:
     """Gene embeddings with those of the genes' proteins beside them, B x G' x (D + 3 + P), as published."""
-    proteins_GP = read_protein_embeddings(address, embedder.vocabulary)
+    proteins_GP = read_protein_embeddings(address, embedder.vocabulary).numpy()
     if columns is not None:
         proteins_GP = proteins_GP[columns.numpy()]
 
@@ -73,26 +64,3 @@ def _with_proteins(address: str, embedder: Embedder, columns: Tensor | None, gen
         return np.concatenate([genes_BGW, proteins_BGP], axis=2)
 
     return Content("embedding", embedder.width + proteins_GP.shape[1], gene_ids, compute)
-
-
-def read_protein_embeddings(address: str, vocabulary: GeneVocabulary) -> np.ndarray:
-    """float32 G x P from a safetensors file. Raises UserError where it is none, or over other genes."""
-    folder, name = split_file_address(address)
-    with tempfile.TemporaryDirectory(prefix="proteins-") as room:
-        path = Path(room) / "proteins.safetensors"
-        try:
-            Folder(folder).download(name, path)
-            with safe_open(path, framework="pt") as file:
-                if PROTEIN_TENSOR not in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
-                    raise UserError(f"{address} holds no tensor {PROTEIN_TENSOR!r}")
-                table: Tensor = file.get_tensor(PROTEIN_TENSOR)
-                fingerprint = (file.metadata() or {}).get("vocabulary_sha256", vocabulary.fingerprint)
-        except FileNotFoundError:
-            raise UserError(f"no such file: {address}", exit_code=2) from None
-        except SafetensorError as error:
-            raise UserError(f"{address} is no safetensors file: {error}") from None
-    if table.ndim != 2 or len(table) != vocabulary.size or fingerprint != vocabulary.fingerprint:
-        raise UserError(
-            f"{address}: {tuple(table.shape)} is not one row for each of the model's {vocabulary.size:,} genes"
-        )
-    return table.to(torch.float32).numpy()

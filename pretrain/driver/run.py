@@ -29,6 +29,7 @@ from pretrain.config import RunSettings
 from pretrain.data.window_reader import READ_TASK_CPUS
 from pretrain.driver.leftovers import remove_groups_of_dead_runs
 from pretrain.driver.progress import ProgressBoard, ProgressDisplay, duration
+from pretrain.model.protein_embeddings import corpus_protein_embeddings
 from pretrain.monitoring.metrics_file import read_rows
 from pretrain.training.code_identity import code_fingerprint
 from pretrain.training.entry import train_worker
@@ -79,7 +80,8 @@ def _checked_corpus(settings: RunSettings) -> Corpus:
     if corpus.rows("train") == 0:
         raise UserError(f"{settings.corpus}: the train split is empty")
     corpus.graph()
-    settings.model.shape(corpus.genes)
+    if settings.model.shape(corpus.genes).gene_identity == "esm2":
+        corpus_protein_embeddings(corpus)
     return corpus
 
 

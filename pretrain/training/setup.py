@@ -22,6 +22,7 @@ from pretrain.kernels.device import autocast_to_bf16
 from pretrain.model.bulkformer import BulkFormer
 from pretrain.model.export_file import load_strictly
 from pretrain.model.flops import training_flops
+from pretrain.model.protein_embeddings import corpus_protein_embeddings
 from pretrain.model.random_features import redraw_random_features
 from pretrain.monitoring.throughput import StepClock, gemm_peak
 from pretrain.shape import ModelShape
@@ -90,7 +91,7 @@ def set_up(job: TrainingJob) -> Setup:
     if restored is not None:
         require_same_corpus(restored, corpus, settings)
         log(f"resuming from the checkpoint of step {restored.step}")
-    engine = start_engine(_model(settings, shape, graph, restored, ranks.device), settings, ranks.count)
+    engine = start_engine(_model(settings, shape, corpus, graph, restored).to(ranks.device), settings, ranks.count)
     if restored is not None:
         scatter_moments(engine, restored.moments, restored.step)
     position = _position(settings, layout.profiles, ranks.count, restored)
@@ -140,14 +141,16 @@ def _clock(settings: RunSettings, shape: ModelShape, graph: GeneGraph, ranks: Ra
 
 
 def _model(
-    settings: RunSettings, shape: ModelShape, graph: GeneGraph, restored: Checkpoint | None, device: torch.device
+    settings: RunSettings, shape: ModelShape, corpus: Corpus, graph: GeneGraph, restored: Checkpoint | None
 ) -> BulkFormer:
     torch.manual_seed(settings.seed)
     chosen = settings.model
     model = BulkFormer(shape, graph, chosen.kernel, settings.precision, chosen.compile, chosen.recompute)
     if restored is not None:
         load_strictly(model, restored.weights, f"checkpoint of step {restored.step}")
-    return model.to(device)
+    elif shape.gene_identity == "esm2":
+        model.gene_emb.weight.data.copy_(corpus_protein_embeddings(corpus))
+    return model
 
 
 def _position(settings: RunSettings, profiles: int, workers: int, restored: Checkpoint | None) -> Position:
