@@ -32,7 +32,7 @@ _FOREIGN_PREFIXES = ("AWS_", "MLFLOW_", "RAY_")
 _ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "",
     "DS_ACCELERATOR": "cpu",
-    # see dataprep.runtime.ray_session
+    # see dataprep.runtime.allocator
     "MALLOC_ARENA_MAX": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "OMP_NUM_THREADS": "2",

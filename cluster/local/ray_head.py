@@ -75,7 +75,7 @@ class RayHead:
         del environment["RAY_ADDRESS"], environment["RAY_API_SERVER_ADDRESS"]
         # what `ray job stop` leaves a job for its last checkpoint; Ray's own 3 s would be the end of it
         environment["RAY_JOB_STOP_WAIT_TIME_S"] = "600"
-        # as in dataprep.runtime.ray_session, for all workers at once: their processes can then be used again
+        # as in dataprep.runtime.allocator, for all workers at once: their processes can then be used again
         environment["MALLOC_ARENA_MAX"] = "1"
         return environment
 

@@ -11,25 +11,13 @@ import grpc
 import ray
 from ray.exceptions import RayTaskError
 
+from dataprep.runtime.allocator import ONE_ARENA
 from dataprep.runtime.command_line import UserError
 
 # How long a cluster may take to accept a connection.
 _ANSWER_SECONDS = 10.0
 # A Unix socket's path may have 107 bytes on Linux and 103 on macOS, of which Ray's names take up to 68.
 _LONGEST_TEMPORARY_FOLDER = 35
-
-# For glibc in processes that are yet to start: one arena for all threads. Only that arena can keep freed memory for the
-# next allocation (pretrain.kernels.device.retain_freed_memory), and setting this inside a process comes too late for
-# threads that have arenas of their own by then, as those in which Ray trains.
-ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
-
-
-def one_arena_where_lacking() -> dict[str, str]:
-    """What a worker's environment lacks of it: nothing on clusters that were started with it, whose processes serve
-
-    as they are, where another environment would want processes of its own.
-    """
-    return {} if ONE_ARENA.items() <= os.environ.items() else dict(ONE_ARENA)
 
 
 @contextmanager

@@ -21,8 +21,9 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dataprep.corpus import Corpus, open_corpus
+from dataprep.runtime.allocator import missing_arena_settings
 from dataprep.runtime.command_line import UserError
-from dataprep.runtime.ray_session import connected, one_arena_where_lacking, user_error_in
+from dataprep.runtime.ray_session import connected, user_error_in
 from dataprep.runtime.storage import Folder
 from dataprep.runtime.terminal import log, write_result
 from pretrain.config import RunSettings
@@ -200,8 +201,8 @@ def _stopping_on_termination(display: ProgressDisplay) -> Iterator[None]:
 
 
 def _runtime_environment(settings: RunSettings) -> dict[str, Any]:
-    lacking = {} if settings.workers.gpu else one_arena_where_lacking()
-    return {"env_vars": lacking} if lacking else {}
+    missing = {} if settings.workers.gpu else missing_arena_settings()
+    return {"env_vars": missing} if missing else {}
 
 
 def _scaling(settings: RunSettings) -> ScalingConfig:

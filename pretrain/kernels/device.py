@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import inspect
-import platform
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import ParamSpec, TypeVar
@@ -12,18 +10,15 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+from dataprep.runtime.allocator import keep_freed_memory
+from pretrain.kernels.torch_internals import compile_for_any_length, cpu_multiplies_bf16
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 # Work tensors of a chunk stay inside the last-level cache of one CPU core pair; a GPU wants fewer, larger launches.
 CPU_CHUNK_ELEMENTS = 2**20
 CUDA_CHUNK_ELEMENTS = 2**26
-
-# glibc's mallopt parameters (malloc.h).
-_M_TRIM_THRESHOLD = -1
-_M_MMAP_MAX = -4
-_M_ARENA_MAX = -8
-_LARGEST = 2**31 - 1
 
 
 def chunks(rows: int, elements_per_row: int, device: torch.device) -> Iterator[slice]:
@@ -51,7 +46,7 @@ def multiplies_bf16(device_type: str) -> bool:
     its fp32 rate.
     """
     if device_type == "cpu":
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        return cpu_multiplies_bf16()
     return True
 
 
@@ -60,25 +55,12 @@ def autocast_to_bf16(precision: str, device: torch.device) -> bool:
     return precision == "bf16" and multiplies_bf16(device.type)
 
 
-@cache
 def retain_freed_memory(device: torch.device) -> bool:
-    """Have glibc keep freed memory for the next allocation instead of giving it back; True where that took effect.
+    """Keep freed memory for the next step where tensors are the process's own: on a CPU.
 
-    For a model on a CPU only: on a GPU its tensors are not glibc's.
-
-    Each step frees and asks for the same large tensors. By default glibc maps and unmaps every one of them, and the
-    kernel clears it page by page: on a virtual machine that cost more than the arithmetic (docs/performance.md).
-    Concerns the whole process and lasts until its end; idle memory becomes the peak.
-
-    Call it when the first step is done (without training, when the model is loaded): weights, optimizer states and
-    what compilation left lie outside then, and not between the tensors that come and go, where they would keep the
-    holes from being used (5 to 25 % at the peak).
+    See :func:`dataprep.runtime.allocator.keep_freed_memory`, also for when to call it.
     """
-    if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
-        return False
-    libc = ctypes.CDLL(None)
-    wanted = {_M_ARENA_MAX: 1, _M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: _LARGEST}
-    return all(libc.mallopt(parameter, value) for parameter, value in wanted.items())
+    return device.type == "cpu" and keep_freed_memory()
 
 
 def product_dtype(tensor: Tensor) -> torch.dtype:
@@ -108,7 +90,8 @@ def _compiled(function: Callable[P, R], varying: str) -> Callable[P, R]:
         assert not named, "the dimensions are looked up by position"
         for argument, dimension in zip(arguments, dimensions, strict=True):
             if dimension is not None:
-                torch._dynamo.maybe_mark_dynamic(argument, dimension)
+                assert isinstance(argument, Tensor)
+                compile_for_any_length(argument, dimension)
         return compiled(*arguments, **named)
 
     return call

@@ -16,6 +16,7 @@ from dataprep.corpus import GeneGraph
 from dataprep.runtime.command_line import UserError
 from pretrain.config import Pooling, Recompute
 from pretrain.kernels.device import autocast_to_bf16, product_dtype
+from pretrain.kernels.torch_internals import change_count
 from pretrain.model.export_file import WEIGHTS_FILE, ModelExport, load_strictly, open_export
 from pretrain.model.layers import KernelOptions, expression_head, graph_convolution, performer_layer, two_linear
 from pretrain.model.pooling import pool_genes
@@ -180,7 +181,8 @@ class BulkFormer(nn.Module):
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self.gene_emb_proj(table(self.gene_indices))
         weights = [*table.parameters(), *self.gene_emb_proj.parameters()]
-        state = [_state_of(weight) for weight in weights], product_dtype(weights[0])
+        # weights move when they are loaded anew, and count what an optimizer does to them
+        state = [(weight.data_ptr(), change_count(weight)) for weight in weights], product_dtype(weights[0])
         if self._identity_cache is None or self._identity_cache[0] != state:
             self._identity_cache = state, self.gene_emb_proj(table(self.gene_indices))
         return self._identity_cache[1]
@@ -224,11 +226,6 @@ class _ModelInput(NamedTuple):
         # hidden genes count as not zero, as their fill value does in the released code
         nonzero_B = ((self.expression != 0) | self.hidden).float().mean(dim=1)
         return torch.stack([self.missing_rate, mean_B, nonzero_B], dim=-1)
-
-
-def _state_of(weight: Tensor) -> tuple[int, int]:
-    """Changes when the weight does. A tensor made in inference mode counts no changes; nothing trains it either."""
-    return weight.data_ptr(), -1 if weight.is_inference() else weight._version
 
 
 def mean_where(values_BG: Tensor, chosen_BG: Tensor) -> Tensor:

@@ -13,10 +13,7 @@ Shapes in names: B samples, G genes, D width, E edges, H heads, K = D / H.
 
 from __future__ import annotations
 
-import inspect
-import tempfile
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -33,6 +30,7 @@ from pretrain.kernels.favor import favor_attention
 from pretrain.kernels.graph_product import Adjacency
 from pretrain.kernels.normed_linear import normed_and_linear, normed_linear
 from pretrain.kernels.two_layer import two_layer
+from pretrain.model.pyg_internals import remove_generated_source
 from pretrain.shape import ModelShape
 
 
@@ -52,20 +50,12 @@ class GraphConvolution(GCNConv):
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim, dim, add_self_loops=False, cached=True)
-        _remove_generated_source(self)
+        remove_generated_source(self)
 
     def forward(self, hidden_BGD: Tensor, norm: nn.LayerNorm, edge_index_2E: Tensor, edge_weight_E: Tensor) -> Tensor:
         normed_BGD = norm(hidden_BGD)
         # in place: nobody else wants what the convolution gave, fp32 also under autocast
         return super().forward(normed_BGD, edge_index_2E, edge_weight_E).add_(normed_BGD)
-
-
-def _remove_generated_source(convolution: GCNConv) -> None:
-    """PyG writes its code for a class of convolutions to a temporary file, once per process, and leaves it there."""
-    source = Path(inspect.getfile(convolution.propagate))
-    # where it generates nothing, that is a file of PyG itself
-    if source.parent == Path(tempfile.gettempdir()):
-        source.unlink(missing_ok=True)
 
 
 class FusedGraphConvolution(GraphConvolution):

@@ -17,7 +17,6 @@ from made_models import (
 
 from pretrain.kernels import device
 from pretrain.model.bulkformer import BulkFormer
-from pretrain.model.layers import GraphConvolution
 from pretrain.model.pooling import pool_genes
 from pretrain.model.random_features import redraw_random_features
 
@@ -25,17 +24,6 @@ from pretrain.model.random_features import redraw_random_features
 @pytest.fixture(params=[2**20, 150], ids=["one chunk", "chunks that do not divide the genes"])
 def chunk_elements(request, monkeypatch):
     monkeypatch.setattr(device, "CPU_CHUNK_ELEMENTS", request.param)
-
-
-def test_a_convolution_leaves_no_file_behind(tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-
-    class Convolution(GraphConvolution):
-        """PyG generates code, in a file, for a class that it has not seen."""
-
-    assert Convolution.propagate.__module__ != f"{__name__}_Convolution_propagate"
-    layer = Convolution(4)
-    assert layer.propagate.__module__ == f"{__name__}_Convolution_propagate"
 
 
 @pytest.mark.usefixtures("chunk_elements")
