@@ -8,6 +8,7 @@ from typing import Any
 from dataprep.runtime.command_line import Command, main
 from dataprep.runtime.terminal import quiet_libraries
 from evaluation.config import EmbedSettings, RunSettings
+from evaluation.tasks.registry import run_settings
 
 
 def _embed(settings: EmbedSettings) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def _run(settings: RunSettings) -> dict[str, Any]:
 
 COMMANDS = {
     "embed": Command(EmbedSettings, _embed, "embed profiles of a corpus or an .h5ad file"),
-    "run": Command(RunSettings, _run, "score a model on downstream tasks, beside simple methods"),
+    "run": Command(RunSettings, _run, "score a model on downstream tasks, beside simple methods", run_settings),
 }
 
 if __name__ == "__main__":

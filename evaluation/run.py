@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from dataprep.corpus import Corpus, open_corpus
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.terminal import log
@@ -14,15 +12,9 @@ from evaluation.config import RunSettings
 from evaluation.inference.embedder import Embedder, require_same_vocabulary
 from evaluation.scores.mlflow_results import metric_values, send_results
 from evaluation.scores.results import TaskResult, print_results, results_json, write_results
-from evaluation.tasks.classification import (
-    LabelledProfiles,
-    embed_labelled,
-    evaluate_classification,
-    named_label,
-    read_expression,
-    usable_labels,
-)
-from evaluation.tasks.imputation import evaluate_imputation
+from evaluation.tasks.context import TaskContext
+from evaluation.tasks.registry import tasks
+from evaluation.tasks.task import Needs, NotApplicableError, Task
 from pretrain.model.export_file import WEIGHTS_FILE
 
 
@@ -31,58 +23,37 @@ def run(settings: RunSettings) -> dict[str, Any]:
     embedder = Embedder.open(settings.model, settings.kernel, settings.precision, settings.batch_size).load()
     corpus = open_corpus(settings.corpus)
     require_same_vocabulary(embedder.vocabulary, corpus.vocabulary, corpus.folder.uri)
+    context = TaskContext(corpus, embedder, settings)
     # before anything slow, so that a wrong label is known at once
-    labels = _labels(corpus, settings) if "classification" in settings.tasks else []
+    prepared = _prepared(context, settings)
     log(f"scoring on {embedder.device.type}, {embedder.batch_size} profiles in a batch")
-    results: list[TaskResult] = []
-    if "imputation" in settings.tasks:
-        results.append(
-            evaluate_imputation(
-                corpus,
-                settings.split,
-                embedder.reconstruct,
-                embedder.batch_size,
-                settings.imputation,
-                settings.seed,
-            )
-        )
-    results += _classify(corpus, labels, embedder, settings)
+    context.obtain(needs for _, needs in prepared)
+    results = [result for task, _ in prepared for result in _scored(task)]
     print_results(results)
     return _publish(settings, embedder, corpus, results)
 
 
-def _labels(corpus: Corpus, settings: RunSettings) -> list[LabelledProfiles]:
-    if settings.label is not None:
-        return [named_label(corpus, settings.label, settings.classification, settings.seed)]
-    labels = usable_labels(corpus, settings.classification, settings.seed)
-    if not labels:
-        least = settings.classification.min_class_samples
-        message = f"{corpus.folder.uri} has no label with two classes of {least} samples to classify"
-        if settings.tasks == ["classification"]:
-            raise UserError(message)
-        log(f"{message}: classification is left out")
-    return labels
+def _prepared(context: TaskContext, settings: RunSettings) -> list[tuple[Task[Any], Needs]]:
+    """The tasks asked for, each with what it needs; one that does not apply is left out where there are others."""
+    known, names = tasks(), list(dict.fromkeys(settings.tasks))
+    found = []
+    for name in names:
+        task = known[name](context, getattr(settings, name))
+        try:
+            found.append((task, task.prepare()))
+        except NotApplicableError as error:
+            if len(names) == 1:
+                raise
+            log(f"{error}: {name} is left out")
+    if not found:
+        raise UserError(f"{context.corpus.folder.uri}: none of the tasks {', '.join(names)} applies to it")
+    return found
 
 
-def _classify(
-    corpus: Corpus, labels: Sequence[LabelledProfiles], embedder: Embedder, settings: RunSettings
-) -> list[TaskResult]:
-    """Every label; a profile with several labels is embedded once."""
-    if not labels:
-        return []
-    pooling = settings.classification.pooling
-    row_ids = np.unique(np.concatenate([labelled.row_ids for labelled in labels]))
-    embedding = embed_labelled(
-        corpus, row_ids, lambda batch: embedder.embed_samples(batch, pooling), embedder.batch_size
-    )
-    results = []
-    for labelled in labels:
-        log(f"classifying {labelled.label}: {len(labelled.row_ids):,} samples, {len(labelled.classes)} classes")
-        features = {
-            f"BulkFormer {pooling} embedding": embedding[np.searchsorted(row_ids, labelled.row_ids)],
-            "raw expression": read_expression(corpus, labelled),
-        }
-        results.append(evaluate_classification(labelled, features, settings.classification, settings.seed))
+def _scored(task: Task[Any]) -> Sequence[TaskResult]:
+    results = task.score()
+    for result in results:
+        assert result.baselines, f"task {task.name} scored no baseline: a score says little without a simple method's"
     return results
 
 

@@ -83,12 +83,14 @@ S = TypeVar("S", bound=CommandSettings)
 class Command:
     """One command of a package: its settings and the function that carries it out.
 
-    The function returns what ``--json`` prints as the last line (plain data), or None for ``{}``.
+    The function returns what ``--json`` prints as the last line (plain data), or None for ``{}``. Where plugins add
+    groups of settings, ``extended`` gives the settings with those of the plugins that the arguments name.
     """
 
     settings: type[CommandSettings]
     run: Callable[[Any], Mapping[str, Any] | Sequence[Any] | None]
     summary: str
+    extended: Callable[[Sequence[str]], type[CommandSettings]] | None = None
 
 
 def main(package: str, summary: str, commands: Mapping[str, Command], argv: Sequence[str] | None = None) -> int:
@@ -102,7 +104,8 @@ def main(package: str, summary: str, commands: Mapping[str, Command], argv: Sequ
         return _fail(f"unknown command {name!r}{nearest(name, commands)}; commands: {', '.join(commands)}", 2)
     command = commands[name]
     try:
-        settings = read_settings(command.settings, rest, prog=f"python -m {package} {name}", summary=command.summary)
+        model = command.extended(rest) if command.extended else command.settings
+        settings = read_settings(model, rest, prog=f"python -m {package} {name}", summary=command.summary)
         if settings.print_config:
             print(yaml.safe_dump(settings.resolved(), sort_keys=False), end="")
             return 0

@@ -15,12 +15,14 @@ turn. A worker that looks a name up in a registry itself calls :func:`load_plugi
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from importlib.metadata import entry_points
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
+from pydantic_settings import SettingsConfigDict
 
-from dataprep.runtime.command_line import CommandSettings, UserError
+from dataprep.runtime.command_line import CommandSettings, UserError, read_settings
 
 ENTRY_POINT_GROUP = "bulkformer.plugins"
 
@@ -47,6 +49,17 @@ class ExtensibleSettings(CommandSettings):
     plugins: Annotated[str, AfterValidator(load_plugins)] = Field(
         default="", validate_default=True, description="modules to import first, which add to what there is"
     )
+
+
+class _PluginsOnly(ExtensibleSettings):
+    """The setting ``plugins`` among others that are not known yet."""
+
+    model_config = SettingsConfigDict(extra="ignore", cli_ignore_unknown_args=True)
+
+
+def load_named_plugins(arguments: Sequence[str]) -> None:
+    """Import the plugins that the settings of a command name, for commands whose settings depend on them."""
+    read_settings(_PluginsOnly, [argument for argument in arguments if argument not in ("-h", "--help")])
 
 
 def _import(name: str, found: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
 from dataprep.corpus import SPLITS, Corpus, Shard, iterate_row_groups
 from dataprep.genes.identifiers import GeneMapping, map_genes
@@ -36,23 +37,15 @@ class ProfileStream:
                 yield len(batch), batch
 
 
-def corpus_stream(corpus: Corpus, splits: Sequence[str], row_ids: np.ndarray | None = None) -> ProfileStream:
-    """The profiles of some splits of a corpus, or those of them with the given row ids, in order of row id."""
+def corpus_stream(corpus: Corpus, splits: Sequence[str]) -> ProfileStream:
+    """The profiles of some splits of a corpus, in order of row id."""
     samples = corpus.samples()
-    wanted = np.isin(np.asarray(samples.column("split").to_pylist()), splits)
-    if row_ids is not None:
-        wanted &= np.isin(samples.column("row_id").to_numpy(), row_ids)
-    samples = samples.filter(wanted).sort_by("row_id")
-    chosen = samples.column("row_id").to_numpy()
+    samples = samples.filter(pa.array(np.isin(samples.column("split").to_pylist(), splits))).sort_by("row_id")
     shards = shards_of(corpus, splits)
-
-    def parts() -> Iterator[np.ndarray]:
-        for ids, expression in iterate_row_groups(corpus, shards):
-            kept = np.isin(ids, chosen, assume_unique=True)
-            if kept.any():
-                yield expression[kept]
-
-    return ProfileStream(tuple(samples.column("sample_id").to_pylist()), parts)
+    return ProfileStream(
+        tuple(samples.column("sample_id").to_pylist()),
+        lambda: (expression for _, expression in iterate_row_groups(corpus, shards)),
+    )
 
 
 def shards_of(corpus: Corpus, splits: Sequence[str]) -> list[Shard]:

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from dataprep.runtime.storage import Folder, split_file_address
 from dataprep.runtime.terminal import write_result
-from evaluation.scores.metrics import Interval
+from evaluation.scores.intervals import Interval
 
 # Columns of a table that is written to a file or a pipe, wide enough that no row of scores is broken.
 _WIDTH_IN_FILES = 140
@@ -35,7 +35,8 @@ class Score:
 class TaskResult:
     """All scores of one task; ``subject`` is the label for classification, else empty.
 
-    ``facts``: what was scored and how, plain data. ``by_study``: rows of a table, plain data.
+    ``facts``: what was scored and how, plain data. ``by_study``: rows of a table, plain data. ``baselines``: the
+    methods among those scored that need no pretrained model.
     """
 
     task: str
@@ -43,6 +44,7 @@ class TaskResult:
     scores: Sequence[Score]
     facts: Mapping[str, object]
     by_study: Sequence[Mapping[str, object]] = field(default_factory=list)
+    baselines: Sequence[str] = ()
 
     @property
     def title(self) -> str:
@@ -54,6 +56,7 @@ class TaskResult:
             "task": self.task,
             "subject": self.subject,
             "facts": dict(self.facts),
+            "baselines": list(self.baselines),
             "scores": [
                 {"method": score.method, "metric": score.metric, **_plain_interval(score.interval)}
                 for score in self.scores

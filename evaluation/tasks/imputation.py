@@ -6,29 +6,43 @@ same masked profiles and are scored on the same entries: masked, and measured in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
+from pydantic import Field, model_validator
 
-from dataprep.corpus import Corpus, iterate_row_groups, read_split
-from dataprep.runtime.command_line import UserError
+from dataprep.runtime.command_line import Settings, UserError
 from dataprep.runtime.terminal import log, tracked
-from evaluation.config import ImputationSettings
 from evaluation.methods.baselines import ProbabilisticPCA, fit_probabilistic_pca, gene_means, gene_medians
-from evaluation.scores.metrics import ErrorSums, Interval, Resamples, percentile_interval
+from evaluation.scores.intervals import CORRELATION, DIFFERENCE, ERROR, Interval, Resamples
+from evaluation.scores.metrics import ErrorSums
 from evaluation.scores.results import Score, TaskResult
-from pretrain.model.masking import VALIDATION_EPOCH, mask_of_profiles
+from evaluation.tasks.context import Predictor
+from evaluation.tasks.registry import register_task
+from evaluation.tasks.task import Needs, Task
 
-# float32 B x G with NaN where hidden -> expression B x G
-Predictor = Callable[[np.ndarray], np.ndarray]
-
-MODEL = "BulkFormer"
 PCA = "probabilistic PCA"
 _FEWEST_FIT_PROFILES = 10
 _TUNING_SHARE = 0.2
 _TUNING_BATCH = 32
+
+
+class ImputationSettings(Settings):
+    """Masked genes of held-out profiles, predicted from the others."""
+
+    mask_rate: float = Field(0.15, gt=0, lt=1, description="share of genes masked in each profile")
+    max_profiles: int | None = Field(None, ge=1, description="profiles to score, from the start of the split")
+    fit_profiles: int = Field(3000, ge=3, description="train profiles that the baselines are fitted on, at the most")
+    ranks: list[int] = Field([10, 50, 200, 400], min_length=1, description="components of probabilistic PCA to try")
+    tuning_profiles: int = Field(200, ge=1, description="profiles that choose the rank, at the most")
+    resamples: int = Field(1000, ge=100, description="bootstrap resamples for the confidence intervals")
+
+    @model_validator(mode="after")
+    def _check(self) -> ImputationSettings:
+        if min(self.ranks) < 1:
+            raise ValueError(f"imputation.ranks: {min(self.ranks)} is not a number of components")
+        return self
 
 
 @dataclass
@@ -47,32 +61,41 @@ class MethodSums:
         return ErrorSums(np.concatenate([part.values for part in self.profiles]))
 
 
-def evaluate_imputation(
-    corpus: Corpus, split: str, model: Predictor, batch_size: int, settings: ImputationSettings, seed: int
-) -> TaskResult:
-    """Score the model and the baselines on ``split``; the baselines are fitted on the train split alone."""
-    profiles = min(corpus.rows(split), settings.max_profiles or corpus.rows(split))
-    if not profiles:
-        raise UserError(f"{corpus.folder.uri}: the {split} split has no profiles to score imputation on")
-    baselines, facts = fit_baselines(corpus, split, settings, seed)
-    methods: dict[str, Predictor] = {MODEL: model, **baselines}
-    batches = profile_batches(corpus, split, batch_size, profiles)
-    row_ids, sums = score_methods(methods, batches, profiles, settings.mask_rate, seed)
-    summary = summarise(sums, _studies(corpus, row_ids), settings.resamples, seed)
-    facts |= {"split": split, "mask_rate": settings.mask_rate}
-    return TaskResult("imputation", "", summary.scores, {**summary.facts, **facts}, summary.by_study)
+@register_task
+class Imputation(Task[ImputationSettings]):
+    """The model and the baselines on the held-out split; the baselines are fitted on the train split alone."""
 
+    name = "imputation"
+    settings_type = ImputationSettings
 
-def profile_batches(corpus: Corpus, split: str, size: int, profiles: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Row ids and expression, float32 [n, G] with n <= ``size``, of the first ``profiles`` of a split."""
-    left = profiles
-    for row_ids, expression in iterate_row_groups(corpus, corpus.shards(split)):
-        for start in range(0, min(len(row_ids), left), size):
-            rows = slice(start, min(start + size, left))
-            yield row_ids[rows], expression[rows].astype(np.float32)
-        left -= len(row_ids)
-        if left <= 0:
-            return
+    def prepare(self) -> Needs:
+        context, settings = self.context, self.settings
+        split, where = context.settings.split, context.corpus.folder.uri
+        self._scored = context.row_ids(split, settings.max_profiles)
+        if not len(self._scored):
+            raise UserError(f"{where}: the {split} split has no profiles to score imputation on")
+        self._fit = context.row_ids("train", settings.fit_profiles)
+        if len(self._fit) < _FEWEST_FIT_PROFILES:
+            raise UserError(f"{where}: {len(self._fit)} train profiles; the baselines need {_FEWEST_FIT_PROFILES}")
+        # profiles that are scored cannot choose anything
+        self._tuning = context.row_ids("validation", settings.tuning_profiles if split != "validation" else 0)
+        return Needs(expression=np.concatenate([self._scored, self._fit, self._tuning]))
+
+    def score(self) -> Sequence[TaskResult]:
+        context, settings, seed = self.context, self.settings, self.context.settings.seed
+        tuning = (self._tuning, context.expression(self._tuning)) if len(self._tuning) else None
+        baselines, facts = fit_baselines(context.expression(self._fit), tuning, settings, seed)
+        methods = {**context.predictors(), **baselines}
+        sums = score_methods(methods, self._batches(), len(self._scored), settings.mask_rate, seed)
+        summary = summarise(sums, context.studies(self._scored), settings.resamples, seed)
+        facts = {**summary.facts, **facts, "split": context.settings.split, "mask_rate": settings.mask_rate}
+        return [TaskResult(self.name, "", summary.scores, facts, summary.by_study, list(baselines))]
+
+    def _batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Row ids and expression, float32 [n, G], of the profiles to score."""
+        for start in range(0, len(self._scored), self.context.batch_size):
+            row_ids = self._scored[start : start + self.context.batch_size]
+            yield row_ids, self.context.expression(row_ids).astype(np.float32)
 
 
 def score_methods(
@@ -81,14 +104,12 @@ def score_methods(
     profiles: int,
     mask_rate: float,
     seed: int,
-) -> tuple[np.ndarray, dict[str, MethodSums]]:
+) -> dict[str, MethodSums]:
     """Mask, predict and sum, one batch in memory at a time. Masks depend on seed and row id alone.
 
-    Returns the row ids in the order of the sums per profile. Raises UserError where a method predicts what is not a
-    number: that would otherwise vanish from its scores.
+    Raises UserError where a method predicts what is not a number: that would otherwise vanish from its scores.
     """
     sums = {name: MethodSums() for name in methods}
-    seen = []
     for row_ids, truth in tracked(((len(batch[0]), batch) for batch in batches), profiles, "imputing"):
         mask = masks(row_ids, truth.shape[1], mask_rate, seed)
         counted = mask & np.isfinite(truth)
@@ -98,38 +119,36 @@ def score_methods(
             if not np.isfinite(predicted[counted]).all():
                 raise UserError(f"{name} predicts values that are not finite for rows {row_ids[0]} to {row_ids[-1]}")
             sums[name].add(truth, predicted, counted)
-        seen.append(row_ids)
-    return np.concatenate(seen), sums
+    return sums
 
 
 def masks(row_ids: np.ndarray, genes: int, rate: float, seed: int) -> np.ndarray:
     """Boolean B x G: the masks that validation in pretraining uses with this seed."""
+    # torch takes seconds to import, and --help does without it
+    import torch
+
+    from pretrain.model.masking import VALIDATION_EPOCH, mask_of_profiles
+
     return mask_of_profiles(torch.from_numpy(row_ids.copy()), genes, rate, seed, VALIDATION_EPOCH).numpy()
 
 
 def fit_baselines(
-    corpus: Corpus, split: str, settings: ImputationSettings, seed: int
+    train_NG: np.ndarray, tuning: tuple[np.ndarray, np.ndarray] | None, settings: ImputationSettings, seed: int
 ) -> tuple[dict[str, Predictor], dict[str, object]]:
-    """Gene mean, gene median and probabilistic PCA of the train split, and what was chosen.
+    """Gene mean, gene median and probabilistic PCA of train profiles, and what was chosen.
 
-    The rank is the one with the smallest error on the validation split; where that is empty or is itself being
-    scored, on a fifth of the train profiles, which then does not take part in the fits compared.
+    The rank is the one with the smallest error on ``tuning``, row ids and expression of validation profiles; without
+    them on a fifth of the train profiles, which then does not take part in the fits compared.
     """
-    _, train_NG = read_split(corpus, "train", settings.fit_profiles)
-    if len(train_NG) < _FEWEST_FIT_PROFILES:
-        raise UserError(
-            f"{corpus.folder.uri}: {len(train_NG)} train profiles; the baselines need {_FEWEST_FIT_PROFILES}"
-        )
     log(f"fitting baselines on {len(train_NG):,} train profiles")
     largest = max(settings.ranks)
     pca = fit_probabilistic_pca(train_NG, largest)
-    tuning_ids, tuning_NG = read_split(corpus, "validation", settings.tuning_profiles)
     chosen_on, candidates = "validation", pca
-    if split == "validation" or not len(tuning_ids):
+    if tuning is None:
         held = max(1, int(_TUNING_SHARE * len(train_NG)))
-        chosen_on, tuning_ids, tuning_NG = "a fifth of train", np.arange(held), train_NG[:held]
+        chosen_on, tuning = "a fifth of train", (np.arange(held), train_NG[:held])
         candidates = fit_probabilistic_pca(train_NG[held:], largest)
-    rank = choose_rank(candidates, settings.ranks, tuning_ids, tuning_NG, settings.mask_rate, seed)
+    rank = choose_rank(candidates, settings.ranks, tuning[0], tuning[1], settings.mask_rate, seed)
     log(f"probabilistic PCA: {rank} components, chosen on {chosen_on}")
     baselines: dict[str, Predictor] = {
         PCA: pca.with_rank(min(rank, pca.rank)).predict,
@@ -166,7 +185,7 @@ class Summary:
 
 
 def summarise(sums: Mapping[str, MethodSums], studies: list[str], resamples: int, seed: int) -> Summary:
-    """Scores with 95 % bootstrap intervals over studies (or profiles, where there are few studies).
+    """Scores with 95 % intervals over studies (over profiles, where there is one study).
 
     Scores per gene have no interval: resampling them would need the sums of every study and gene.
     """
@@ -178,13 +197,14 @@ def summarise(sums: Mapping[str, MethodSums], studies: list[str], resamples: int
         resampled = ErrorSums(drawn.sums(per_profile.values))
         pearson_resampled[name] = resampled.pearson()
         total = per_profile.total()
+        error, errors = float(total.mean_squared_error()), resampled.mean_squared_error()
         scores += [
-            Score(name, "pearson", percentile_interval(float(total.pearson()), pearson_resampled[name])),
-            Score(name, "mse", percentile_interval(float(total.mean_squared_error()), resampled.mean_squared_error())),
+            Score(name, "pearson", drawn.interval(float(total.pearson()), pearson_resampled[name], CORRELATION)),
+            Score(name, "mse", drawn.interval(error, errors, ERROR)),
             Score(name, "pearson_per_profile", _mean_interval(per_profile.pearson(), drawn)),
             *_gene_scores(name, method),
         ]
-    scores += _advantages(sums, pearson_resampled)
+    scores += _advantages(sums, pearson_resampled, drawn)
     first = next(iter(sums.values()))
     assert first.genes is not None
     facts: dict[str, object] = {
@@ -192,7 +212,7 @@ def summarise(sums: Mapping[str, MethodSums], studies: list[str], resamples: int
         "studies": len(set(studies)),
         "masked_entries": int(first.genes.total().count),
         "genes_scored": int((first.genes.count > 0).sum()),
-        "intervals": f"95 % bootstrap over {drawn.unit}, {resamples} resamples",
+        "intervals": drawn.described,
     }
     return Summary(scores, facts, _by_study(sums, studies))
 
@@ -209,7 +229,7 @@ def _gene_scores(name: str, method: MethodSums) -> list[Score]:
     ]
 
 
-def _advantages(sums: Mapping[str, MethodSums], resampled: Mapping[str, np.ndarray]) -> list[Score]:
+def _advantages(sums: Mapping[str, MethodSums], resampled: Mapping[str, np.ndarray], drawn: Resamples) -> list[Score]:
     """Pearson of the first method minus that of each other, on the same resamples."""
     first, *others = sums
     own = float(sums[first].per_profile().total().pearson())
@@ -217,8 +237,10 @@ def _advantages(sums: Mapping[str, MethodSums], resampled: Mapping[str, np.ndarr
         Score(
             first,
             f"pearson_minus_{other.replace(' ', '_')}",
-            percentile_interval(
-                own - float(sums[other].per_profile().total().pearson()), resampled[first] - resampled[other]
+            drawn.interval(
+                own - float(sums[other].per_profile().total().pearson()),
+                resampled[first] - resampled[other],
+                DIFFERENCE,
             ),
         )
         for other in others
@@ -231,7 +253,7 @@ def _mean_interval(values_N: np.ndarray, drawn: Resamples) -> Interval:
         return Interval(float("nan"))
     totals = drawn.sums(np.stack([np.where(defined, values_N, 0.0), defined.astype(float)], axis=1))
     means = np.divide(totals[:, 0], totals[:, 1], out=np.full(len(totals), np.nan), where=totals[:, 1] > 0)
-    return percentile_interval(float(values_N[defined].mean()), means)
+    return drawn.interval(float(values_N[defined].mean()), means, CORRELATION)
 
 
 def _by_study(sums: Mapping[str, MethodSums], studies: list[str]) -> list[dict[str, object]]:
@@ -251,10 +273,3 @@ def _by_study(sums: Mapping[str, MethodSums], studies: list[str]) -> list[dict[s
                 }
             )
     return rows
-
-
-def _studies(corpus: Corpus, row_ids: np.ndarray) -> list[str]:
-    samples = corpus.samples()
-    ids, names = samples.column("row_id").to_pylist(), samples.column("study_id").to_pylist()
-    study_of = dict(zip(ids, names, strict=True))
-    return [study_of[row_id] for row_id in row_ids.tolist()]

@@ -353,7 +353,7 @@ def test_run_scores_the_model_beside_baselines_on_every_task(room, evaluation, t
     results = {result["task"]: result for result in json.loads(output.read_text())["results"]}
     assert results["imputation"]["facts"]["pca_rank"] == 4
     assert results["imputation"]["facts"]["profiles"] == ROWS["test"]
-    assert "over studies" in results["imputation"]["facts"]["intervals"]
+    assert "over 5 studies" in results["imputation"]["facts"]["intervals"]
     pearson = {s["method"]: s for s in results["imputation"]["scores"] if s["metric"] == "pearson"}
     # untrained weights know nothing; the linear baseline knows the rank of these profiles
     assert pearson["probabilistic PCA"]["low"] > pearson["gene mean"]["high"] > pearson["BulkFormer"]["value"]

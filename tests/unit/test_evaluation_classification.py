@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from dataprep.runtime.command_line import UserError
-from evaluation.config import ClassificationSettings
-from evaluation.tasks.classification import LabelledProfiles, evaluate_classification, make_folds
+from evaluation.inference.labels import LabelledProfiles
+from evaluation.methods.classifiers import make_folds
+from evaluation.tasks.classification import ClassificationSettings, evaluate_classification
 
 SETTINGS = ClassificationSettings(components=5, trees=20, folds=5)
 
@@ -73,7 +74,7 @@ def test_folds_by_study_withhold_what_batch_effects_would_give_away():
 
 def test_folds_keep_studies_whole_where_every_class_comes_from_several(two_classes):
     labelled, _ = two_classes
-    folds = make_folds(labelled, SETTINGS, seed=0)
+    folds = make_folds(labelled, 5, "auto", seed=0)
     assert folds.by_study
     assert len(folds.parts) == 5
     for train, test in folds.parts:
@@ -82,7 +83,7 @@ def test_folds_keep_studies_whole_where_every_class_comes_from_several(two_class
 
 def test_folds_are_as_many_as_the_smallest_class_allows_and_say_that_studies_are_shared():
     labelled = labelled_profiles([0] * 30 + [1] * 4, ["a"] * 30 + ["b"] * 4)
-    folds = make_folds(labelled, SETTINGS, seed=0)
+    folds = make_folds(labelled, 5, "auto", seed=0)
     assert len(folds.parts) == 4
     assert "share studies" in folds.described
 
@@ -90,7 +91,7 @@ def test_folds_are_as_many_as_the_smallest_class_allows_and_say_that_studies_are
 def test_folds_by_study_that_cannot_be_are_refused():
     labelled = labelled_profiles([0] * 30 + [1] * 30, ["a"] * 30 + ["b"] * 30)
     with pytest.raises(UserError, match="2 classes are of one study"):
-        make_folds(labelled, ClassificationSettings(grouping="study"), seed=0)
+        make_folds(labelled, 10, "study", seed=0)
 
 
 def test_missing_values_and_features_that_are_never_measured_are_no_obstacle(two_classes):

@@ -10,7 +10,7 @@ from dataprep.genes.vocabulary import GeneVocabulary
 from dataprep.runtime.command_line import UserError
 from evaluation.inference.embedder import fitting_batch_size, require_same_vocabulary
 from evaluation.inference.gene_choice import chosen_columns
-from evaluation.scores.metrics import Interval
+from evaluation.scores.intervals import Interval
 from evaluation.scores.mlflow_results import metric_values
 from evaluation.scores.results import Score, TaskResult, results_json, score_rows, score_table
 from pretrain.config import ModelSettings

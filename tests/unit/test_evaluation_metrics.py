@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evaluation.scores.metrics import ErrorSums, Resamples, classification_scores, fold_interval, percentile_interval
+from evaluation.methods.classifiers import classification_scores
+from evaluation.scores.metrics import ErrorSums
 
 
 @pytest.fixture
@@ -57,31 +58,6 @@ def test_correlation_of_too_few_entries_is_undefined():
     truth = np.arange(4.0)[None]
     assert np.isnan(ErrorSums.over(truth, truth, np.ones((1, 4), bool), axis=1).pearson()).all()
     assert np.isnan(ErrorSums.over(truth, truth, np.zeros((1, 4), bool), axis=1).mean_squared_error()).all()
-
-
-def test_bootstrap_draws_whole_studies_where_there_are_enough():
-    studies = ["a"] * 3 + ["b"] * 2 + ["c", "d", "e"]
-    resamples = Resamples.draw(studies, 50, seed=1)
-    assert resamples.unit == "studies"
-    counts = resamples.sums(np.eye(len(studies)))  # how often each profile was drawn: R x N
-    assert (counts.T[0] == counts.T[1]).all()
-    assert (counts.T[3] == counts.T[4]).all()
-    assert Resamples.draw(["a"] * 10, 50, seed=1).unit == "profiles"
-
-
-def test_interval_covers_the_mean_of_independent_profiles_as_the_normal_one_does():
-    values = np.random.default_rng(2).normal(5, 2, 400)
-    resamples = Resamples.draw(["one"] * 400, 2000, seed=3)
-    interval = percentile_interval(values.mean(), resamples.sums(values[:, None])[:, 0] / 400)
-    half = 1.96 * values.std() / np.sqrt(400)
-    assert interval.low == pytest.approx(values.mean() - half, abs=0.03)
-    assert interval.high == pytest.approx(values.mean() + half, abs=0.03)
-
-
-def test_fold_interval_is_students_and_leaves_out_folds_without_a_score():
-    interval = fold_interval([0.8, 0.9, 1.0, float("nan")])
-    assert interval.value == pytest.approx(0.9)
-    assert interval.high - interval.value == pytest.approx(4.302653 * 0.1 / np.sqrt(3), rel=1e-5)
 
 
 def test_classification_scores_equal_hand_computed_ones():

@@ -1,0 +1,55 @@
+"""All tasks by name: those of this folder and those of plugins, and the settings of ``evaluation run`` with theirs."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Sequence
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field, create_model
+
+import evaluation.tasks
+from dataprep.runtime.plugins import load_named_plugins
+from evaluation.config import RunSettings
+from evaluation.tasks.task import Task
+
+T = TypeVar("T", bound=type[Task[Any]])
+
+_tasks: dict[str, type[Task[Any]]] = {}
+
+
+def register_task(task: T) -> T:
+    """Make a task known by its name; a decorator of its class. Raises ValueError for a name that cannot be had."""
+    known = _tasks.get(task.name)
+    if known is not None and (known.__module__, known.__qualname__) != (task.__module__, task.__qualname__):
+        raise ValueError(f"two tasks are named {task.name!r}: {known.__module__} and {task.__module__}")
+    if not task.name.isidentifier() or task.name in RunSettings.model_fields:
+        raise ValueError(f"{task.name!r} cannot name a task: it is no plain word, or a setting of the command itself")
+    _tasks[task.name] = task
+    return task
+
+
+def tasks() -> dict[str, type[Task[Any]]]:
+    """Every task that is known, by name."""
+    for module in pkgutil.iter_modules(evaluation.tasks.__path__, f"{evaluation.tasks.__name__}."):
+        importlib.import_module(module.name)
+    return dict(_tasks)
+
+
+def run_settings(arguments: Sequence[str]) -> type[RunSettings]:
+    """Settings of the command with those of every task, also of the plugins that ``arguments`` name."""
+    load_named_plugins(arguments)
+    known = tasks()
+    groups: dict[str, Any] = {
+        name: (task.settings_type, Field(task.settings_type(), description=_first_line(task.settings_type)))
+        for name, task in sorted(known.items())
+    }
+    one: Any = Literal[tuple(sorted(known))]
+    default = RunSettings.model_fields["tasks"]
+    groups["tasks"] = (list[one], Field(default.default, min_length=1, description=default.description))
+    return create_model("RunSettings", __base__=RunSettings, __doc__=RunSettings.__doc__, **groups)
+
+
+def _first_line(settings: type) -> str:
+    return (settings.__doc__ or settings.__name__).strip().splitlines()[0].rstrip(".")
