@@ -1,5 +1,5 @@
 """Sample embeddings: the published way (forward pass in fp32, embeddings of all genes to the host, NumPy pools them)
-beside ``Embedder.embed_samples`` with the fused kernel, in turn, each in a process of its own::
+beside ``Embedder.embed_samples`` with the fused kernel, in turn, each in its own process::
 
     python benchmarks/inference.py --size 37M --pooling mean --precision fp32,bf16 --batches 8
 """

@@ -35,7 +35,7 @@ def _bench(settings: BenchSettings) -> list[dict[str, Any]]:
 
 
 COMMANDS = {
-    "run": Command(RunSettings, _run, "Pretrain a model on a corpus; started again, the run goes on."),
+    "run": Command(RunSettings, _run, "Pretrain a model on a corpus; started again, the run resumes."),
     "export": Command(ExportSettings, _export, "Export a checkpoint of a run, or convert an export."),
     "bench": Command(BenchSettings, _bench, "Time training steps per kernel and size; memory, share of GEMM peak."),
     "import-released": Command(

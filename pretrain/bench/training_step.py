@@ -1,6 +1,6 @@
 """``pretrain bench``: training steps of each case, timed in turn on the same machine in the same minutes.
 
-Every case lives in a process of its own, so that its peak memory is its own; the cases take turns, one step each, so
+Every case runs in its own process, so that the peak memory is that of the case; they take turns, one step each, so
 that a machine that slows down slows all of them.
 """
 
@@ -210,7 +210,7 @@ def serve_steps(
     expression_BG, mask_BG = (tensor.to(device) for tensor in synthetic_profiles(micro_batch, genes))
 
     def step() -> None:
-        # as in training, nobody holds the gene embeddings until the backward pass has ended
+        # as in training, where the gene embeddings are not held until the backward pass has ended
         predicted_BG = model(expression_BG.masked_fill(mask_BG, torch.nan)).expression
         profile_loss(*masked_squared_error(predicted_BG, expression_BG, mask_BG)).mean().backward()
         del predicted_BG

@@ -1,4 +1,4 @@
-"""Every choice that depends on the device stands here: product precision, chunk sizes, what the allocator keeps."""
+"""Every choice that depends on the device: precision of products, chunk sizes, samples at once, what is kept."""
 
 from __future__ import annotations
 
@@ -40,13 +40,15 @@ def samples_together(samples: int, device: torch.device) -> Iterator[slice]:
 
 @torch.compiler.assume_constant_result
 def multiplies_bf16(device_type: str) -> bool:
-    """Whether the device has bfloat16 products of its own.
+    """Whether the device multiplies bfloat16 natively.
 
     A CPU without them (AVX2, or AVX-512 without the BF16 or AMX extensions) emulates them at about a hundredth of
-    its fp32 rate.
+    its fp32 rate, and GPUs before the Ampere generation emulate them, too.
     """
     if device_type == "cpu":
         return cpu_multiplies_bf16()
+    if device_type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     return True
 
 

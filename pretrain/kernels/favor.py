@@ -273,7 +273,7 @@ def _scaled(projection_MK: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _heads_first(chunk_SCHK: Tensor) -> Tensor:
-    """H x C x K in memory of its own: rows lie side by side, and compiled code would take a view for something new."""
+    """Copy to a contiguous H x C x K: rows are adjacent, and compiled code would be compiled anew for a view."""
     samples, genes, heads, width = chunk_SCHK.shape
     chunk_HCK = chunk_SCHK.new_empty(samples * heads, genes, width)
     chunk_HCK.view(samples, heads, genes, width).copy_(chunk_SCHK.transpose(1, 2))
@@ -281,7 +281,7 @@ def _heads_first(chunk_SCHK: Tensor) -> Tensor:
 
 
 def _put(out_SCHK: Tensor, chunk_HCK: Tensor) -> None:
-    """Write a chunk to its place: the way back from :func:`_heads_first`."""
+    """Write a chunk to its place; undoes :func:`_heads_first`."""
     out_SCHK.copy_(chunk_HCK.unflatten(0, (len(out_SCHK), -1)).transpose(1, 2))
 
 

@@ -84,7 +84,7 @@ def _graph_product(
     folded_GF = hidden.transpose(0, 1).reshape(genes, samples * width)
     weights = values.to(hidden.dtype)
     summed_GF = F.embedding_bag(columns, folded_GF, offsets, mode="sum", per_sample_weights=weights)
-    # memory of its own also for one sample: what comes next adds to it in place
+    # a copy, even of one sample, since the caller adds to the result in place
     return torch.empty_like(hidden, memory_format=torch.contiguous_format).copy_(
         summed_GF.view(genes, samples, width).transpose(0, 1)
     )

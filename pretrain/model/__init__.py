@@ -1,4 +1,4 @@
-"""The model's mathematics and its file format. ``from pretrain.model import BulkFormer`` is the way in for users."""
+"""The model's mathematics and its file format. Users import ``BulkFormer`` from here."""
 
 from typing import TYPE_CHECKING, Any
 

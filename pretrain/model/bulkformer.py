@@ -113,7 +113,7 @@ class BulkFormer(nn.Module):
         self.gb_formers = nn.ModuleList(GraphAttentionBlock(shape, graph, options) for _ in range(shape.blocks))
         self.layernorm = nn.LayerNorm(dim)
         self.head = expression_head(dim + SUMMARY_FEATURES, dim, options)
-        # not persistent: released checkpoints keep the graph in files of its own, and so do our exports
+        # not persistent: released checkpoints keep the graph in separate files, and so do our exports
         edges = torch.stack(
             [torch.tensor(graph.source, dtype=torch.int64), torch.tensor(graph.target, dtype=torch.int64)]
         )
@@ -167,7 +167,7 @@ class BulkFormer(nn.Module):
     def _encode(self, inputs: _ModelInput) -> Tensor:
         filled_BG = inputs.expression.masked_fill(inputs.hidden, CONTEXT_FILL)
         context_BD = self.global_expr_proj(filled_BG)
-        # in place: the rotary embedding is not trained, so nobody wants its value again
+        # in place: the rotary embedding is not trained, so autograd does not need its value
         hidden_BGD = self.expr_emb(filled_BG, inputs.hidden)
         hidden_BGD = hidden_BGD.add_(self._identity()).add_(context_BD.unsqueeze(1))
         hidden_BGD = self.x_proj(hidden_BGD)

@@ -1,4 +1,4 @@
-"""What a step costs in multiplications, and what that would take on a GPU nobody measured here.
+"""What a step costs in multiplications, and an estimate of its time on GPUs, of which none was measured.
 
 FLOPs count a multiplication and an addition each, in matrix and sparse products alone; activations recomputed in the
 backward pass are not counted, so that faster always means a larger share of the peak.

@@ -54,7 +54,7 @@ class GraphConvolution(GCNConv):
 
     def forward(self, hidden_BGD: Tensor, norm: nn.LayerNorm, edge_index_2E: Tensor, edge_weight_E: Tensor) -> Tensor:
         normed_BGD = norm(hidden_BGD)
-        # in place: nobody else wants what the convolution gave, fp32 also under autocast
+        # in place: nothing else uses the convolution's result, which is fp32 also under autocast
         return super().forward(normed_BGD, edge_index_2E, edge_weight_E).add_(normed_BGD)
 
 
@@ -169,8 +169,7 @@ class FusedHead(nn.Sequential):
 def expression_head(width: int, hidden: int, options: KernelOptions) -> nn.Sequential:
     """From the embedding of a gene to its expression."""
     # A gene whose first outputs are negative would get no gradient through the last ReLU, and the mean
-    # correction leaves this bias none either, so it starts well inside the range of log1p(TPM). At 1.0 a peak rate
-    # of 2e-3 still killed all outputs of a 37M model within 15 steps.
+    # correction leaves this bias none either, so it starts well inside the range of log1p(TPM).
     last = nn.Linear(hidden, 1)
     nn.init.constant_(last.bias, 3.0)
     layers = nn.LayerNorm(width), nn.Linear(width, hidden), nn.ReLU(), last, nn.ReLU()

@@ -14,7 +14,7 @@ _STEP = 0x9E3779B97F4A7C15 - 2**64
 _MIX_A = 0xBF58476D1CE4E5B9 - 2**64
 _MIX_B = 0x94D049BB133111EB - 2**64
 
-# Validation has masks of its own, the same ones whenever it runs.
+# Validation uses this epoch's masks, whenever it runs.
 VALIDATION_EPOCH = 2**31 - 1
 
 

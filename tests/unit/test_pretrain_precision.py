@@ -131,6 +131,12 @@ def test_bf16_is_fp32_where_the_processor_has_no_bf16(monkeypatch):
     assert torch.equal(exact.eval()(expression).expression, rounded.eval()(expression).expression)
 
 
+def test_a_gpu_that_would_emulate_bf16_computes_in_fp32(monkeypatch):
+    for native in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, native=native: native)
+        assert device.autocast_to_bf16("bf16", torch.device("cuda")) == native
+
+
 def test_the_projected_identity_is_made_anew_when_autocast_changes():
     _, model = models_of_both_kernels(small_shape())
     model.eval()
