@@ -22,7 +22,7 @@ _POLL_SECONDS = 0.5
 _SECONDS_BETWEEN_TOTALS = 15.0
 
 
-class _Board:
+class _Coordinator:
     """Samples read and refused so far, by source. Counts are for the eye: a task that is repeated counts twice."""
 
     def __init__(self, expected: Mapping[str, int]) -> None:
@@ -46,37 +46,37 @@ class _Board:
         return {name: (count, self._read[name], self._refused[name]) for name, count in self._expected.items()}
 
 
-def task_board(expected: Mapping[str, int]) -> Any:
-    """A handle of the actor that keeps the board; ``expected`` is the number of samples by source."""
-    return ray.remote(num_cpus=0)(_Board).remote(expected)
+def start_coordinator(expected: Mapping[str, int]) -> Any:
+    """Start the actor and return its handle; ``expected`` is the number of samples by source."""
+    return ray.remote(num_cpus=0)(_Coordinator).remote(expected)
 
 
 @contextmanager
-def reporting(board: Any) -> Iterator[None]:
-    """In a task: a :class:`UserError` ends the block and goes to the board."""
+def reporting(coordinator: Any) -> Iterator[None]:
+    """In a task: a :class:`UserError` ends the block and goes to the coordinator."""
     try:
         yield
     except UserError as mistake:
-        ray.get(board.fail.remote(mistake))
+        ray.get(coordinator.fail.remote(mistake))
 
 
-def has_failed(board: Any) -> bool:
+def has_failed(coordinator: Any) -> bool:
     """In a task: whether there is no point in going on."""
-    return ray.get(board.mistake.remote()) is not None
+    return ray.get(coordinator.mistake.remote()) is not None
 
 
-def raise_mistake(board: Any) -> None:
+def raise_mistake(coordinator: Any) -> None:
     """In the driver, after the tasks: raise what one of them reported."""
-    mistake = ray.get(board.mistake.remote())
+    mistake = ray.get(coordinator.mistake.remote())
     if mistake is not None:
         raise mistake
 
 
 @contextmanager
-def watched(board: Any) -> Iterator[None]:
+def progress_shown(coordinator: Any) -> Iterator[None]:
     """Write a line to standard error when a source is read, and now and then the total, while the block runs."""
     done = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(board, done), daemon=True)
+    watcher = threading.Thread(target=_watch, args=(coordinator, done), daemon=True)
     watcher.start()
     try:
         yield
@@ -85,12 +85,12 @@ def watched(board: Any) -> Iterator[None]:
         watcher.join()
 
 
-def _watch(board: Any, done: threading.Event) -> None:
+def _watch(coordinator: Any, done: threading.Event) -> None:
     shown: set[str] = set()
     started = last_total = time.monotonic()
     while True:
         ended = done.wait(_POLL_SECONDS)
-        state = ray.get(board.state.remote())
+        state = ray.get(coordinator.state.remote())
         for name, (expected, read, refused) in state.items():
             if read >= expected and name not in shown:
                 shown.add(name)

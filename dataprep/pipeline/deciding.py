@@ -1,0 +1,62 @@
+"""Step 3 of a build: which profiles are kept, in which split, and in which order.
+
+The driver decides from some numbers per sample and sees no profile. What comes out depends on the sources and the
+settings alone, not on the number of machines or the order in which tasks end.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import ray
+import ray.data
+
+from dataprep.config import BuildSettings
+from dataprep.corpus import SPLITS
+from dataprep.pipeline import quality_control as qc
+from dataprep.pipeline.reading import BLOCK_SCHEMA
+from dataprep.pipeline.splits import split_studies
+from dataprep.runtime.command_line import UserError
+
+
+def apply_quality_control(samples: pd.DataFrame, profiles: ray.data.Dataset, settings: BuildSettings) -> pd.DataFrame:
+    """The samples with what reading found, and the reason why each refused one was refused."""
+    columns = [name for name in BLOCK_SCHEMA.names if name != "expression"]
+    found = pa.concat_tables(ray.get(profiles.select_columns(columns).to_arrow_refs()))
+    frame = found.to_pandas().set_index("ordinal").sort_index()
+    assert len(frame) == len(samples), f"{len(frame)} profiles for {len(samples)} samples"
+    judged = samples.assign(**{name: frame[name] for name in columns[3:]})
+    # what the settings exclude is excluded whatever its quality
+    by_quality = samples["reason"].isna() & frame["reason"].notna()
+    judged.loc[by_quality, ["reason", "value"]] = frame.loc[by_quality, ["reason", "value"]]
+    for column, reason in (("sample_id", qc.DUPLICATE_SAMPLE), ("profile", qc.DUPLICATE_PROFILE)):
+        _refuse_duplicates(judged, column, reason)
+    if judged["reason"].notna().all():
+        counts = ", ".join(f"{reason} {count:,}" for reason, count in judged["reason"].value_counts().items())
+        raise UserError(
+            f"none of {len(judged):,} samples can be kept ({counts}); "
+            f"min_nonzero_genes is {settings.min_nonzero_genes:,}"
+        )
+    return judged
+
+
+def _refuse_duplicates(judged: pd.DataFrame, column: str, reason: str) -> None:
+    """Of kept samples with the same value the first stays; sources come in the order of the settings."""
+    kept = judged[judged["reason"].isna()]
+    repeated = kept[kept[column].duplicated()]
+    first = kept.drop_duplicates(column).set_index(column)
+    judged.loc[repeated.index, "reason"] = reason
+    judged.loc[repeated.index, "value"] = [
+        f"{first.at[value, 'source']}: {value if column == 'sample_id' else first.at[value, 'sample_id']}"
+        for value in repeated[column]
+    ]
+
+
+def assign_splits(kept: pd.DataFrame, settings: BuildSettings) -> pd.DataFrame:
+    """The kept samples with their split, in the order of their row ids: by split, shuffled inside each."""
+    split_of = split_studies(kept["study_id"].value_counts().to_dict(), settings.split, settings.seed)
+    kept = kept.assign(split=kept["study_id"].map(split_of))
+    shuffled = kept.iloc[np.random.default_rng(settings.seed).permutation(len(kept))]
+    ordered = shuffled.sort_values("split", key=lambda split: split.map(SPLITS.index), kind="stable")
+    return ordered.assign(row_id=np.arange(len(ordered)))
