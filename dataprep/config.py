@@ -45,6 +45,21 @@ class BuildSettings(ExtensibleSettings):
     vocabulary: str | None = Field(default=None, description="gene list (CSV or Parquet); default: 20,024 genes")
     gene_aliases: str | None = Field(default=None, description="CSV of former symbols and Entrez ids: name, ensembl_id")
     min_nonzero_genes: int = Field(default=14_000, ge=1, description="vocabulary genes a profile must express")
+    max_missing_share: float = Field(
+        default=0.1, ge=0, le=1, description="of a profile's values; more and it is refused, less count as not measured"
+    )
+    max_gene_share: float = Field(
+        default=0.8, gt=0, le=1, description="of a profile's transcripts that one gene may hold; in blood HBB has half"
+    )
+    max_unrecognised_share: float = Field(
+        default=0.25,
+        ge=0,
+        le=1,
+        description="of a source's reads in ids that are no known genes; more stops the build",
+    )
+    max_outside_share: float = Field(
+        default=0.9, ge=0, le=1, description="of a source's reads in genes outside the vocabulary; more stops the build"
+    )
     split: SplitSettings = Field(default_factory=SplitSettings)
     seed: int = Field(default=0, description="of the split by fractions and of the order of profiles")
     rows_per_row_group: int = Field(default=64, ge=1, description="profiles that are read together at the least")
@@ -62,10 +77,12 @@ class BuildSettings(ExtensibleSettings):
 
     def address(self, path: str) -> str:
         """A path of the YAML as an address: relative ones start from the root, and tasks elsewhere find them, too."""
+        if path.startswith("~"):
+            return str(Path(path).expanduser())
         if path.startswith("s3://") or PurePosixPath(path).is_absolute():
             return path
         root = self.root if self.root is not None else str(self.config.parent if self.config else ".")
-        root = root if "://" in root else str(Path(root).absolute())
+        root = root if "://" in root else str(Path(root).expanduser().absolute())
         return f"{root.rstrip('/')}/{path}"
 
     def rows_per_shard(self, genes: int) -> int:

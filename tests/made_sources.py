@@ -5,10 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import yaml
 
 from dataprep.config import BuildSettings
-from dataprep.genes.vocabulary import default_vocabulary
+from dataprep.genes.vocabulary import default_vocabulary, read_vocabulary
+from dataprep.pipeline.deciding import apply_quality_control
+from dataprep.pipeline.gene_report import report_sources
+from dataprep.pipeline.listing import list_files, samples_table
+from dataprep.pipeline.reading import ReadTask, task_blocks, thresholds
 from dataprep.runtime.command_line import read_settings
 
 GENES = 40
@@ -71,3 +77,25 @@ def build_settings(
     }
     (folder / "build.yaml").write_text(yaml.safe_dump(content | more))
     return read_settings(BuildSettings, ["--config", str(folder / "build.yaml")])
+
+
+def read_without_ray(settings: BuildSettings) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """The first three steps of a build in this process: what was decided on every sample, and the profiles kept."""
+    vocabulary = default_vocabulary()
+    if settings.vocabulary is not None:
+        vocabulary = read_vocabulary(settings.address(settings.vocabulary))
+    files = list_files(settings)
+    samples = samples_table(settings, files)
+    tasks = [ReadTask(file, 0, len(file.sample_ids)) for file in files]
+    blocks = [block for task in tasks for block in task_blocks(task, vocabulary, {}, thresholds(settings))]
+    found = pa.concat_tables(blocks)
+    judged = apply_quality_control(samples, found, settings)
+    report_sources(judged, settings)
+    profiles = {
+        judged.at[ordinal, "sample_id"]: np.frombuffer(expression, "<f2").astype(np.float64)
+        for ordinal, expression in zip(
+            found.column("ordinal").to_pylist(), found.column("expression").to_pylist(), strict=True
+        )
+        if expression is not None
+    }
+    return judged, profiles

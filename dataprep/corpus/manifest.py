@@ -70,7 +70,12 @@ class SampleCounts(Settings):
 
 
 class SourceSummary(Settings):
-    """What was found in one source."""
+    """What was found in one source.
+
+    Shares are means over its profiles, of what is counted (reads, or TPM): ``outside_share`` in genes outside the
+    vocabulary, ``unrecognised_share`` in ids that no table of genes has, ``left_out_share`` in rows that name no gene.
+    They are None in corpora that were built before they were counted.
+    """
 
     name: str
     samples: int
@@ -79,6 +84,14 @@ class SourceSummary(Settings):
     unknown_genes: int
     merged_genes: int
     vocabulary_genes: int
+    left_out_rows: int = 0
+    repeated_genes: int = 0
+    dates: int = 0
+    recovered: int = 0
+    missing_values: int = 0
+    outside_share: float | None = None
+    unrecognised_share: float | None = None
+    left_out_share: float | None = None
 
 
 class SplitSummary(Settings):

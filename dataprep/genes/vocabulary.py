@@ -10,6 +10,7 @@ import csv
 import gzip
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -70,6 +71,18 @@ class GeneVocabulary:
     def column_of(self) -> Mapping[str, int]:
         """Column number by Ensembl id."""
         return {gene: column for column, gene in enumerate(self.ensembl_ids)}
+
+    @cached_property
+    def shared_symbols(self) -> frozenset[str]:
+        """Symbols that several genes have: they identify none."""
+        times = Counter(self.symbols)
+        return frozenset(symbol for symbol, count in times.items() if symbol and count > 1)
+
+    @cached_property
+    def gene_of_symbol(self) -> Mapping[str, str]:
+        """Ensembl id by symbol, without empty and shared symbols."""
+        pairs = zip(self.symbols, self.ensembl_ids, strict=True)
+        return {symbol: gene for symbol, gene in pairs if symbol and symbol not in self.shared_symbols}
 
     def to_arrow(self) -> pa.Table:
         """Columns ensembl_id, symbol, length_bp; one row per gene."""

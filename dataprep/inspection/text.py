@@ -97,16 +97,25 @@ def as_text(report: dict[str, Any]) -> str:
     for split, content in report["splits"].items():
         lines.append(f"{split:<12} {content['rows']:>9,}  {_shortened(content['studies'])}")
     width = max([len(source["name"]) for source in report["sources"]] + [6])
-    lines += ["", f"{'source':<{width}} {'samples':>9} {'kept':>9} {'genes':>8} {'unknown':>8} {'in vocabulary':>14}"]
+    lines += [
+        "",
+        f"{'source':<{width}} {'samples':>9} {'kept':>9} {'genes':>8} {'unknown':>8} {'in vocabulary':>14} "
+        f"{'reads outside':>14}",
+    ]
     for source in report["sources"]:
         lines.append(
             f"{source['name']:<{width}} {source['samples']:>9,} {source['kept']:>9,} {source['genes']:>8,} "
-            f"{source['unknown_genes']:>8,} {source['vocabulary_genes']:>14,}"
+            f"{source['unknown_genes']:>8,} {source['vocabulary_genes']:>14,} {_outside(source):>14}"
         )
     if samples["rejected"]:
         lines += ["", "refused"]
         lines += [f"  {reason:<28} {count:>9,}" for reason, count in sorted(samples["rejected"].items())]
     return "\n".join(lines)
+
+
+def _outside(source: dict[str, Any]) -> str:
+    """The share of a source's reads in ids that are no vocabulary genes."""
+    return "" if source["outside_share"] is None else f"{source['outside_share']:.1%}"
 
 
 def _checked_values(corpus: Corpus) -> ValueSummary:

@@ -12,8 +12,9 @@ from dataprep.corpus import MANIFEST_FILE, Manifest, manifest_text
 from dataprep.genes.vocabulary import default_vocabulary, read_aliases, read_vocabulary
 from dataprep.pipeline.coordinator import start_coordinator
 from dataprep.pipeline.deciding import apply_quality_control, assign_splits
+from dataprep.pipeline.gene_report import report_sources
 from dataprep.pipeline.listing import list_files, samples_by_source, samples_table
-from dataprep.pipeline.reading import quiet_ray_data, read_profiles
+from dataprep.pipeline.reading import found_by_reading, quiet_ray_data, read_profiles
 from dataprep.pipeline.writing import clear, make_manifest, write_shards, write_tables
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.ray_session import connected
@@ -44,12 +45,13 @@ def build(settings: BuildSettings) -> dict[str, Any]:
         quiet_ray_data()
         coordinator = start_coordinator(samples_by_source(files))
         profiles = read_profiles(settings, files, vocabulary, aliases, coordinator)
-        samples = apply_quality_control(samples, profiles, settings)
+        samples = apply_quality_control(samples, found_by_reading(profiles), settings)
+        summaries = report_sources(samples, settings)
         kept = assign_splits(samples[samples["reason"].isna()], settings)
         clear(folder)
         entries = write_shards(profiles, kept, folder, vocabulary, settings, coordinator)
     manifest = make_manifest(
-        settings, vocabulary, samples, kept, entries, write_tables(folder, samples, kept, vocabulary)
+        settings, vocabulary, samples, summaries, kept, entries, write_tables(folder, samples, kept, vocabulary)
     )
     folder.write_text(MANIFEST_FILE, manifest_text(manifest))
     return summary(folder, manifest)

@@ -9,24 +9,19 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import ray
-import ray.data
 
 from dataprep.config import BuildSettings
 from dataprep.corpus import SPLITS
 from dataprep.pipeline import quality_control as qc
-from dataprep.pipeline.reading import BLOCK_SCHEMA
 from dataprep.pipeline.splits import split_studies
 from dataprep.runtime.command_line import UserError
 
 
-def apply_quality_control(samples: pd.DataFrame, profiles: ray.data.Dataset, settings: BuildSettings) -> pd.DataFrame:
+def apply_quality_control(samples: pd.DataFrame, found: pa.Table, settings: BuildSettings) -> pd.DataFrame:
     """The samples with what reading found, and the reason why each refused one was refused."""
-    columns = [name for name in BLOCK_SCHEMA.names if name != "expression"]
-    found = pa.concat_tables(ray.get(profiles.select_columns(columns).to_arrow_refs()))
     frame = found.to_pandas().set_index("ordinal").sort_index()
     assert len(frame) == len(samples), f"{len(frame)} profiles for {len(samples)} samples"
-    judged = samples.assign(**{name: frame[name] for name in columns[3:]})
+    judged = samples.assign(**{name: frame[name] for name in frame.columns if name not in ("reason", "value")})
     # what the settings exclude is excluded whatever its quality
     by_quality = samples["reason"].isna() & frame["reason"].notna()
     judged.loc[by_quality, ["reason", "value"]] = frame.loc[by_quality, ["reason", "value"]]

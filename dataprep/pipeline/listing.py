@@ -5,7 +5,6 @@ It reads headers and sample metadata, in the driver's process; no values.
 
 from __future__ import annotations
 
-import fnmatch
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +15,15 @@ import pandas as pd
 from dataprep.config import BuildSettings
 from dataprep.pipeline import quality_control as qc
 from dataprep.runtime.command_line import UserError
-from dataprep.runtime.storage import Folder
-from dataprep.sources import Source
+from dataprep.runtime.storage import Folder, split_file_address
+from dataprep.runtime.terminal import log
+from dataprep.sources import SampleList, Source
+from dataprep.sources.file_patterns import fixed_folder, has_wildcards, matches
 from dataprep.sources.sample_metadata import labels_for, metadata_of
+from dataprep.sources.text_files import name_without_suffix
+
+# Before the names of metadata columns, which may be those of columns that a build works with.
+LABEL = "label:"
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,7 @@ class SourceFile:
     source: Source
     address: str
     sample_ids: tuple[str, ...]
+    ignored_columns: tuple[str, ...]
     first_ordinal: int
 
 
@@ -35,59 +41,118 @@ def list_files(settings: BuildSettings) -> list[SourceFile]:
     """The files of all sources, in the order of the settings, with their samples."""
     found = [(source, address) for source in settings.sources for address in _addresses(settings, source)]
     with ThreadPoolExecutor(max_workers=16) as pool:
-        listed = list(pool.map(lambda pair: _sample_ids(*pair), found))
+        listed = list(pool.map(lambda pair: _samples_of(settings, *pair), found))
     files, first = [], 0
-    for (source, address), sample_ids in zip(found, listed, strict=True):
-        _require_unique_samples(address, sample_ids)
-        files.append(SourceFile(source, address, sample_ids, first))
-        first += len(sample_ids)
+    for (source, address), samples in zip(found, listed, strict=True):
+        files.append(SourceFile(source, address, samples.sample_ids, samples.ignored_columns, first))
+        first += len(samples.sample_ids)
+    for source in settings.sources:
+        own = [file for file in files if file.source == source]
+        _require_unique_over_files(source, own)
+        _say_ignored_columns(source, own)
     return files
 
 
 def _addresses(settings: BuildSettings, source: Source) -> list[str]:
     address = settings.address(source.path)
-    if not any(character in source.path for character in "*?["):
+    if not has_wildcards(source.path):
         return [address]
-    fixed = address[: min(address.index(character) for character in "*?[" if character in address)]
-    folder = fixed.rpartition("/")[0] or "/"
+    folder, name = split_file_address(address)
+    if not has_wildcards(folder) and Folder(folder).exists(name):
+        # a file whose name has a bracket
+        return [address]
+    folder = fixed_folder(address)
     pattern = address[len(folder) :].lstrip("/")
-    names = [name for name in Folder(folder).files() if fnmatch.fnmatchcase(name, pattern)]
+    names = [name for name in Folder(folder).files() if matches(name, pattern)]
     if not names:
         raise UserError(f"source {source.name}: no file matches {address}")
     return [f"{folder.rstrip('/')}/{name}" for name in names]
 
 
-def _sample_ids(source: Source, address: str) -> tuple[str, ...]:
-    listed = source.list_samples(address).sample_ids
-    if not listed:
+def _samples_of(settings: BuildSettings, source: Source, address: str) -> SampleList:
+    """The samples of a file, under the names that the source wants for them."""
+    listed = source.list_samples(address)
+    ids = listed.sample_ids
+    if not ids:
         raise UserError(f"{address} has no samples")
-    return listed
-
-
-def _require_unique_samples(address: str, sample_ids: Sequence[str]) -> None:
-    repeated = [sample for sample, times in Counter(sample_ids).items() if times > 1]
+    repeated = [sample for sample, times in Counter(ids).items() if times > 1]
     if repeated:
         raise UserError(
-            f"{address}: {len(repeated):,} of {len(sample_ids):,} sample ids occur more than once, "
+            f"{address}: {len(repeated):,} of {len(ids):,} sample ids occur more than once, "
             f"e.g. {', '.join(map(repr, repeated[:3]))}"
+        )
+    if source.sample_from != "column":
+        name = _name_of_file(source, address, settings.address(source.path))
+        ids = (name,) if len(ids) == 1 else tuple(f"{name}/{sample}" for sample in ids)
+    return SampleList(ids, listed.ignored_columns)
+
+
+def _name_of_file(source: Source, address: str, pattern: str) -> str:
+    folder, name = address.rpartition("/")[::2]
+    stem = name_without_suffix(name)
+    if source.sample_from == "file":
+        return stem
+    if source.sample_from == "folder":
+        return folder.rpartition("/")[2]
+    below = folder[len(fixed_folder(pattern)) :].strip("/") if has_wildcards(source.path) else ""
+    return f"{below}/{stem}" if below else stem
+
+
+def _require_unique_over_files(source: Source, files: Sequence[SourceFile]) -> None:
+    first: dict[str, str] = {}
+    repeated: dict[str, tuple[str, str]] = {}
+    for file in files:
+        for sample in file.sample_ids:
+            if sample in first:
+                repeated.setdefault(sample, (first[sample], file.address))
+            first.setdefault(sample, file.address)
+    if repeated:
+        sample, (one, other) = next(iter(repeated.items()))
+        raise UserError(
+            f"source {source.name}: {len(repeated):,} samples are in several of its {len(files):,} files, e.g. "
+            f"{sample!r} in {one} and {other}; sample_from: file, folder or path names samples by their file"
         )
 
 
+def _say_ignored_columns(source: Source, files: Sequence[SourceFile]) -> None:
+    ignored = Counter(name for file in files for name in file.ignored_columns)
+    if ignored:
+        names = ", ".join(map(repr, list(ignored)[:5])) + (", ..." if len(ignored) > 5 else "")
+        log(f"{source.name}: {len(ignored):,} columns hold annotation and are no samples: {names}")
+
+
 def samples_table(settings: BuildSettings, files: Sequence[SourceFile]) -> pd.DataFrame:
-    """One row per sample of all sources, by ordinal: sample_id, source, study_id and labels."""
+    """One row per sample of all sources, by ordinal: sample_id, source, study_id, and labels, which start with
+    :data:`LABEL`."""
     parts = []
     for source in settings.sources:
         own = [file for file in files if file.source == source]
         address = settings.address(source.samples) if source.samples is not None else None
         given = [sample for file in own for sample in file.sample_ids]
-        labels = labels_for(source, given, metadata_of(source, address, [file.address for file in own]))
+        metadata = metadata_of(source, address, [(file.address, file.sample_ids) for file in own])
+        _require_no_ignored_samples(source, own, metadata)
+        labels = labels_for(source, given, metadata)
+        study = labels.pop("study_id")
         unknown = sorted(set(source.exclude_samples) - set(given))
         if unknown:
             raise UserError(f"source {source.name} has no sample {', '.join(unknown[:3])} to exclude")
         excluded = [qc.EXCLUDED if sample in set(source.exclude_samples) else None for sample in given]
         sample_ids = [source.sample_prefix + sample for sample in given]
-        parts.append(labels.assign(sample_id=sample_ids, source=source.name, reason=excluded, value=None))
+        labels = labels.add_prefix(LABEL)
+        parts.append(
+            labels.assign(sample_id=sample_ids, source=source.name, study_id=study, reason=excluded, value=None)
+        )
     return pd.concat(parts, ignore_index=True)
+
+
+def _require_no_ignored_samples(source: Source, files: Sequence[SourceFile], metadata: pd.DataFrame | None) -> None:
+    ignored = {name for file in files for name in file.ignored_columns}
+    named = sorted(ignored & set(metadata.index)) if metadata is not None and source.samples is not None else []
+    if named:
+        raise UserError(
+            f"source {source.name}: {named[0]!r} is a sample in {source.samples}, but its column holds text or has the "
+            f"name of an annotation (drop_annotation: false reads it)"
+        )
 
 
 def samples_by_source(files: Sequence[SourceFile]) -> dict[str, int]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from dataprep.genes.identifiers import GeneMapping
 from dataprep.runtime.command_line import UserError
-from dataprep.sources import Units
+from dataprep.sources import RawProfiles, Source, Units
 
 # TPM of all genes add up to a million; single-precision and rounded tables come out a little above.
 TPM_TOTAL = 1e6
@@ -18,19 +19,75 @@ _MIN_TPM_TOTAL = 0.1 * TPM_TOTAL
 # The logarithm of any sequencing count stays below this (2^30 reads of one gene), and the largest of thousands of
 # real counts or FPKM does not.
 _LARGEST_LOGARITHM = 30.0
-_LOG_UNITS = {"log1p_tpm": "ln(TPM + 1)", "log2_tpm_plus_1": "log2(TPM + 1)"}
+_LOG_UNITS = ("log1p_tpm", "log2_tpm_plus_1")
+# So many values of a profile are not whole numbers by chance.
+_MANY_VALUES = 100
+# What rounding to four digits may take from the logarithm of zero plus an offset.
+_LOG_ROUNDING = 1e-3
+
+
+@dataclass(frozen=True)
+class NormalisedProfiles:
+    """Profiles over the vocabulary, and what became of the values they were made of.
+
+    ``expression`` is float16 [n, G], log1p(TPM), NaN where the source does not measure the gene. The rest is float64
+    [n]: ``totals`` is the sum of the values over all genes; ``missing_share`` the share of them without a value;
+    ``largest_share`` and ``largest_row`` (int64) the part of the transcripts that one gene holds, and its row.
+    ``outside_share``, ``unrecognised_share`` and ``left_out_share`` are the parts of the summed values in genes outside
+    the vocabulary, in names that no table knows, and in rows that do not enter the sum of TPM.
+    """
+
+    expression: np.ndarray
+    totals: np.ndarray
+    missing_share: np.ndarray
+    largest_share: np.ndarray
+    largest_row: np.ndarray
+    outside_share: np.ndarray
+    unrecognised_share: np.ndarray
+    left_out_share: np.ndarray
+
+
+def normalise(
+    where: str, raw: RawProfiles, source: Source, genes: GeneMapping, vocabulary_size: int
+) -> NormalisedProfiles:
+    """Check the values of ``raw`` against the units that the source declares, and normalise them.
+
+    Raises :class:`UserError` as :func:`linear_values` does.
+    """
+    counted = np.flatnonzero(genes.counted)
+    values = raw.values if len(counted) == raw.values.shape[1] else raw.values[:, counted]
+    gene_ids = [raw.gene_ids[row] for row in counted]
+    linear = linear_values(where, values, source.units, raw.sample_ids, gene_ids, source.log_offset)
+    chosen = genes.rows(counted)
+    expression = log1p_tpm(linear, source.units, chosen, vocabulary_size)
+    missing = np.isnan(linear)
+    filled = np.where(missing, np.float32(0), linear) if missing.any() else linear
+    totals = filled.sum(axis=1, dtype=np.float64)
+    weighted = filled * _weights(source.units, chosen)
+    left_out = _unchecked_sum(raw.values[:, ~genes.counted], source.units)
+    named = _unchecked_sum(raw.values[:, ~genes.counted & genes.unrecognised], source.units)
+    unrecognised = named + filled[:, chosen.unrecognised].sum(axis=1, dtype=np.float64)
+    return NormalisedProfiles(
+        expression=expression,
+        totals=totals,
+        missing_share=missing.mean(axis=1),
+        largest_share=_share(weighted.max(axis=1), weighted.sum(axis=1, dtype=np.float64)),
+        largest_row=counted[weighted.argmax(axis=1)],
+        outside_share=_share(filled[:, chosen.columns < 0].sum(axis=1, dtype=np.float64), totals),
+        unrecognised_share=_share(unrecognised, totals + named),
+        left_out_share=_share(left_out, totals + left_out),
+    )
 
 
 def log1p_tpm(linear: np.ndarray, units: Units, genes: GeneMapping, vocabulary_size: int) -> np.ndarray:
     """Normalise profiles [n, S] of linear values to float16 [n, G]; NaN where the source does not measure the gene.
 
-    TPM_i = (C_i / L_i) / sum_j(C_j / L_j) * 1e6, the sum over all S genes of the source, then ln(TPM + 1)
-    (docs/model.md, Input). FPKM and TPM are divided by their sum alone: they are per length already. Rows of one
-    vocabulary gene are summed. A profile that is zero throughout comes out as zero.
+    TPM_i = (C_i / L_i) / sum_j(C_j / L_j) * 1e6, the sum over all S genes of the source, then ln(TPM + 1). FPKM and TPM
+    are divided by their sum alone: they are per length already. Rows of one vocabulary gene are summed. A value that is
+    NaN is not measured: it stays NaN and adds nothing. A profile that is zero throughout comes out as zero.
     """
-    per_base = units in ("counts", "estimated_counts")
-    weight_per_gene = (1.0 / genes.lengths_bp if per_base else np.ones(len(genes.columns))).astype(np.float32)
-    totals = linear @ weight_per_gene
+    weight_per_gene = _weights(units, genes)
+    totals = np.nan_to_num(linear, nan=0.0) @ weight_per_gene
     scale = np.divide(TPM_TOTAL, totals, out=np.zeros(len(totals), np.float64), where=totals > 0)
     tpm = _onto_vocabulary(linear, weight_per_gene, genes, vocabulary_size)
     tpm *= scale[:, None].astype(np.float32)
@@ -38,37 +95,51 @@ def log1p_tpm(linear: np.ndarray, units: Units, genes: GeneMapping, vocabulary_s
 
 
 def linear_values(
-    where: str, values: np.ndarray, units: Units, sample_ids: Sequence[str], gene_ids: Sequence[str]
+    where: str,
+    values: np.ndarray,
+    units: Units,
+    sample_ids: Sequence[str],
+    gene_ids: Sequence[str],
+    log_offset: float = 1.0,
 ) -> np.ndarray:
-    """Check values, float32 [n, S], against the units declared for them, and undo a logarithm.
+    """Check values, float32 [n, S], against the units declared for them, and undo a logarithm. NaN stays NaN.
 
-    Raises :class:`UserError` with counts and an example for values that are not finite, negative, fractional (as
-    counts), or of another scale.
+    Raises :class:`UserError` with counts and an example for values that are infinite, negative, fractional (as counts),
+    or of another scale.
     """
 
-    def refuse(wrong: np.ndarray, what: str) -> None:
+    def refuse(wrong: np.ndarray, what: str, hint: str = "") -> None:
         if wrong.any():
             sample, gene = np.argwhere(wrong)[0]
             raise UserError(
                 f"{where}: {int(wrong.sum()):,} of {wrong.size:,} values {what}, e.g. {values[sample, gene]:g} "
-                f"(gene {gene_ids[gene]}, sample {sample_ids[sample]})"
+                f"(gene {gene_ids[gene]}, sample {sample_ids[sample]}){hint}"
             )
 
-    refuse(~np.isfinite(values), "are missing or not finite")
-    refuse(values < 0, "are negative")
-    _refuse_logarithms(where, values, units, sample_ids)
-    if units == "counts":
-        # only counts: RSEM and salmon share reads between genes, and say so as estimated_counts
-        refuse(values != np.rint(values), "are fractional, though declared as counts")
-    if units == "log1p_tpm":
-        refuse(values > np.log1p(_MAX_TPM_TOTAL), "are above ln(1,000,000 + 1), though declared as log1p_tpm")
-        values = np.expm1(values)
-    if units == "log2_tpm_plus_1":
-        refuse(values > np.log2(_MAX_TPM_TOTAL + 1), "are above log2(1,000,000 + 1), though declared as such")
-        values = np.exp2(values) - np.float32(1)
+    missing = np.isnan(values)
+    given = np.where(missing, np.float32(0), values) if missing.any() else values
+    refuse(np.isinf(given), "are not finite")
+    if units in _LOG_UNITS:
+        base, name = (np.log, "ln") if units == "log1p_tpm" else (np.log2, "log2")
+        lowest, highest = float(base(log_offset)), float(base(_MAX_TPM_TOTAL + log_offset))
+        hint = "" if log_offset != 1 else "; was less than 1 added before the logarithm (setting log_offset)?"
+        refuse(~missing & (given < lowest - _LOG_ROUNDING), f"are below {name}({log_offset:g})", hint)
+        refuse(given > highest, f"are above {name}(1,000,000 + {log_offset:g}), though declared as {units}")
+        exponential = np.exp if units == "log1p_tpm" else np.exp2
+        linear = np.maximum(exponential(given.astype(np.float64)) - log_offset, 0).astype(np.float32)
+        linear[missing] = 0
+    else:
+        refuse(given < 0, "are negative")
+        _refuse_logarithms(where, given, units, sample_ids)
+        if units == "counts":
+            # only counts: RSEM and salmon share reads between genes, and say so as estimated_counts
+            refuse(given != np.rint(given), "are fractional, though declared as counts")
+        linear = given
     if units in ("tpm", *_LOG_UNITS):
-        _require_tpm_totals(where, values, units, sample_ids)
-    return values
+        _require_tpm_totals(where, linear, units, sample_ids)
+    if missing.any():
+        linear = np.where(missing, np.float32(np.nan), linear)
+    return linear
 
 
 def _refuse_logarithms(where: str, values: np.ndarray, units: Units, sample_ids: Sequence[str]) -> None:
@@ -88,12 +159,45 @@ def _refuse_logarithms(where: str, values: np.ndarray, units: Units, sample_ids:
 def _require_tpm_totals(where: str, tpm: np.ndarray, units: Units, sample_ids: Sequence[str]) -> None:
     totals = tpm.sum(axis=1, dtype=np.float64)
     wrong = (totals > _MAX_TPM_TOTAL) | ((totals < _MIN_TPM_TOTAL) & (totals > 0))
-    if wrong.any():
-        first = int(np.flatnonzero(wrong)[0])
-        raise UserError(
-            f"{where}: {int(wrong.sum()):,} of {len(tpm):,} samples do not add up to a million TPM, though declared as "
-            f"{units}: {totals[first]:,.0f} (sample {sample_ids[first]})"
+    # many whole numbers add up to a million in rounded TPM of all genes, and then only
+    whole = (np.abs(tpm - np.rint(tpm)) <= 1e-3 * np.maximum(tpm, 1)).all(axis=1) & (totals > 0)
+    whole &= np.count_nonzero(tpm, axis=1) >= _MANY_VALUES
+    wrong |= whole & (np.abs(totals - TPM_TOTAL) > 0.01 * TPM_TOTAL)
+    if not wrong.any():
+        return
+    first = int(np.flatnonzero(wrong)[0])
+    hint = ""
+    if whole[wrong].all():
+        hint = (
+            "; these look like counts" if units == "tpm" else "; these look like logarithms of counts: undo them first"
         )
+    raise UserError(
+        f"{where}: {int(wrong.sum()):,} of {len(tpm):,} samples do not add up to a million TPM, though declared as "
+        f"{units}: {totals[first]:,.0f} (sample {sample_ids[first]}){hint}"
+    )
+
+
+def _weights(units: Units, genes: GeneMapping) -> np.ndarray:
+    """What a value of each row counts in the sum: float32 [S]."""
+    per_base = units in ("counts", "estimated_counts")
+    weight = 1.0 / genes.lengths_bp if per_base else np.ones(len(genes.columns))
+    return np.where(genes.counted, weight, 0.0).astype(np.float32)
+
+
+def _unchecked_sum(values: np.ndarray, units: Units) -> np.ndarray:
+    """The sum over rows that name no gene, float64 [n]; what they hold is not checked."""
+    values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    if units in _LOG_UNITS:
+        values = (
+            np.exp(np.minimum(values, _LARGEST_LOGARITHM))
+            if units == "log1p_tpm"
+            else np.exp2(np.minimum(values, _LARGEST_LOGARITHM))
+        )
+    return np.maximum(values, 0).sum(axis=1)
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.zeros(len(whole), np.float64), where=whole > 0)
 
 
 def _onto_vocabulary(linear: np.ndarray, weight: np.ndarray, genes: GeneMapping, vocabulary_size: int) -> np.ndarray:
@@ -102,5 +206,7 @@ def _onto_vocabulary(linear: np.ndarray, weight: np.ndarray, genes: GeneMapping,
     placed = np.full((len(linear), vocabulary_size), np.nan, np.float32)
     placed[:, columns] = linear[:, rows[first]] * weight[rows[first]]
     for row in np.delete(rows, first):
-        placed[:, genes.columns[row]] += linear[:, row] * weight[row]
+        column, added = genes.columns[row], linear[:, row] * weight[row]
+        # of two rows of a gene, one may have no value
+        placed[:, column] = np.where(np.isnan(placed[:, column]), added, placed[:, column] + np.nan_to_num(added))
     return placed

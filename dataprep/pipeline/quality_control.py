@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
+
+from dataprep.pipeline.normalization import NormalisedProfiles
 
 EXCLUDED = "excluded_by_settings"
 DUPLICATE_SAMPLE = "duplicate_sample_id"
 DUPLICATE_PROFILE = "duplicate_profile"
 NO_EXPRESSION = "no_expression"
 TOO_FEW_GENES = "too_few_nonzero_genes"
+MISSING_VALUES = "too_many_missing_values"
+ONE_GENE = "one_gene_dominates"
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What a profile has to keep to; see the settings of the same names."""
+
+    min_nonzero_genes: int
+    max_missing_share: float
+    max_gene_share: float
 
 
 def nonzero_genes(expression: np.ndarray) -> np.ndarray:
@@ -17,12 +33,23 @@ def nonzero_genes(expression: np.ndarray) -> np.ndarray:
     return np.count_nonzero(expression > 0, axis=1)
 
 
-def refusal(totals: np.ndarray, nonzero: np.ndarray, min_nonzero_genes: int) -> list[str | None]:
-    """The reason to refuse each profile, or None. ``totals`` [n] are sums over all genes of the source.
+def refusals(
+    profiles: NormalisedProfiles, gene_ids: Sequence[str], thresholds: Thresholds
+) -> list[tuple[str, str] | None]:
+    """The reason to refuse each profile and the value that is against it, or None.
 
     The published corpus asks for 14,000 non-zero genes, which also turns single cells (about 3,050) away.
     """
-    return [
-        NO_EXPRESSION if total <= 0 else TOO_FEW_GENES if count < min_nonzero_genes else None
-        for total, count in zip(totals, nonzero, strict=True)
-    ]
+
+    def refusal(number: int, nonzero: int) -> tuple[str, str] | None:
+        if profiles.missing_share[number] > thresholds.max_missing_share:
+            return MISSING_VALUES, f"{profiles.missing_share[number]:.3f}"
+        if profiles.totals[number] <= 0:
+            return NO_EXPRESSION, "0"
+        if profiles.largest_share[number] > thresholds.max_gene_share:
+            return ONE_GENE, f"{gene_ids[profiles.largest_row[number]]}: {profiles.largest_share[number]:.3f}"
+        if nonzero < thresholds.min_nonzero_genes:
+            return TOO_FEW_GENES, str(nonzero)
+        return None
+
+    return [refusal(number, int(nonzero)) for number, nonzero in enumerate(nonzero_genes(profiles.expression))]

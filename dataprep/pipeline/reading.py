@@ -21,27 +21,35 @@ import ray.data
 from ray.data.context import ShuffleStrategy
 
 from dataprep.config import BuildSettings
-from dataprep.genes.identifiers import map_genes
+from dataprep.genes.identifiers import GeneMapping, map_genes
 from dataprep.genes.vocabulary import GeneVocabulary
 from dataprep.pipeline import quality_control as qc
 from dataprep.pipeline.coordinator import has_failed, progress_shown, raise_mistake, reporting
 from dataprep.pipeline.listing import SourceFile
-from dataprep.pipeline.normalization import linear_values, log1p_tpm
+from dataprep.pipeline.normalization import normalise
 from dataprep.sources import RawProfiles
 
-BLOCK_SCHEMA = pa.schema(
-    [
-        ("ordinal", pa.int64()),
-        ("reason", pa.string()),
-        ("value", pa.string()),
-        ("profile", pa.binary(16)),
-        ("genes", pa.int64()),
-        ("unknown_genes", pa.int64()),
-        ("merged_genes", pa.int64()),
-        ("vocabulary_genes", pa.int64()),
-        ("expression", pa.large_binary()),
-    ]
-)
+# What the driver gets to know of every sample.
+_FOUND = [
+    ("reason", pa.string()),
+    ("value", pa.string()),
+    ("profile", pa.binary(16)),
+    ("genes", pa.int64()),
+    ("unknown_genes", pa.int64()),
+    ("merged_genes", pa.int64()),
+    ("vocabulary_genes", pa.int64()),
+    ("left_out_rows", pa.int64()),
+    ("repeated_genes", pa.int64()),
+    ("dates", pa.int64()),
+    ("recovered", pa.int64()),
+    ("missing_values", pa.int64()),
+    ("outside_share", pa.float64()),
+    ("unrecognised_share", pa.float64()),
+    ("left_out_share", pa.float64()),
+    ("left_out_examples", pa.string()),
+    ("unrecognised_examples", pa.string()),
+]
+BLOCK_SCHEMA = pa.schema([("ordinal", pa.int64()), *_FOUND, ("expression", pa.large_binary())])
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,7 @@ def read_profiles(
         _profile_blocks,
         tasks=ray.put(tasks),
         genes=ray.put((vocabulary, aliases)),
-        min_nonzero_genes=settings.min_nonzero_genes,
+        thresholds=thresholds(settings),
         coordinator=coordinator,
     )
     numbers = ray.data.from_items([{"task": number} for number in range(len(tasks))], override_num_blocks=len(tasks))
@@ -80,11 +88,16 @@ def read_profiles(
     return profiles
 
 
+def thresholds(settings: BuildSettings) -> qc.Thresholds:
+    """What every profile has to keep to."""
+    return qc.Thresholds(settings.min_nonzero_genes, settings.max_missing_share, settings.max_gene_share)
+
+
 def _profile_blocks(
     batch: pa.Table,
     tasks: ray.ObjectRef,
     genes: ray.ObjectRef,
-    min_nonzero_genes: int,
+    thresholds: qc.Thresholds,
     coordinator: Any,
 ) -> Iterator[pa.Table]:
     vocabulary, aliases = ray.get(genes)
@@ -94,48 +107,71 @@ def _profile_blocks(
         if has_failed(coordinator):
             return
         with reporting(coordinator):
-            for raw in task.file.source.read_samples(task.file.address, task.start, task.stop):
-                block = profile_block(task.file, raw, vocabulary, aliases, min_nonzero_genes)
+            for block in task_blocks(task, vocabulary, aliases, thresholds):
                 refused = len(block) - block.column("reason").null_count
                 # waiting keeps the counts true when the last task ends
                 ray.get(coordinator.add.remote(task.file.source.name, len(block), refused))
                 yield block
 
 
+def task_blocks(
+    task: ReadTask, vocabulary: GeneVocabulary, aliases: Mapping[str, str], thresholds: qc.Thresholds
+) -> Iterator[pa.Table]:
+    """The blocks of one task."""
+    source, mapped = task.file.source, None
+    for raw in source.read_samples(task.file.address, task.start, task.stop):
+        if mapped is None or mapped[0] != raw.gene_ids:
+            ids = raw.gene_ids
+            genes = map_genes(_place(task.file), ids, source.gene_id, vocabulary, aliases, source.repeated_genes)
+            mapped = (ids, genes)
+        yield profile_block(task.file, raw, mapped[1], vocabulary.size, thresholds)
+
+
 def profile_block(
-    file: SourceFile,
-    raw: RawProfiles,
-    vocabulary: GeneVocabulary,
-    aliases: Mapping[str, str],
-    min_nonzero_genes: int,
+    file: SourceFile, raw: RawProfiles, genes: GeneMapping, vocabulary_size: int, thresholds: qc.Thresholds
 ) -> pa.Table:
     """Check, normalise and judge some profiles of a file. Refused ones come without their expression."""
-    source, where = file.source, f"source {file.source.name} ({file.address})"
-    genes = map_genes(where, raw.gene_ids, source.gene_id, vocabulary, aliases)
-    linear = linear_values(where, raw.values, source.units, raw.sample_ids, raw.gene_ids)
-    totals = linear.sum(axis=1, dtype=np.float64)
-    expression = log1p_tpm(linear, source.units, genes, vocabulary.size)
-    nonzero = qc.nonzero_genes(expression)
-    reasons = qc.refusal(totals, nonzero, min_nonzero_genes)
-    profiles = [None if reason else row.tobytes() for reason, row in zip(reasons, expression, strict=True)]
-    first, rows = file.first_ordinal + raw.first, len(reasons)
+    found = normalise(_place(file), raw, file.source, genes, vocabulary_size)
+    refusals = qc.refusals(found, raw.gene_ids, thresholds)
+    profiles = [None if refused else row.tobytes() for refused, row in zip(refusals, found.expression, strict=True)]
+    first, rows = file.first_ordinal + raw.first, len(refusals)
+    of_all_rows = {
+        "genes": len(raw.gene_ids),
+        "unknown_genes": genes.unknown,
+        "merged_genes": genes.merged,
+        "vocabulary_genes": genes.measured,
+        "left_out_rows": genes.left_out,
+        "repeated_genes": genes.repeated,
+        "dates": genes.dates,
+        "recovered": genes.recovered,
+        "left_out_examples": ", ".join(map(repr, genes.left_out_examples)),
+        "unrecognised_examples": ", ".join(map(repr, genes.unrecognised_examples)),
+    }
     return pa.table(
         {
             "ordinal": np.arange(first, first + rows),
-            "reason": reasons,
-            "value": [
-                None if reason is None else str(count) if reason == qc.TOO_FEW_GENES else "0"
-                for reason, count in zip(reasons, nonzero, strict=True)
-            ],
+            "reason": [refused[0] if refused else None for refused in refusals],
+            "value": [refused[1] if refused else None for refused in refusals],
             "profile": [None if p is None else blake2b(p, digest_size=16).digest() for p in profiles],
-            "genes": np.full(rows, len(raw.gene_ids)),
-            "unknown_genes": np.full(rows, genes.unknown),
-            "merged_genes": np.full(rows, genes.merged),
-            "vocabulary_genes": np.full(rows, genes.measured),
+            "missing_values": np.rint(found.missing_share * genes.counted.sum()).astype(np.int64),
+            "outside_share": found.outside_share,
+            "unrecognised_share": found.unrecognised_share,
+            "left_out_share": found.left_out_share,
             "expression": profiles,
+            **{name: [value] * rows for name, value in of_all_rows.items()},
         },
         schema=BLOCK_SCHEMA,
     )
+
+
+def found_by_reading(profiles: ray.data.Dataset) -> pa.Table:
+    """What the driver gets to know: all columns but the profiles themselves."""
+    columns = [name for name in BLOCK_SCHEMA.names if name != "expression"]
+    return pa.concat_tables(ray.get(profiles.select_columns(columns).to_arrow_refs()))
+
+
+def _place(file: SourceFile) -> str:
+    return f"source {file.source.name} ({file.address})"
 
 
 def quiet_ray_data() -> None:

@@ -35,6 +35,7 @@ from dataprep.corpus import (
 )
 from dataprep.genes.vocabulary import GeneVocabulary
 from dataprep.pipeline.coordinator import raise_mistake, reporting
+from dataprep.pipeline.listing import LABEL
 from dataprep.runtime.storage import Folder
 
 _ENTRY_SCHEMA = pa.schema(
@@ -143,11 +144,10 @@ def write_tables(
 ) -> dict[str, str]:
     """Write the metadata tables and return their checksums."""
     own = ["sample_id", "study_id", "split", "row_id", "source"]
-    working = {"reason", "value", "profile", "genes", "unknown_genes", "merged_genes", "vocabulary_genes"}
-    labels = [name for name in kept.columns if name not in {*own, *working}]
+    labels = {name: name.removeprefix(LABEL) for name in kept.columns if name.startswith(LABEL)}
     rejected = samples[samples["reason"].notna()]
     tables = {
-        SAMPLES_FILE: _arrow(kept, [*own, *labels]),
+        SAMPLES_FILE: _arrow(kept[[*own, *labels]].rename(columns=labels), [*own, *labels.values()]),
         REJECTED_FILE: _arrow(rejected, ["sample_id", "source", "reason", "value"]),
         GENES_FILE: vocabulary.to_arrow(),
     }
@@ -166,6 +166,7 @@ def make_manifest(
     settings: BuildSettings,
     vocabulary: GeneVocabulary,
     samples: pd.DataFrame,
+    summaries: list[SourceSummary],
     kept: pd.DataFrame,
     entries: list[ShardEntry],
     tables_sha256: Mapping[str, str],
@@ -184,19 +185,6 @@ def make_manifest(
         shards=entries,
         tables_sha256=dict(tables_sha256),
         samples=SampleCounts(read=len(samples), kept=len(kept), rejected=refused),
-        sources=[_source_summary(source.name, samples) for source in settings.sources],
+        sources=summaries,
         settings=settings.resolved(),
-    )
-
-
-def _source_summary(name: str, samples: pd.DataFrame) -> SourceSummary:
-    own = samples[samples["source"] == name]
-    return SourceSummary(
-        name=name,
-        samples=len(own),
-        kept=int(own["reason"].isna().sum()),
-        genes=int(own["genes"].max()),
-        unknown_genes=int(own["unknown_genes"].max()),
-        merged_genes=int(own["merged_genes"].max()),
-        vocabulary_genes=int(own["vocabulary_genes"].max()),
     )

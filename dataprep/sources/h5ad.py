@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -25,48 +25,76 @@ class H5adSource(Source):
     """AnnData: samples in obs, genes in var."""
 
     format: Literal["h5ad"] = "h5ad"
-    layer: str | None = Field(default=None, description="layer that holds the values; default: X")
+    layer: str | None = Field(default=None, description="layer that holds the values, or raw; default: X")
     gene_column: str | None = Field(default=None, description="column of var with the gene ids; default: its index")
 
     def list_samples(self, address: str) -> SampleList:
         """The names in obs."""
-        return SampleList(tuple(map(str, _read_obs(address).index)))
+        with _opened(address) as file:
+            return SampleList(tuple(map(str, _frame(file["obs"]).index)))
 
     def read_metadata(self, address: str) -> pd.DataFrame:
         """Obs."""
-        return _read_obs(address)
+        with _opened(address) as file:
+            return _frame(file["obs"])
 
     def read_samples(self, address: str, start: int, stop: int) -> Iterator[RawProfiles]:
         """Raises :class:`UserError` where the layer or the gene column is not there."""
-        from anndata.io import read_elem
-
         with _opened(address) as file:
-            gene_ids = _gene_ids(address, read_elem(file["var"]), self.gene_column)
-            samples = tuple(map(str, read_elem(file["obs"]).index[start:stop]))
-            values = _rows(_matrix(address, file, self.layer), start, stop)
-        yield RawProfiles(start, samples, gene_ids, values)
+            matrix, var = _matrix(address, file, self.layer)
+            gene_ids = _gene_ids(address, _frame(var), self.gene_column)
+            samples = tuple(map(str, _frame(file["obs"]).index))
+            shape = _shape(matrix)
+            if shape != (len(samples), len(gene_ids)):
+                raise UserError(
+                    f"{address}: a matrix of {' x '.join(map(str, shape))} with {len(samples):,} samples in obs and "
+                    f"{len(gene_ids):,} genes in var; it may not have been written to its end"
+                )
+            values = _rows(matrix, start, stop)
+        yield RawProfiles(start, samples[start:stop], gene_ids, values)
 
 
-def _read_obs(address: str) -> pd.DataFrame:
+def _frame(stored: h5py.Group | h5py.Dataset) -> pd.DataFrame:
+    """Obs or var, as a group of columns or, as anndata wrote it before version 0.7, as one array of records."""
     from anndata.io import read_elem
 
-    with _opened(address) as file:
-        return read_elem(file["obs"])
+    if isinstance(stored, h5py.Group):
+        return read_elem(stored)
+    records = pd.DataFrame.from_records(stored[()])
+    records = records.apply(lambda column: column.map(lambda v: v.decode() if isinstance(v, bytes) else v))
+    name = next((column for column in ("index", "_index") if column in records.columns), records.columns[0])
+    return records.set_index(name)
 
 
 def _gene_ids(address: str, var: pd.DataFrame, column: str | None) -> tuple[str, ...]:
+    """Names of the genes, empty where the column has none."""
     if column is not None and column not in var.columns:
         raise UserError(f"{address}: var has no column {column!r}; it has {', '.join(map(str, var.columns)) or 'none'}")
-    return tuple(map(str, var.index if column is None else var[column]))
+    ids = pd.Series(var.index) if column is None else var[column]
+    return tuple("" if missing else str(gene) for gene, missing in zip(ids, ids.isna(), strict=True))
 
 
-def _matrix(address: str, file: h5py.File, layer: str | None) -> h5py.Dataset | h5py.Group:
-    if layer is None:
-        return file["X"]
+def _matrix(address: str, file: h5py.File, layer: str | None) -> tuple[Any, Any]:
+    """The values, and the var that belongs to them: raw has its own."""
     layers = file.get("layers", {})
-    if layer not in layers:
-        raise UserError(f"{address} has no layer {layer!r}; it has {', '.join(layers) or 'none'}")
-    return layers[layer]
+    if layer in ("raw", "raw/X") and layer not in layers and "raw" in file:
+        return file["raw"]["X"], file["raw"]["var"]
+    if layer is not None and layer not in layers:
+        there = [*layers, *(["raw"] if "raw" in file else [])]
+        raise UserError(f"{address} has no layer {layer!r}; it has {', '.join(there) or 'none'}")
+    if layer is not None:
+        return layers[layer], file["var"]
+    if "X" not in file or not _shape(file["X"]):
+        raise UserError(f"{address} has no X; it has the layers {', '.join(layers) or 'none'} (setting layer)")
+    return file["X"], file["var"]
+
+
+def _shape(matrix: Any) -> tuple[int, ...]:
+    if isinstance(matrix, h5py.Dataset):
+        return tuple(matrix.shape or ())
+    # as anndata writes sparse matrices, now and before version 0.7
+    shape = matrix.attrs["shape"] if "shape" in matrix.attrs else matrix.attrs.get("h5sparse_shape", ())
+    return tuple(map(int, shape))
 
 
 def _rows(matrix: h5py.Dataset | h5py.Group, start: int, stop: int) -> np.ndarray:
@@ -88,4 +116,11 @@ def _opened(address: str) -> Iterator[h5py.File]:
     except FileNotFoundError:
         raise UserError(f"no such file: {address}") from None
     except OSError as error:
-        raise UserError(f"{address} is not a readable HDF5 file: {' '.join(str(error).split())}") from None
+        raise UserError(f"{address} is not a readable HDF5 file: {_one_line(error)}") from None
+    except (KeyError, AttributeError, TypeError) as error:
+        # parts that anndata expects are missing or of another kind, as in a file whose writer was interrupted
+        raise UserError(f"{address} is not an AnnData file as anndata writes it: {_one_line(error)}") from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -2,54 +2,78 @@
 
 from __future__ import annotations
 
+import io
+import lzma
+import zlib
 from collections.abc import Sequence
 
 import pandas as pd
 
 from dataprep.runtime.command_line import UserError
-from dataprep.runtime.storage import Folder, split_file_address
 from dataprep.sources.source import Source
+from dataprep.sources.text_files import decompressed, delimiter_of, first_text
 
 # Columns that samples.parquet has of its own; a given column of that name is kept as NAME_given.
 RESERVED = ("sample_id", "study_id", "split", "row_id", "source")
 
 
-def read_metadata(address: str) -> pd.DataFrame:
+def read_metadata(address: str, encoding: str = "utf-8") -> pd.DataFrame:
     """A delimited table (tab, or comma for .csv) as strings, indexed by its first column.
 
     Raises :class:`UserError` where it is missing, empty, not rectangular or names a sample twice.
     """
-    folder, name = split_file_address(address)
-    separator = "," if name.removesuffix(".gz").endswith(".csv") else "\t"
-    compression = "gzip" if name.endswith(".gz") else None
     try:
-        with Folder(folder).open(name) as stream:
-            table = pd.read_csv(
-                stream, sep=separator, compression=compression, dtype=str, keep_default_na=False, na_values=[""]
-            )
-    except FileNotFoundError:
-        raise UserError(f"no such file: {address}") from None
+        with decompressed(address) as stream:
+            content = stream.read()
+        first_text(address, content[:1_000_000], encoding)
+        table = pd.read_csv(
+            io.BytesIO(content),
+            sep=delimiter_of(address),
+            dtype=str,
+            keep_default_na=False,
+            na_values=[""],
+            encoding=encoding,
+            index_col=False,
+        )
     except pd.errors.EmptyDataError:
         raise UserError(f"{address} is empty") from None
-    except (pd.errors.ParserError, UnicodeDecodeError, EOFError, OSError) as error:
+    except (pd.errors.ParserError, UnicodeDecodeError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         raise UserError(f"{address} cannot be read as a table: {' '.join(str(error).split())}") from None
+    table.columns = [str(name).strip() for name in table.columns]
     table = table.set_index(table.columns[0])
+    table.index = table.index.fillna("").str.strip()
     repeated = table.index[table.index.duplicated()].unique()
     if len(repeated):
         raise UserError(f"{address}: {len(repeated)} samples have several rows, e.g. {', '.join(repeated[:3])}")
     return table
 
 
-def metadata_of(source: Source, samples_address: str | None, files: Sequence[str]) -> pd.DataFrame | None:
-    """All that a source says about its samples; None where it has nothing."""
+def metadata_of(
+    source: Source, samples_address: str | None, files: Sequence[tuple[str, Sequence[str]]]
+) -> pd.DataFrame | None:
+    """All that a source says about its samples, by name; None where it has nothing.
+
+    ``files`` are addresses with the names of their samples, in the order of the files.
+    """
     if samples_address is not None:
-        return read_metadata(samples_address)
-    own = [table for address in files if (table := source.read_metadata(address)) is not None]
-    if not own:
-        return None
-    table = pd.concat(own)
-    table.index = table.index.astype(str)
-    return table.apply(lambda column: column.astype("string").astype(object).where(column.notna(), None))
+        table = read_metadata(samples_address, source.encoding)
+    else:
+        own = [
+            found.set_axis(list(names), axis="index")
+            for address, names in files
+            if (found := source.read_metadata(address)) is not None
+        ]
+        if not own:
+            return None
+        table = pd.concat(own)
+    missing = {word.strip().lower() for word in source.missing_labels}
+    return table.apply(lambda column: _labels(column, missing))
+
+
+def _labels(column: pd.Series, missing: set[str]) -> pd.Series:
+    """As strings, None where there is no value or a word that stands for none."""
+    text = column.astype("string").astype(object).where(column.notna(), None)
+    return text.map(lambda value: None if value is None or value.strip().lower() in missing else value)
 
 
 def labels_for(source: Source, sample_ids: Sequence[str], metadata: pd.DataFrame | None) -> pd.DataFrame:

@@ -6,6 +6,7 @@ class (docs/extending.md). What the values mean is decided elsewhere (:mod:`data
 
 from __future__ import annotations
 
+import codecs
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,13 +15,20 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from dataprep.genes.identifiers import GeneId
+from dataprep.genes.identifiers import GeneId, RepeatedGenes
 from dataprep.runtime.command_line import Settings
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Units = Literal["counts", "estimated_counts", "tpm", "fpkm", "log1p_tpm", "log2_tpm_plus_1"]
+
+# As publishers write it, in any case. The brackets and "Not Reported" are those of TCGA and the GDC.
+MISSING_LABELS = (
+    *("", "NA", "N/A", "#N/A", "NaN", "null", "none", "-", "--", "'--", "?", ".", "missing", "unknown", "unspecified"),
+    *("not available", "not applicable", "not reported", "not evaluated", "not determined", "not collected"),
+    *("[Not Available]", "[Not Applicable]", "[Not Evaluated]", "[Unknown]", "[Discrepancy]", "[Completed]"),
+)
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,19 @@ class Source(Settings, ABC):
     samples: str | None = Field(default=None, description="table of sample metadata; its first column is the sample")
     study: str | None = Field(default=None, description="the study that all samples belong to")
     study_column: str | None = Field(default=None, description="column of the sample metadata that names the study")
+    log_offset: float = Field(default=1.0, gt=0, le=1, description="what was added before the logarithm, for log units")
+    repeated_genes: RepeatedGenes = Field(
+        default="refuse", description="several rows with the name of one gene: refuse, sum them, or take the first"
+    )
+    encoding: str = Field(default="utf-8", description="of text files, the sample metadata too; e.g. latin-1, utf-16")
+    missing_labels: list[str] = Field(
+        default_factory=lambda: list(MISSING_LABELS), description="words of the sample metadata that stand for no value"
+    )
+    sample_from: Literal["column", "file", "folder", "path"] = Field(
+        default="column",
+        description="what names a sample: the file's own name for it, or the name of the file without its suffix, of "
+        "its folder, or its path from the first wildcard on; before the file's own name where it holds several samples",
+    )
     sample_prefix: str = Field(default="", description="put before sample names that are not unique between sources")
     exclude_samples: list[str] = Field(default_factory=list, description="samples to refuse")
 
@@ -67,6 +88,12 @@ class Source(Settings, ABC):
     def _has_study(self) -> Source:
         if (self.study is None) == (self.study_column is None):
             raise ValueError("give either study or study_column")
+        if self.log_offset != 1.0 and not self.units.startswith("log"):
+            raise ValueError(f"log_offset is for logarithms, and the units are {self.units}")
+        try:
+            codecs.lookup(self.encoding)
+        except LookupError:
+            raise ValueError(f"encoding: {self.encoding!r} is none that Python knows") from None
         return self
 
     @abstractmethod

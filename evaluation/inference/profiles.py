@@ -11,7 +11,7 @@ import pyarrow as pa
 from dataprep.corpus import SPLITS, Corpus, Shard, iterate_row_groups
 from dataprep.genes.identifiers import GeneMapping, map_genes
 from dataprep.genes.vocabulary import GeneVocabulary
-from dataprep.pipeline.normalization import linear_values, log1p_tpm
+from dataprep.pipeline.normalization import normalise
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.terminal import log
 from dataprep.sources import H5adSource
@@ -73,8 +73,7 @@ def h5ad_stream(address: str, source: H5adSource, vocabulary: GeneVocabulary) ->
         for start in range(0, len(sample_ids), _H5AD_ROWS):
             for raw in source.read_samples(address, start, min(start + _H5AD_ROWS, len(sample_ids))):
                 genes = genes or _mapped(address, raw.gene_ids, vocabulary)
-                linear = linear_values(address, raw.values, source.units, raw.sample_ids, raw.gene_ids)
-                yield log1p_tpm(linear, source.units, genes, vocabulary.size)
+                yield normalise(address, raw, source, genes, vocabulary.size).expression
 
     return ProfileStream(sample_ids, parts)
 

@@ -66,6 +66,6 @@ def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:
 
 def test_obs_becomes_metadata_as_strings(tmp_path: Path) -> None:
     address = write(tmp_path / "x.h5ad", VALUES.astype(np.float32))
-    labels = labels_for(source(), SAMPLES, metadata_of(source(), None, [address]))
+    labels = labels_for(source(), SAMPLES, metadata_of(source(), None, [(address, SAMPLES)]))
     assert labels["tissue"].tolist() == ["a", "b", None, "a", "b", None]
     assert labels["age"].tolist() == ["0", "1", "2", "3", "4", "5"]

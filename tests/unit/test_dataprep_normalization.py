@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dataprep.genes.identifiers import GeneMapping
 from dataprep.pipeline import quality_control as qc
-from dataprep.pipeline.normalization import linear_values, log1p_tpm
+from dataprep.pipeline.normalization import NormalisedProfiles, linear_values, log1p_tpm
 from dataprep.runtime.command_line import UserError
 from dataprep.sources import Units
 
@@ -18,12 +18,22 @@ RELATIVE = 2e-3
 
 def mapping(columns: list[int], lengths: list[float]) -> GeneMapping:
     placed = [column for column in columns if column >= 0]
-    return GeneMapping(np.array(columns), np.array(lengths), 0, len(placed) - len(set(placed)))
+    every, none = np.ones(len(columns), bool), np.zeros(len(columns), bool)
+    return GeneMapping(np.array(columns), np.array(lengths), every, none, len(placed) - len(set(placed)))
 
 
 def normalise(values: np.ndarray, units: Units, genes: GeneMapping, size: int) -> np.ndarray:
     samples, ids = [f"s{n}" for n in range(len(values))], [f"g{n}" for n in range(values.shape[1])]
     return log1p_tpm(linear_values("x", values.astype(np.float32), units, samples, ids), units, genes, size)
+
+
+def refusals(expression: np.ndarray, min_nonzero_genes: int = 1, **found: np.ndarray) -> list[tuple[str, str] | None]:
+    zero, one = np.zeros(len(expression)), np.ones(len(expression))
+    given = {"totals": one, "missing_share": zero, "largest_share": zero, "largest_row": np.full(len(expression), 2)}
+    shares = dict.fromkeys(("outside_share", "unrecognised_share", "left_out_share"), zero)
+    profiles = NormalisedProfiles(expression=expression, **(given | shares | found))
+    ids = [f"g{n}" for n in range(expression.shape[1])]
+    return qc.refusals(profiles, ids, qc.Thresholds(min_nonzero_genes, 0.1, 0.8))
 
 
 def check(values: np.ndarray, units: Units) -> np.ndarray:
@@ -98,13 +108,19 @@ def test_a_profile_of_zeros_is_zero_and_refused() -> None:
     genes = mapping([0, 1], [500, 500])
     expression = normalise(np.zeros((1, 2)), "counts", genes, 2)
     assert (expression == 0).all()
-    assert qc.refusal(np.zeros(1), qc.nonzero_genes(expression), 1) == [qc.NO_EXPRESSION]
+    assert refusals(expression, totals=np.zeros(1)) == [(qc.NO_EXPRESSION, "0")]
 
 
 def test_quality_counts_measured_genes_that_are_not_zero() -> None:
     expression = np.array([[1, 0, np.nan, 2], [1, 1, 1, 1]], np.float16)
     assert qc.nonzero_genes(expression).tolist() == [2, 4]
-    assert qc.refusal(np.ones(2), np.array([2, 4]), 3) == [qc.TOO_FEW_GENES, None]
+    assert refusals(expression, min_nonzero_genes=3) == [(qc.TOO_FEW_GENES, "2"), None]
+
+
+def test_a_profile_that_one_gene_dominates_or_with_many_missing_values_is_refused() -> None:
+    expression = np.ones((3, 4), np.float16)
+    found = refusals(expression, largest_share=np.array([0.9, 0.5, 0.8]), missing_share=np.array([0, 0.11, 0.1]))
+    assert found == [(qc.ONE_GENE, "g2: 0.900"), (qc.MISSING_VALUES, "0.110"), None]
 
 
 BIG = [[1000.0, 2000.0, 40.0], [1000.0, 2000.0, 40.0]]
@@ -114,8 +130,8 @@ BIG = [[1000.0, 2000.0, 40.0], [1000.0, 2000.0, 40.0]]
     ("place", "value", "units", "message"),
     [
         ((1, 2), -1.0, "counts", r"1 of 6 values are negative, e\.g\. -1 \(gene g2, sample s1\)"),
-        ((0, 1), np.nan, "counts", r"1 of 6 values are missing or not finite, e\.g\. nan \(gene g1, sample s0\)"),
-        ((0, 1), np.inf, "tpm", r"1 of 6 values are missing or not finite, e\.g\. inf"),
+        ((0, 1), np.inf, "tpm", r"1 of 6 values are not finite, e\.g\. inf \(gene g1, sample s0\)"),
+        ((0, 1), -9.97, "log2_tpm_plus_1", r"1 of 6 values are below log2\(1\).*setting log_offset"),
         ((0, 0), 3.5, "counts", r"1 of 6 values are fractional, though declared as counts, e\.g\. 3\.5 \(gene g0"),
         ((0, 0), 13.9, "log1p_tpm", r"values are above ln\(1,000,000 \+ 1\)"),
         ((0, 0), 19.99, "log2_tpm_plus_1", r"values are above log2\(1,000,000 \+ 1\)"),
@@ -147,3 +163,37 @@ def test_few_whole_reads_are_no_logarithms() -> None:
 
 def test_tables_of_part_of_the_genes_are_still_tpm() -> None:
     check(np.array([[300_000.0, 270_000.0]]), "tpm")
+
+
+def test_a_value_that_is_missing_stays_missing_and_adds_nothing() -> None:
+    expression = normalise(np.array([[10, np.nan, 30]]), "counts", mapping([0, 1, 2], [1000, 1000, 1000]), 3)
+    assert np.isnan(expression[0, 1])
+    assert np.allclose(np.expm1(expression[0, [0, 2]].astype(float)), [250_000, 750_000], rtol=10 * RELATIVE)
+
+
+def test_of_two_rows_of_a_gene_one_may_have_no_value() -> None:
+    values = np.array([[10, np.nan, 70], [np.nan, 20, 80], [np.nan, np.nan, 5]])
+    expression = normalise(values, "counts", mapping([0, 0, 1], [1000, 1000, 1000]), 2)
+    found = np.expm1(expression.astype(float))
+    assert np.allclose(found[:2], [[125_000, 875_000], [200_000, 800_000]], rtol=10 * RELATIVE)
+    assert np.isnan(found[2, 0])
+
+
+def test_another_offset_of_the_logarithm_is_undone() -> None:
+    tpm = np.array([[250_000.0, 749_990.0, 10.0, 0.0]])
+    values = np.round(np.log2(tpm + 0.001), 4).astype(np.float32)
+    linear = linear_values("x", values, "log2_tpm_plus_1", ["s"], list("abcd"), 0.001)
+    assert np.allclose(linear, tpm, rtol=1e-4)
+    assert linear[0, 3] == 0
+
+
+@pytest.mark.parametrize(
+    ("units", "values", "message"),
+    [
+        ("tpm", np.arange(1.0, 500), "124,750 .*these look like counts"),
+        ("log2_tpm_plus_1", np.round(np.log2(np.arange(500.0) + 1), 4), "124,750 .*look like logarithms of counts"),
+    ],
+)
+def test_counts_declared_as_tpm_are_recognised(units: Units, values: np.ndarray, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check(values[None], units)

@@ -96,7 +96,7 @@ def test_columns_that_are_not_samples_are_dropped(tmp_path: Path) -> None:
     kept = [0, 2, 3, 4]
     assert settings.list_samples(address).sample_ids == tuple(SAMPLES[i] for i in kept)
     assert np.array_equal(read(address, settings).values, VALUES[kept])
-    with pytest.raises(UserError, match="has no column 'width' to drop"):
+    with pytest.raises(UserError, match="has no column 'width'; it has 's_000'"):
         source(drop_columns=["width"]).list_samples(address)
 
 
@@ -119,7 +119,6 @@ def test_an_empty_cell_is_missing_and_not_zero(tmp_path: Path, empty: str) -> No
         ("x.tsv", b"gene\ta\tb\n", "has a header but no genes"),
         ("x.tsv", b"gene\ta\tb\nENSG1\t1\t2\nENSG2\t1\thigh\n", "column 'b' holds text, not numbers, e.g. 'high'"),
         ("x.tsv", b"gene\ta\tb\nENSG1\t1\t2\nENSG2\t1\n", "is not a rectangular table: .*Expected 3 columns, got 2"),
-        ("x.tsv.gz", b"gene\ta\tb\nENSG1\t1\t2\n", "is cut off or damaged"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named_with_the_reason(
