@@ -49,7 +49,10 @@ class BuildSettings(ExtensibleSettings):
         default=0.1, ge=0, le=1, description="of a profile's values; more and it is refused, less count as not measured"
     )
     max_gene_share: float = Field(
-        default=0.8, gt=0, le=1, description="of a profile's transcripts that one gene may hold; in blood HBB has half"
+        default=0.95,
+        gt=0,
+        le=1,
+        description="of a profile's transcripts that one gene may hold; haemoglobin has up to 0.85 in whole blood",
     )
     max_unrecognised_share: float = Field(
         default=0.25,

@@ -20,10 +20,10 @@ _SUMMARY_WORDS = frozenset(
     )
 )
 _BLANK = frozenset(("", "nan", "na", "n/a", "#n/a", "<na>", "null", "none", "-", "--", "---", "?", "."))
-# Symbols of HGNC and Ensembl (TP53, C1orf112, HLA-A, RP11-34P13.7, hsa-mir-21, 5S_rRNA), Entrez numbers, Ensembl ids.
+# Symbols of HGNC and Ensembl (TP53, C1orf112, HLA-A, RP11-34P13.7, LA16c-306E5.2, 5S_rRNA), Entrez numbers, Ensembl
+# ids: they begin with a capital or a digit, and are all capitals or have a digit.
 _LIKE_A_GENE = re.compile(
-    r"[A-Z0-9]+(orf\d+[A-Z0-9]*)?([-.:@/][a-z]{0,2}[A-Z0-9]+)*@?|hsa-(mir|miR|let)-[\w-]+|XX(bac|yac|fos|cos)-[\w.-]+"
-    r"|(Y|U\d+|Metazoa|5S|5_8S|7SK)_(RNA|rRNA|SRP)|snoU\w+|sno[A-Z]+\d+"
+    r"(?=[^a-z]+$|.*\d)[A-Z0-9][A-Za-z0-9]*([-._:@/][A-Za-z0-9]+)*@?|hsa-\w+-[\w-]+|snoU\w+|Y_RNA"
 )
 
 _MONTHS = {"jan": 1, "feb": 2, "mar": 3, "apr": 4, "may": 5, "jun": 6, "jul": 7, "aug": 8, "sep": 9, "sept": 9}

@@ -70,7 +70,7 @@ def require_known_genes(summary: SourceSummary, samples: pd.DataFrame, settings:
         raise UserError(
             f"source {summary.name}: {unrecognised:.1%} of what is counted is in {summary.unknown_genes:,} ids that no "
             f"table of genes has{_examples(own['unrecognised_examples'])}; max_unrecognised_share is "
-            f"{settings.max_unrecognised_share:.0%}"
+            f"{settings.max_unrecognised_share:.0%}, and gene_id: mixed reads Ensembl ids and symbols side by side"
         )
     if outside > settings.max_outside_share:
         raise UserError(

@@ -63,7 +63,10 @@ class Source(Settings, ABC):
     name: str = Field(min_length=1, description="name of the source, unique in the build")
     path: str = Field(description="file, or glob of files, relative to the root, absolute, or s3://")
     format: str = Field(description="the form of the files: table, h5ad, or what a plugin adds")
-    gene_id: GeneId = Field(description="ensembl (version ignored), symbol, or symbol_entrez ('TP53|7157')")
+    gene_id: GeneId = Field(
+        description="ensembl (version ignored), symbol, symbol_entrez ('TP53|7157', 'TP53 (7157)'), or mixed: ensembl "
+        "and symbols side by side"
+    )
     units: Units = Field(description="what the values are; checked, never guessed")
     samples: str | None = Field(default=None, description="table of sample metadata; its first column is the sample")
     study: str | None = Field(default=None, description="the study that all samples belong to")

@@ -71,7 +71,7 @@ def first_text(address: str, content: bytes, encoding: str) -> str:
     """
     kind = _kind(address, content, encoding)
     if kind is not None:
-        raise UserError(f"{address} is {kind}, not a table in text")
+        raise UserError(f"{address} is {kind}, and not a table in {encoding}")
     try:
         text: str = codecs.getincrementaldecoder(encoding)().decode(content, final=False)
     except UnicodeDecodeError as error:
@@ -104,7 +104,7 @@ def _kind(address: str, content: bytes, encoding: str) -> str | None:
         workbook = b"xl/" in content or address.lower().endswith(".xlsx")
         return "an Excel workbook (xlsx); save it as text" if workbook else "a zip archive; unpack it first"
     if content.startswith(_UTF_16) and not encoding.lower().replace("_", "-").startswith(("utf-16", "utf16")):
-        return f"text in UTF-16 (encoding: utf-16) and {encoding} was expected"
+        return "text in UTF-16 (encoding: utf-16)"
     if content[257:262] == b"ustar":
         return "a tar archive; unpack it first"
     known = next((kind for magic, kind in _KINDS.items() if content.lstrip(b"\xef\xbb\xbf").startswith(magic)), None)

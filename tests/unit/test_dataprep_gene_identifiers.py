@@ -17,7 +17,10 @@ TP53, XIST = "ENSG00000141510", "ENSG00000229807"
 
 @pytest.mark.parametrize(
     ("gene_id", "kind"),
-    [(TP53, "ensembl"), (f"{TP53}.18", "ensembl"), ("TP53", "symbol"), ("TP53|7157", "symbol_entrez")],
+    [
+        *((TP53, "ensembl"), (f"{TP53}.18", "ensembl"), ("TP53", "symbol"), (" TP53 ", "symbol")),
+        *(("TP53|7157", "symbol_entrez"), ("TP53 (7157)", "symbol_entrez"), (f"{TP53}.18", "mixed"), ("TP53", "mixed")),
+    ],
 )
 def test_every_form_of_id_finds_its_gene(gene_id: str, kind: GeneId) -> None:
     genes = map_genes("x", [gene_id], kind, default_vocabulary())
@@ -25,7 +28,9 @@ def test_every_form_of_id_finds_its_gene(gene_id: str, kind: GeneId) -> None:
     assert (genes.unknown, genes.merged, genes.measured) == (0, 0, 1)
 
 
-@pytest.mark.parametrize("gene_id", ["ENSG00000182378.15", "ENSG00000182378.15_PAR_Y", "ENSG00000182378_PAR_Y"])
+@pytest.mark.parametrize(
+    "gene_id", ["ENSG00000182378.15", "ENSG00000182378.15_PAR_Y", "ENSG00000182378_PAR_Y", "ENSGR0000182378.10"]
+)
 def test_versions_and_pseudo_autosomal_marks_are_stripped(gene_id: str) -> None:
     assert strip_version(gene_id) == "ENSG00000182378"
 
@@ -58,6 +63,11 @@ def test_an_unknown_gene_counts_as_1000_bp() -> None:
         ([TP53, XIST], "symbol", r"look like Ensembl ids \(gene_id: ensembl\)"),
         (["TP53", "XIST"], "ensembl", r"look like symbols \(gene_id: symbol or symbol_entrez\)"),
         (["TP53|7157", "XIST|7503"], "symbol", r"look like SYMBOL\|Entrez \(gene_id: symbol_entrez\)"),
+        (["TP53 (7157)", "XIST (7503)"], "symbol", r"look like SYMBOL\|Entrez \(gene_id: symbol_entrez\)"),
+        (["7157", "7503", "1"], "ensembl", "look like Entrez ids"),
+        (["7157", "7503", "1"], "symbol", r"look like Entrez ids \(gene_id: symbol, and gene_aliases with them\)"),
+        (["ENST00000269305", "ENST00000420246"], "ensembl", "these are transcripts"),
+        (["", "NA", "__no_feature"], "symbol", "3 of 3 gene ids are not human genes"),
         (["TP53", "TP53", "XIST"], "symbol", r"1 of 3 gene ids occur more than once, e\.g\. 'TP53'"),
     ],
 )
@@ -109,3 +119,44 @@ def test_a_table_without_aliases_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("name,gene\nP53,TP53\n")
     with pytest.raises(UserError, match="no column ensembl_id; it has name, gene"):
         read_aliases(str(tmp_path / "a.csv"))
+
+
+def test_symbols_that_are_empty_or_shared_by_genes_of_the_vocabulary_match_none() -> None:
+    vocabulary = default_vocabulary()
+    assert len(vocabulary.shared_symbols) == 6
+    genes = map_genes("x", ["TP53", "GAPDH", "ACTB", *sorted(vocabulary.shared_symbols), ""], "symbol", vocabulary)
+    assert (genes.columns[:3] >= 0).all()
+    assert (genes.columns[3:] == -1).all()
+    assert genes.counted.tolist() == [True] * 9 + [False]
+
+
+def test_symbols_of_no_vocabulary_gene_may_repeat() -> None:
+    genes = map_genes("x", ["TP53", "GAPDH", "ACTB", "Y_RNA", "Y_RNA"], "symbol", default_vocabulary())
+    assert (genes.repeated, genes.measured) == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("gene_ids", "recovered"),
+    [
+        (["1-Mar", "MTARC1"], "MARCHF1"),
+        (["1-Mar", "MARC1"], "MARCHF1"),
+        (["Mar-01", "MARCHF1"], "MTARC1"),
+        (["2-Sep"], "SEPTIN2"),
+        (["2019-09-02 00:00:00"], "SEPTIN2"),
+        (["9/2/2019"], "SEPTIN2"),
+        (["15-Sep"], "SELENOF"),
+        (["1-Mar"], None),
+        (["1-Mar", "1-Mar", "MTARC1"], None),
+        (["2-Sep", "SEPTIN2"], None),
+        (["2-Sep", "SEPT2"], None),
+    ],
+)
+def test_dates_that_were_symbols_are_recovered_where_they_can_be_one_gene(
+    gene_ids: list[str], recovered: str | None
+) -> None:
+    genes = map_genes("x", [*gene_ids, "TP53", "GAPDH", "ACTB"], "symbol", default_vocabulary())
+    symbol = default_vocabulary().symbols[genes.columns[0]] if genes.columns[0] >= 0 else None
+    assert symbol == recovered
+    assert genes.dates >= 1
+    assert genes.recovered == (recovered is not None)
+    assert genes.counted[0]

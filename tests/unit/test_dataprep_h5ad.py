@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -69,3 +70,68 @@ def test_obs_becomes_metadata_as_strings(tmp_path: Path) -> None:
     labels = labels_for(source(), SAMPLES, metadata_of(source(), None, [(address, SAMPLES)]))
     assert labels["tissue"].tolist() == ["a", "b", None, "a", "b", None]
     assert labels["age"].tolist() == ["0", "1", "2", "3", "4", "5"]
+
+
+def test_values_in_raw_come_with_the_genes_of_raw(tmp_path: Path) -> None:
+    whole = anndata.AnnData(VALUES.astype(np.float32), pd.DataFrame(index=SAMPLES), pd.DataFrame(index=GENES))
+    part = whole[:, :4].copy()
+    part.raw = whole
+    part.write_h5ad(tmp_path / "x.h5ad")
+    for layer in ("raw", "raw/X"):
+        (raw,) = source(layer=layer).read_samples(str(tmp_path / "x.h5ad"), 0, 6)
+        assert raw.gene_ids == tuple(GENES)
+        assert np.array_equal(raw.values, VALUES)
+
+
+def test_genes_without_a_name_have_an_empty_one(tmp_path: Path) -> None:
+    var = pd.DataFrame({"symbol": [None, *symbols(9)[1:]]}, index=GENES)
+    anndata.AnnData(VALUES.astype(np.float32), pd.DataFrame(index=SAMPLES), var).write_h5ad(tmp_path / "x.h5ad")
+    (raw,) = source(gene_column="symbol").read_samples(str(tmp_path / "x.h5ad"), 0, 6)
+    assert raw.gene_ids == ("", *symbols(9)[1:])
+
+
+def test_obs_and_var_as_arrays_of_records_are_read(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5ad", "w") as file:
+        file["X"] = VALUES.astype(np.float32)
+        file["obs"] = np.array([(name.encode(), b"liver") for name in SAMPLES], [("index", "S9"), ("tissue", "S9")])
+        file["var"] = np.array([(gene.encode(),) for gene in GENES], [("index", "S20")])
+    address = str(tmp_path / "x.h5ad")
+    assert source().list_samples(address).sample_ids == tuple(SAMPLES)
+    assert source().read_metadata(address)["tissue"].tolist() == ["liver"] * 6
+    (raw,) = source().read_samples(address, 2, 4)
+    assert (raw.sample_ids, raw.gene_ids) == (tuple(SAMPLES[2:4]), tuple(GENES))
+    assert np.array_equal(raw.values, VALUES[2:4])
+
+
+@pytest.mark.parametrize(
+    ("absent", "message"),
+    [
+        ("X", r"has no X; it has the layers doubled \(setting layer\)"),
+        ("obs/_index", "is not an AnnData file as anndata writes it"),
+        ("var/symbol", "is not an AnnData file as anndata writes it"),
+        ("obs", "is not an AnnData file: it has no obs and var"),
+    ],
+)
+def test_a_file_with_parts_missing_is_one_line(tmp_path: Path, absent: str, message: str) -> None:
+    address = write(tmp_path / "x.h5ad", VALUES.astype(np.float32))
+    with h5py.File(address, "a") as file:
+        del file[absent]
+    with pytest.raises(UserError, match=message) as raised:
+        list(source().read_samples(address, 0, 6))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_matrix_of_another_size_is_one_line(tmp_path: Path) -> None:
+    address = write(tmp_path / "x.h5ad", VALUES.astype(np.float32))
+    with h5py.File(address, "a") as file:
+        del file["X"]
+        file["X"] = VALUES[:4].astype(np.float32)
+    with pytest.raises(UserError, match="a matrix of 4 x 9 with 6 samples in obs and 9 genes in var"):
+        list(source().read_samples(address, 0, 6))
+
+
+def test_a_file_that_was_cut_off_is_one_line(tmp_path: Path) -> None:
+    address = Path(write(tmp_path / "x.h5ad", VALUES.astype(np.float32)))
+    address.write_bytes(address.read_bytes()[: address.stat().st_size // 2])
+    with pytest.raises(UserError, match=r"x\.h5ad is not a readable HDF5 file"):
+        source().list_samples(str(address))
