@@ -11,7 +11,7 @@ import yaml
 
 from dataprep.config import BuildSettings
 from dataprep.genes.vocabulary import default_vocabulary, read_vocabulary
-from dataprep.pipeline.deciding import apply_quality_control
+from dataprep.pipeline.deciding import apply_quality_control, require_profiles
 from dataprep.pipeline.gene_report import report_sources
 from dataprep.pipeline.listing import list_files, samples_table
 from dataprep.pipeline.reading import ReadTask, task_blocks, thresholds
@@ -91,6 +91,7 @@ def read_without_ray(settings: BuildSettings) -> tuple[pd.DataFrame, dict[str, n
     found = pa.concat_tables(blocks)
     judged = apply_quality_control(samples, found, settings)
     report_sources(judged, settings)
+    require_profiles(judged, settings)
     profiles = {
         judged.at[ordinal, "sample_id"]: np.frombuffer(expression, "<f2").astype(np.float64)
         for ordinal, expression in zip(

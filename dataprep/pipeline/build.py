@@ -11,7 +11,7 @@ from dataprep.config import BuildSettings
 from dataprep.corpus import MANIFEST_FILE, Manifest, manifest_text
 from dataprep.genes.vocabulary import default_vocabulary, read_aliases, read_vocabulary
 from dataprep.pipeline.coordinator import start_coordinator
-from dataprep.pipeline.deciding import apply_quality_control, assign_splits
+from dataprep.pipeline.deciding import apply_quality_control, assign_splits, require_profiles
 from dataprep.pipeline.gene_report import report_sources
 from dataprep.pipeline.listing import list_files, samples_by_source, samples_table
 from dataprep.pipeline.reading import found_by_reading, quiet_ray_data, read_profiles
@@ -47,6 +47,7 @@ def build(settings: BuildSettings) -> dict[str, Any]:
         profiles = read_profiles(settings, files, vocabulary, aliases, coordinator)
         samples = apply_quality_control(samples, found_by_reading(profiles), settings)
         summaries = report_sources(samples, settings)
+        require_profiles(samples, settings)
         kept = assign_splits(samples[samples["reason"].isna()], settings)
         clear(folder)
         entries = write_shards(profiles, kept, folder, vocabulary, settings, coordinator)

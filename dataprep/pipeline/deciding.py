@@ -27,13 +27,17 @@ def apply_quality_control(samples: pd.DataFrame, found: pa.Table, settings: Buil
     judged.loc[by_quality, ["reason", "value"]] = frame.loc[by_quality, ["reason", "value"]]
     for column, reason in (("sample_id", qc.DUPLICATE_SAMPLE), ("profile", qc.DUPLICATE_PROFILE)):
         _refuse_duplicates(judged, column, reason)
+    return judged
+
+
+def require_profiles(judged: pd.DataFrame, settings: BuildSettings) -> None:
+    """Raise :class:`UserError` where no sample is kept."""
     if judged["reason"].notna().all():
         counts = ", ".join(f"{reason} {count:,}" for reason, count in judged["reason"].value_counts().items())
         raise UserError(
             f"none of {len(judged):,} samples can be kept ({counts}); "
             f"min_nonzero_genes is {settings.min_nonzero_genes:,}"
         )
-    return judged
 
 
 def _refuse_duplicates(judged: pd.DataFrame, column: str, reason: str) -> None:

@@ -52,6 +52,15 @@ def without_metadata(root: Path) -> Sources:
     return [write_source(root, "a", samples=names("a", 6)) | {"samples": "a.samples.tsv"}]
 
 
+def headerless(root: Path) -> dict[str, Any]:
+    source = write_source(root, "a")
+    lines = gzip.decompress((root / "a.tsv.gz").read_bytes()).split(b"\n", 1)
+    (root / "a.tsv.gz").write_bytes(gzip.compress(lines[1]))
+    return source
+
+
+# the last of the genes has more reads than all others together
+OTHERS = np.where(np.arange(GENES) == GENES - 1, 1000, 1)
 MOUSE = [f"ENSMUSG{number:011d}" for number in range(GENES)]
 CASES: dict[str, tuple[Callable[[Path], Sources], str]] = {
     "unknown genes": (
@@ -79,13 +88,21 @@ CASES: dict[str, tuple[Callable[[Path], Sources], str]] = {
         lambda root: [write_source(root, "a", changed((0, 0), 7.25))],
         r"1 of 240 values are fractional, though declared as counts, e\.g\. 7\.25",
     ),
-    "not a number": (
-        lambda root: [write_source(root, "a", changed((0, 0), np.nan))],
-        "1 of 240 values are missing or not finite",
-    ),
     "infinite": (
         lambda root: [write_source(root, "a", changed((0, 0), np.inf))],
-        "1 of 240 values are missing or not finite",
+        "1 of 240 values are not finite",
+    ),
+    "no header": (
+        lambda root: [headerless(root)],
+        r"a\.tsv\.gz has no header: its first line is 'ENSG00000000003' with",
+    ),
+    "a sample in two files": (
+        lambda root: [write_source(root, name, samples=names("s", 6)) | {"path": "[ab].tsv.gz"} for name in "ab"][:1],
+        r"source a: 6 samples are in several of its 2 files, e\.g\. 's_000' in",
+    ),
+    "unknown reads": (
+        lambda root: [write_source(root, "a", counts(6) * OTHERS, [*gene_ids()[:-1], "ENSG00000999999"])],
+        r"source a: 9\d\.\d% of what is counted is in 1 ids that no table of genes has",
     ),
     "logarithms": (
         lambda root: [write_source(root, "a", np.log2(counts(6) + 1))],

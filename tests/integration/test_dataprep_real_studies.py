@@ -122,7 +122,11 @@ def test_labels_are_kept(corpus: Corpus) -> None:
     [
         ("TCGA_CHOL", {"units": "counts"}, "are fractional, though declared as counts"),
         ("TCGA_CHOL", {"gene_id": "ensembl"}, r"gene_id: symbol or symbol_entrez"),
-        ("srp029880", {"drop_columns": []}, "1 of 11 samples have no row in the sample metadata, e.g. 'width'"),
+        (
+            "srp029880",
+            {"drop_columns": [], "drop_annotation": False},
+            "1 of 11 samples have no row in the sample metadata, e.g. 'width'",
+        ),
         ("gtex_bladder", {"units": "tpm"}, "do not add up to a million TPM, though declared as tpm"),
     ],
 )
