@@ -248,6 +248,9 @@ def _why_unknown(rows: Sequence[_Row], known: Sequence[str | None], kind: GeneId
         f"{len(unknown):,} of {len(rows):,} gene ids are not human genes as {kind}, "
         f"e.g. {', '.join(repr(row.name) for row in unknown[:3])}"
     )
+    first = rows[0].name
+    if first in ("0", "1") and all(row.name == str(int(first) + number) for number, row in enumerate(rows)):
+        return f"{text}: these number the rows; the gene ids have to be in the first column"
     reason = next((reason for belongs, reason in _reasons(kind) if 2 * sum(map(belongs, unknown)) > len(unknown)), "")
     return text + reason
 

@@ -10,6 +10,7 @@ import csv
 import gzip
 import hashlib
 import io
+import zlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -151,7 +152,7 @@ def read_vocabulary(address: str) -> GeneVocabulary:
     if id_column is None:
         raise UserError(f"{address}: no column {' or '.join(_ID_COLUMNS)}; it has {', '.join(table.column_names)}")
     given = table.column(id_column).cast(pa.string()).to_pylist()
-    ids = tuple(str(gene).partition(".")[0] for gene in given if gene)
+    ids = tuple(str(gene).strip().partition(".")[0] for gene in given if gene)
     if len(ids) != len(given) or not ids:
         raise UserError(f"{address}: {len(given) - len(ids)} of {len(given)} rows have no gene id")
     _require_unique(address, ids)
@@ -191,11 +192,11 @@ def _read_table(address: str) -> pa.Table:
     except FileNotFoundError:
         raise UserError(f"no such gene list: {address}", exit_code=2) from None
     try:
-        if name.endswith(".parquet"):
+        if content.startswith(b"PAR1"):
             return pq.read_table(pa.BufferReader(content))
-        plain = gzip.decompress(content) if name.endswith(".gz") else content
+        plain = gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
         return pa.csv.read_csv(pa.BufferReader(plain))
-    except (pa.ArrowInvalid, gzip.BadGzipFile, EOFError) as error:
+    except (pa.ArrowInvalid, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{address} cannot be read as a table: {' '.join(str(error).split())}") from None
 
 

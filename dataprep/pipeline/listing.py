@@ -72,7 +72,7 @@ def _addresses(settings: BuildSettings, source: Source) -> list[str]:
 def _samples_of(settings: BuildSettings, source: Source, address: str) -> SampleList:
     """The samples of a file, under the names that the source wants for them."""
     listed = source.list_samples(address)
-    ids = listed.sample_ids
+    ids = tuple(sample.strip() for sample in listed.sample_ids)
     if not ids:
         raise UserError(f"{address} has no samples")
     repeated = [sample for sample, times in Counter(ids).items() if times > 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import lzma
 import zlib
@@ -11,6 +12,7 @@ import pandas as pd
 
 from dataprep.runtime.command_line import UserError
 from dataprep.sources.source import Source
+from dataprep.sources.table_layout import column_names
 from dataprep.sources.text_files import decompressed, delimiter_of, first_text
 
 # Columns that samples.parquet has of its own; a given column of that name is kept as NAME_given.
@@ -18,34 +20,44 @@ RESERVED = ("sample_id", "study_id", "split", "row_id", "source")
 
 
 def read_metadata(address: str, encoding: str = "utf-8") -> pd.DataFrame:
-    """A delimited table (tab, or comma for .csv) as strings, indexed by its first column.
+    """A delimited table (tab, or comma for .csv) as strings, indexed by its first column; empty cells are None.
 
     Raises :class:`UserError` where it is missing, empty, not rectangular or names a sample twice.
     """
-    try:
-        with decompressed(address) as stream:
-            content = stream.read()
-        first_text(address, content[:1_000_000], encoding)
-        table = pd.read_csv(
-            io.BytesIO(content),
-            sep=delimiter_of(address),
-            dtype=str,
-            keep_default_na=False,
-            na_values=[""],
-            encoding=encoding,
-            index_col=False,
+    with decompressed(address) as stream:
+        try:
+            content: bytes = stream.read()
+        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+            raise UserError(f"{address} is cut off or damaged: {' '.join(str(error).split())}") from None
+    text = first_text(address, content, encoding)
+    lines = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(address)) if any(row)]
+    if not lines:
+        raise UserError(f"{address} is empty")
+    header, *rows = lines
+    columns = column_names(header, rows)
+    long = [row for row in rows if len(row) > len(columns)]
+    if long:
+        raise UserError(
+            f"{address} is not a rectangular table: {len(long):,} of {len(rows):,} rows have more "
+            f"than its {len(columns)} columns, e.g. that of {long[0][0]!r}"
         )
-    except pd.errors.EmptyDataError:
-        raise UserError(f"{address} is empty") from None
-    except (pd.errors.ParserError, UnicodeDecodeError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
-        raise UserError(f"{address} cannot be read as a table: {' '.join(str(error).split())}") from None
-    table.columns = [str(name).strip() for name in table.columns]
+    filled = [[cell.strip() or None for cell in row] + [None] * (len(columns) - len(row)) for row in rows]
+    table = pd.DataFrame(filled, columns=_distinct(columns), dtype=object)
     table = table.set_index(table.columns[0])
-    table.index = table.index.fillna("").str.strip()
+    table.index = table.index.fillna("")
     repeated = table.index[table.index.duplicated()].unique()
     if len(repeated):
         raise UserError(f"{address}: {len(repeated)} samples have several rows, e.g. {', '.join(repeated[:3])}")
-    return table
+    # a delimiter at the end of lines makes a column without name and values
+    return table.loc[:, [bool(name) or table[name].notna().any() for name in table.columns]]
+
+
+def _distinct(columns: Sequence[str]) -> list[str]:
+    """Names of columns, repeated ones with a number, as pandas does it."""
+    names: list[str] = []
+    for name in map(str.strip, columns):
+        names.append(name if name not in names else f"{name}.{sum(known.partition('.')[0] == name for known in names)}")
+    return names
 
 
 def metadata_of(

@@ -35,6 +35,9 @@ _ANNOTATION = frozenset(
         *("entrez", "entrezid", "entrezgene", "entrezgeneid", "ncbigeneid", "geneid", "hgncid", "ensemblid", "ensg"),
         *("ensemblgeneid", "gene", "genename", "genesymbol", "symbol", "hgncsymbol", "name", "description", "biotype"),
         *("genebiotype", "genetype", "transcriptid", "transcriptids", "refseq", "uniprot", "unnamed0"),
+        # what people compute of all samples, or DESeq2 and edgeR put beside them
+        *("total", "sum", "mean", "average", "median", "basemean", "log2foldchange", "logfc", "logcpm", "lfcse"),
+        *("stat", "pvalue", "padj", "fdr"),
     )
 )
 _ENSEMBL = re.compile(r"ENS[A-Z]*[GT]R?\d{6,}(\.\d+)?(_\w+)?")
@@ -81,7 +84,7 @@ def find_layout(
         raise UserError(
             f"{address}: no columns in its first line, if {delimiter!r} divides them{_other(lines, delimiter)}"
         )
-    columns = tuple(name.strip() for name in _columns(header, rows))
+    columns = tuple(name.strip() for name in column_names(header, rows))
     _require_header(address, header, rows)
     _require_present(address, columns, [*drop_columns, *([value_column] if value_column else [])])
     if value_column is not None:
@@ -118,7 +121,7 @@ def _comment_lines(lines: Sequence[str], delimiter: str) -> int:
     return count
 
 
-def _columns(header: list[str], rows: list[list[str]]) -> list[str]:
+def column_names(header: list[str], rows: list[list[str]]) -> list[str]:
     """Names of all columns; a delimiter at the end of lines makes one without name and values, which is left out."""
     if not rows:
         return header

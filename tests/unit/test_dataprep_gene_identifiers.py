@@ -65,6 +65,7 @@ def test_an_unknown_gene_counts_as_1000_bp() -> None:
         (["TP53|7157", "XIST|7503"], "symbol", r"look like SYMBOL\|Entrez \(gene_id: symbol_entrez\)"),
         (["TP53 (7157)", "XIST (7503)"], "symbol", r"look like SYMBOL\|Entrez \(gene_id: symbol_entrez\)"),
         (["7157", "7503", "1"], "ensembl", "look like Entrez ids"),
+        (["0", "1", "2"], "symbol", "these number the rows; the gene ids have to be in the first column"),
         (["7157", "7503", "1"], "symbol", r"look like Entrez ids \(gene_id: symbol, and gene_aliases with them\)"),
         (["ENST00000269305", "ENST00000420246"], "ensembl", "these are transcripts"),
         (["", "NA", "__no_feature"], "symbol", "3 of 3 gene ids are not human genes"),

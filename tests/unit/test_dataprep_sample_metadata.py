@@ -58,9 +58,44 @@ def test_samples_that_cannot_be_placed_are_named(
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("", "is empty"), ("sample\tage\na\t1\na\t2\n", "1 samples have several rows, e.g. a")],
+    [
+        ("", "is empty"),
+        ("sample\tage\na\t1\na\t2\n", "1 samples have several rows, e.g. a"),
+        ("sample\tage\na\t1\nb\t2\t3\tx\n", "1 of 2 rows have more than its 2 columns, e.g. that of 'b'"),
+    ],
 )
 def test_a_bad_metadata_table_is_named(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "s.tsv").write_text(content)
     with pytest.raises(UserError, match=message):
         read_metadata(str(tmp_path / "s.tsv"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "sample\tage\tsex\na\t1\tf\nb\t2\tm\n",
+        "age\tsex\na\t1\tf\nb\t2\tm\n",
+        "sample\tage\tsex\t\na\t1\tf\t\nb\t2\tm\t\n",
+        "sample\tage\tsex\na\t1\tf\t\nb\t2\tm\t\n",
+        " sample\tage \tsex\r\na \t1\t f\r\nb\t2\tm\r\n\r\n",
+        '\ufeffsample\tage\tsex\n"a"\t1\tf\nb\t2\tm\n',
+    ],
+)
+def test_no_column_is_shifted(tmp_path: Path, content: str) -> None:
+    (tmp_path / "s.tsv").write_bytes(content.encode())
+    table = read_metadata(str(tmp_path / "s.tsv"))
+    assert table.to_dict() == {"age": {"a": "1", "b": "2"}, "sex": {"a": "f", "b": "m"}}
+
+
+def test_rows_may_end_early_and_columns_repeat(tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text("sample,age,age,note\na,1,2\nb,3,4,x\n")
+    table = read_metadata(str(tmp_path / "s.csv"))
+    assert table.columns.tolist() == ["age", "age.1", "note"]
+    assert table["note"].tolist() == [None, "x"]
+
+
+def test_a_metadata_table_in_another_encoding_is_declared(tmp_path: Path) -> None:
+    (tmp_path / "s.tsv").write_bytes("sample\ttissue\na\tMünd\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"s\.tsv is not utf-8: byte 0xfc after .*setting encoding, e\.g\. latin-1"):
+        read_metadata(str(tmp_path / "s.tsv"))
+    assert read_metadata(str(tmp_path / "s.tsv"), "latin-1")["tissue"].tolist() == ["Münd"]
