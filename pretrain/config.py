@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import Field, model_validator
 
@@ -20,6 +20,12 @@ Pooling = Literal["mean", "max", "median", "all"]
 # What the backward pass computes again instead of keeping: nothing; the widened hidden layers of feed-forwards and
 # other two-layer perceptrons (a third of what is kept, for 6 % more products); or Performer layers but for their input.
 Recompute = Literal["nothing", "hidden", "layers"]
+
+T = TypeVar("T")
+MAY_CHANGE_ON_RESUME = "may change on resume"
+# Marks a setting of a run that may have another value when the run resumes: it changes nothing of what is learned from
+# which profile.
+MayChange = Annotated[T, MAY_CHANGE_ON_RESUME]
 
 
 class ModelSettings(Settings):
@@ -104,14 +110,18 @@ class OptimizerSettings(Settings):
     epsilon: float = Field(1e-8, gt=0)
     max_gradient_norm: float = Field(1.0, ge=0, description="clip to this norm; 0 does not clip")
 
-    def learning_rate_at(self, step: int, total_steps: int) -> float:
-        """Learning rate of optimizer step ``step`` (from 0) of ``total_steps``: a pure function, nothing to restore."""
-        warmup = math.ceil(self.warmup_fraction * total_steps)
+    def learning_rate_at(self, step: int, schedule_steps: int) -> float:
+        """Learning rate of optimizer step ``step`` (from 0): a pure function, nothing to restore.
+
+        ``schedule_steps``: the length of the schedule, which is the run's at its first start. In steps after it the
+        rate stays what it was at its end.
+        """
+        warmup = math.ceil(self.warmup_fraction * schedule_steps)
         if step < warmup:
             return self.learning_rate * (step + 1) / warmup
         if self.decay == "none":
             return self.learning_rate
-        progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+        progress = min(1.0, (step - warmup) / max(1, schedule_steps - warmup))
         share = 1 - progress if self.decay == "linear" else (1 + math.cos(math.pi * progress)) / 2
         return self.learning_rate * (self.final_fraction + (1 - self.final_fraction) * share)
 
@@ -129,7 +139,7 @@ class WorkerSettings(Settings):
     min_count: int | None = Field(
         None,
         ge=1,
-        description="go on with as few as this when machines are lost, and grow back to count when there are more; "
+        description="resume with as few as this when machines are lost, and grow back to count when there are more; "
         "default: count",
     )
     resize_check_seconds: float = Field(60, ge=0, description="how often to look for machines to grow onto")
@@ -147,7 +157,9 @@ class DataSettings(Settings):
     damaged_shards: Literal["stop", "leave-out"] = Field(
         "stop", description="stop at a damaged shard, or train without its damaged row groups and say which"
     )
-    outage_patience_seconds: float = Field(300, ge=0, description="how long reading waits for an absent store")
+    outage_patience_seconds: float = Field(
+        300, ge=0, description="how long reading waits for a store that is unavailable"
+    )
 
 
 class ValidationSettings(Settings):
@@ -169,33 +181,55 @@ class TrackingSettings(Settings):
 
 
 class RunSettings(ExtensibleSettings):
-    """Pretrain a model on a corpus; started again with the same name and storage, the run goes on."""
+    """Pretrain a model on a corpus; started again with the same name and storage, the run resumes."""
 
     corpus: str = Field(description="corpus folder or s3:// address")
-    storage: str = Field(description="folder or s3:// address that holds runs")
+    storage: MayChange[str] = Field(description="folder or s3:// address that holds runs")
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", description="name of the run")
-    epochs: int = Field(29, ge=1, description="passes over the train split")
-    max_steps: int | None = Field(None, ge=1, description="end after this many optimizer steps, if earlier")
+    epochs: MayChange[int] = Field(29, ge=1, description="passes over the train split")
+    max_steps: MayChange[int | None] = Field(None, ge=1, description="end after this many optimizer steps, if earlier")
     seed: int = Field(0, ge=0, lt=2**31)
     precision: Precision = Field("fp32", description="bf16: bfloat16 autocast over fp32 parameters")
-    log_every_steps: int = Field(1, ge=1, description="optimizer steps between rows of metrics.jsonl")
-    profile: int = Field(0, ge=0, description="write a Chrome trace of so many steps to the run's folder")
+    deterministic: MayChange[bool] = Field(
+        False, description="choose only algorithms that repeat to the bit on the same machines, or fail; slower on GPUs"
+    )
+    log_every_steps: MayChange[int] = Field(1, ge=1, description="optimizer steps between rows of metrics.jsonl")
+    profile: MayChange[int] = Field(0, ge=0, description="write a Chrome trace of so many steps to the run's folder")
     model: ModelSettings = Field(ModelSettings(), description="the model")
     batch: BatchSettings = Field(BatchSettings(), description="batch sizes")
     mask: MaskSettings = Field(MaskSettings(), description="masking")
     optimizer: OptimizerSettings = Field(OptimizerSettings(), description="AdamW and its schedule")
-    zero: ZeroSettings = Field(ZeroSettings(), description="DeepSpeed ZeRO")
-    workers: WorkerSettings = Field(WorkerSettings(), description="Ray Train workers")
-    data: DataSettings = Field(DataSettings(), description="reading the corpus")
-    validation: ValidationSettings = Field(ValidationSettings(), description="validation")
-    checkpoint: CheckpointSettings = Field(CheckpointSettings(), description="checkpoints")
-    tracking: TrackingSettings = Field(TrackingSettings(), description="MLflow")
+    zero: MayChange[ZeroSettings] = Field(ZeroSettings(), description="DeepSpeed ZeRO")
+    workers: MayChange[WorkerSettings] = Field(WorkerSettings(), description="Ray Train workers")
+    data: MayChange[DataSettings] = Field(DataSettings(), description="reading the corpus")
+    validation: MayChange[ValidationSettings] = Field(ValidationSettings(), description="validation")
+    checkpoint: MayChange[CheckpointSettings] = Field(CheckpointSettings(), description="checkpoints")
+    tracking: MayChange[TrackingSettings] = Field(TrackingSettings(), description="MLflow")
 
     @model_validator(mode="after")
     def _check(self) -> RunSettings:
         if (self.workers.min_count or 1) > self.workers.count:
             raise ValueError(f"workers.min_count {self.workers.min_count} is over workers.count {self.workers.count}")
         return self
+
+    @classmethod
+    def may_change(cls, name: str) -> bool:
+        """Whether a setting, or all of a group of settings, may have another value when a run resumes."""
+        return MAY_CHANGE_ON_RESUME in cls.model_fields[name].metadata
+
+    def changed_since(self, before: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+        """Settings that must not change and did, by dotted name, as (before, now).
+
+        ``before``: what :meth:`resolved` returned when the run began; settings that did not exist then had their
+        defaults.
+        """
+        defaults = type(self).model_construct().resolved()
+        now = self.resolved()
+        changed: dict[str, tuple[Any, Any]] = {}
+        for name in now:
+            if not self.may_change(name):
+                changed |= _differences(name, _completed(before.get(name), defaults.get(name)), now[name])
+        return changed
 
 
 class ImportReleasedSettings(CommandSettings):
@@ -271,6 +305,20 @@ class BenchSettings(ExtensibleSettings):
     def _check(self) -> BenchSettings:
         self.sizes(), self.kernels(), self.precisions(), self.micro_batches()
         return self
+
+
+def _completed(given: Any, defaults: Any) -> Any:
+    """``given``, with the defaults of what it lacks."""
+    if isinstance(given, Mapping) and isinstance(defaults, Mapping):
+        return {**defaults, **given}
+    return defaults if given is None else given
+
+
+def _differences(name: str, before: Any, now: Any) -> dict[str, tuple[Any, Any]]:
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        nested = [_differences(f"{name}.{key}", before.get(key), now[key]) for key in now]
+        return {key: values for found in nested for key, values in found.items()}
+    return {} if before == now else {name: (before, now)}
 
 
 def _listed(text: str, valid: Sequence[str], name: str) -> list[str]:

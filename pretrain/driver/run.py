@@ -37,9 +37,6 @@ from pretrain.training.entry import train_worker
 from pretrain.training.job import TrainingJob, total_steps
 
 SETTINGS_FILE = "settings.json"
-# What a run may be continued with another value of: none of them changes what is learned from which profile.
-CHANGEABLE = ("workers", "zero", "checkpoint", "tracking", "data", "storage", "max_steps", "epochs", "validation",
-              "log_every_steps", "profile")  # fmt: skip
 
 
 def run(settings: RunSettings) -> dict[str, Any]:
@@ -88,20 +85,12 @@ def _checked_corpus(settings: RunSettings) -> Corpus:
 
 def _store_settings(folder: Folder, settings: RunSettings) -> None:
     """Keep the settings of the run's first start; refuse to go on with others that would change the run."""
-    now = settings.resolved()
     if folder.exists(SETTINGS_FILE):
-        before = json.loads(folder.read_text(SETTINGS_FILE))
-        changed = [key for key in now if key not in CHANGEABLE and now[key] != before.get(key)]
+        changed = settings.changed_since(json.loads(folder.read_text(SETTINGS_FILE)))
         if changed:
-            differences = "; ".join(f"{key}: {_difference(before.get(key), now[key])}" for key in changed)
+            differences = "; ".join(f"{name}: {before} -> {now}" for name, (before, now) in changed.items())
             raise UserError(f"run {settings.name} exists with other settings ({differences}); choose another --name", 2)
-    folder.write_text(SETTINGS_FILE, json.dumps(now, indent=1) + "\n")
-
-
-def _difference(before: Any, now: Any) -> str:
-    if isinstance(before, dict) and isinstance(now, dict):
-        return ", ".join(f"{key} {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key])
-    return f"{before} -> {now}"
+    folder.write_text(SETTINGS_FILE, json.dumps(settings.resolved(), indent=1) + "\n")
 
 
 def _needed_cpus(settings: RunSettings) -> int:

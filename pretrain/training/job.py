@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,3 +39,13 @@ def total_steps(settings: RunSettings, profiles: int) -> int:
     """Optimizer steps of a whole run over ``profiles`` of the train split."""
     steps = settings.epochs * steps_in(profiles, settings.batch.global_profiles)
     return steps if settings.max_steps is None else min(steps, settings.max_steps)
+
+
+def schedule_steps_of(state: Mapping[str, Any], profiles: int) -> int:
+    """Return the length of the schedule that a checkpoint was trained with.
+
+    The first version recorded none, and took the steps of the settings that wrote the checkpoint.
+    """
+    if "schedule_steps" in state:
+        return int(state["schedule_steps"])
+    return total_steps(RunSettings(**state["settings"]), profiles)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,8 @@ from pretrain.model.random_features import redraw_random_features
 from pretrain.monitoring.throughput import StepClock, gemm_peak
 from pretrain.shape import ModelShape
 from pretrain.training.code_identity import code_fingerprint
-from pretrain.training.job import TrainingJob, total_steps
+from pretrain.training.determinism import use_deterministic_algorithms
+from pretrain.training.job import TrainingJob, schedule_steps_of, total_steps
 from pretrain.training.ranks import Ranks
 from pretrain.training.zero import scatter_moments, start_engine
 
@@ -38,7 +39,10 @@ PEAK_PRODUCT_SIDE = {"cpu": 1024, "cuda": 8192}
 
 @dataclass(frozen=True)
 class Setup:
-    """A rank that is ready to train. ``position`` and ``best`` are where training begins."""
+    """A rank that is ready to train. ``position`` and ``best`` are where training begins.
+
+    ``schedule_steps`` is the length of the learning rate's schedule, which is ``total_steps`` of the first start.
+    """
 
     job: TrainingJob
     ranks: Ranks
@@ -47,6 +51,7 @@ class Setup:
     graph: GeneGraph
     shape: ModelShape
     total_steps: int
+    schedule_steps: int
     checkpoints: CheckpointStore
     clock: StepClock
     engine: Any
@@ -59,10 +64,12 @@ class Setup:
 
     @property
     def checkpoint_state(self) -> dict[str, Any]:
-        """What every checkpoint of this run says about where it comes from."""
+        """What every checkpoint of this run says, whatever its step."""
         return {
+            "schedule_steps": self.schedule_steps,
             "corpus": self.corpus.fingerprint,
             "vocabulary_sha256": self.corpus.vocabulary.fingerprint,
+            "graph_sha256": self.graph.fingerprint,
             "model": self.shape.model_dump(mode="json"),
             "settings": self.job.settings.resolved(),
             "code": self.job.code_fingerprint,
@@ -77,6 +84,8 @@ def set_up(job: TrainingJob) -> Setup:
     if code_fingerprint() != job.code_fingerprint:
         raise UserError(f"worker {ranks.rank} on node {context.get_node_rank()} runs other code than the driver")
     _set_threads(settings, context.get_local_world_size())
+    if settings.deterministic:
+        use_deterministic_algorithms()
     corpus = open_corpus(Folder(settings.corpus, settings.data.outage_patience_seconds))
     layout = layout_of(corpus.shards("train"))
     graph = corpus.graph()
@@ -89,13 +98,17 @@ def set_up(job: TrainingJob) -> Setup:
 
     restored = agreed_checkpoint(store, ranks, log)
     if restored is not None:
-        require_same_corpus(restored, corpus, settings)
+        corpus.require_inputs(recorded_inputs(restored.state), f"run {settings.name}")
         log(f"resuming from the checkpoint of step {restored.step}")
     engine = start_engine(_model(settings, shape, corpus, graph, restored).to(ranks.device), settings, ranks.count)
     if restored is not None:
         scatter_moments(engine, restored.moments, restored.step)
     position = _position(settings, layout.profiles, ranks.count, restored)
     redraw_random_features(engine.module, settings.seed, position.step, settings.model.redraw_every_steps)
+    steps = total_steps(settings, layout.profiles)
+    schedule_steps = schedule_steps_of(restored.state, layout.profiles) if restored is not None else steps
+    if schedule_steps != steps:
+        log(f"the learning rate keeps the schedule of {schedule_steps:,} steps that the run began with")
     return Setup(
         job=job,
         ranks=ranks,
@@ -103,7 +116,8 @@ def set_up(job: TrainingJob) -> Setup:
         layout=layout,
         graph=graph,
         shape=shape,
-        total_steps=total_steps(settings, layout.profiles),
+        total_steps=steps,
+        schedule_steps=schedule_steps,
         checkpoints=store,
         clock=clock,
         engine=engine,
@@ -119,10 +133,10 @@ def agreed_checkpoint(store: CheckpointStore, ranks: Ranks, log: Callable[[str],
     return chosen if ranks.is_first or step is None else store.read(step)
 
 
-def require_same_corpus(restored: Checkpoint, corpus: Corpus, settings: RunSettings) -> None:
-    """Raise UserError where a checkpoint was trained on another corpus."""
-    if restored.state["corpus"] != corpus.fingerprint:
-        raise UserError(f"run {settings.name} was trained on another corpus than {settings.corpus}")
+def recorded_inputs(state: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a checkpoint says its run takes from the corpus; the first version recorded no graph."""
+    names = {"corpus": "corpus", "vocabulary": "vocabulary_sha256", "graph": "graph_sha256"}
+    return {name: state[key] for name, key in names.items() if key in state}
 
 
 def _set_threads(settings: RunSettings, workers_here: int) -> None:

@@ -23,12 +23,12 @@ from pretrain.training.zero import gradients_are_finite, set_learning_rate
 class TrainingStep:
     """Takes optimizer steps with an engine. Learning rate, masks, random features and dropout follow from the step."""
 
-    def __init__(self, settings: RunSettings, engine: Any, ranks: Ranks, clock: StepClock, total_steps: int) -> None:
+    def __init__(self, settings: RunSettings, engine: Any, ranks: Ranks, clock: StepClock, schedule_steps: int) -> None:
         self._settings = settings
         self._engine = engine
         self._ranks = ranks
         self._clock = clock
-        self._total_steps = total_steps
+        self._schedule_steps = schedule_steps
 
     def take(
         self, batch: StepBatch, step: int, wishes: Wishes, failure: UserError | None
@@ -39,7 +39,7 @@ class TrainingStep:
         where one of them has failed or loss or gradient is not finite.
         """
         settings, engine = self._settings, self._engine
-        rate = settings.optimizer.learning_rate_at(step, self._total_steps)
+        rate = settings.optimizer.learning_rate_at(step, self._schedule_steps)
         set_learning_rate(engine, rate)
         self._seed(step)
         # DeepSpeed averages over passes and workers; the sum over profiles is what we divide

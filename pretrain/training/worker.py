@@ -52,7 +52,7 @@ def train(job: TrainingJob) -> None:
 
 def _take_steps(setup: Setup, progress: Progress, observers: Sequence[Observer]) -> bool:
     """Take the steps that remain; returns whether the run was asked to stop."""
-    step = TrainingStep(setup.job.settings, setup.engine, setup.ranks, setup.clock, setup.total_steps)
+    step = TrainingStep(setup.job.settings, setup.engine, setup.ranks, setup.clock, setup.schedule_steps)
     setup.engine.train()
     for batch in setup.clock.waiting(_batches(setup)):
         for observer in observers:

@@ -5,6 +5,7 @@ import pytest
 from dataprep.runtime.command_line import UserError, read_settings
 from pretrain.config import BatchSettings, ModelSettings, OptimizerSettings, RunSettings
 from pretrain.shape import size_names
+from pretrain.training.job import schedule_steps_of, total_steps
 
 REQUIRED = ["--corpus", "c", "--storage", "s", "--name", "n"]
 
@@ -31,7 +32,7 @@ def test_numbers_given_replace_those_of_the_size():
 
 def test_warm_up_is_linear_and_reaches_the_peak_after_its_share_of_the_steps():
     schedule = OptimizerSettings(learning_rate=1.0, warmup_fraction=0.1)
-    rates = [schedule.learning_rate_at(step, total_steps=100) for step in range(100)]
+    rates = [schedule.learning_rate_at(step, schedule_steps=100) for step in range(100)]
     assert rates[:10] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
     assert set(rates[10:]) == {1.0}
 
@@ -39,10 +40,52 @@ def test_warm_up_is_linear_and_reaches_the_peak_after_its_share_of_the_steps():
 @pytest.mark.parametrize("decay", ["linear", "cosine"])
 def test_decay_ends_at_its_fraction_of_the_peak(decay):
     schedule = OptimizerSettings(learning_rate=2.0, warmup_fraction=0.0, decay=decay, final_fraction=0.25)
-    rates = [schedule.learning_rate_at(step, total_steps=50) for step in range(51)]
+    rates = [schedule.learning_rate_at(step, schedule_steps=50) for step in range(51)]
     assert rates == sorted(rates, reverse=True)
     assert rates[0] == pytest.approx(2.0)
     assert rates[50] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("decay", ["linear", "cosine", "none"])
+def test_a_run_that_goes_beyond_its_schedule_keeps_the_rate_that_it_ended_at(decay):
+    schedule = OptimizerSettings(learning_rate=2.0, warmup_fraction=0.1, decay=decay, final_fraction=0.25)
+    end = 2.0 if decay == "none" else 0.5
+    assert [schedule.learning_rate_at(step, 100) for step in (100, 101, 5000)] == pytest.approx([end] * 3)
+
+
+def test_max_steps_and_epochs_changed_on_resume_do_not_bend_the_schedule():
+    """Warm-up of a run of 1,000 steps is over after 50, also when it is resumed to 100,000."""
+    first = RunSettings(corpus="c", storage="s", name="n", epochs=1000, batch={"global_profiles": 10}, max_steps=1000)
+    state = {"schedule_steps": total_steps(first, profiles=1000), "settings": first.resolved()}
+    resumed = first.model_copy(update={"max_steps": 100_000})
+    assert total_steps(resumed, profiles=1000) == 100_000
+    assert schedule_steps_of(state, profiles=1000) == 1000
+    peak = resumed.optimizer.learning_rate
+    assert resumed.optimizer.learning_rate_at(1000, schedule_steps_of(state, profiles=1000)) == peak
+    del state["schedule_steps"]
+    assert schedule_steps_of(state, profiles=1000) == 1000, "checkpoints of the first version have only the settings"
+
+
+def test_each_setting_says_whether_it_may_change_when_a_run_resumes():
+    may_change = {name for name in RunSettings.model_fields if RunSettings.may_change(name)}
+    assert may_change == {
+        "storage", "epochs", "max_steps", "deterministic", "log_every_steps", "profile", "zero", "workers", "data",
+        "validation", "checkpoint", "tracking",
+    }  # fmt: skip
+
+
+def test_settings_that_must_not_change_are_named_with_both_values():
+    began = RunSettings(corpus="c", storage="s", name="n").resolved()
+    now = RunSettings(corpus="c", storage="moved", name="n", seed=1, model={"dim": 8}, max_steps=3, zero={"stage": 2})
+    assert now.changed_since(began) == {"seed": (0, 1), "model.dim": (None, 8)}
+
+
+def test_settings_that_a_run_began_without_had_their_defaults():
+    began = RunSettings(corpus="c", storage="s", name="n").resolved()
+    del began["mask"], began["deterministic"], began["optimizer"]["decay"]
+    assert RunSettings(corpus="c", storage="s", name="n").changed_since(began) == {}
+    changed = RunSettings(corpus="c", storage="s", name="n", optimizer={"decay": "linear"}).changed_since(began)
+    assert changed == {"optimizer.decay": ("none", "linear")}
 
 
 @pytest.mark.parametrize(
