@@ -16,6 +16,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from pretrain.config import RunSettings
+from pretrain.training.deepspeed_internals import (
+    averaged_gradients,
+    create_optimizer_state,
+    skip_shared_memory_operator,
+    stage_3_partition,
+)
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 # DeepSpeed's own default, in numbers; larger sums are made in several parts.
@@ -49,9 +55,7 @@ def start_engine(model: nn.Module, settings: RunSettings, workers: int) -> Any:
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if settings.workers.gpu else "cpu")
     import deepspeed  # takes seconds, and only workers need it
 
-    # DeepSpeed would compile an operator for all-reduce through shared memory, a minute of g++ on every new machine;
-    # only its inference path uses it.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    skip_shared_memory_operator()
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -78,12 +82,8 @@ def set_learning_rate(engine: Any, rate: float) -> None:
 
 
 def gradients_are_finite(engine: Any) -> bool:
-    """Whether this rank's share of the averaged gradients is finite; call after the step's last backward pass.
-
-    Stage 3 would apply a NaN in fp32, and stages 1 and 2 would skip the step in silence.
-    """
-    shares = engine.optimizer.averaged_gradients.values()
-    flags = [torch.isfinite(gradient).all() for share in shares if share for gradient in share if gradient is not None]
+    """Whether this rank's share of the averaged gradients is finite; call after the step's last backward pass."""
+    flags = [torch.isfinite(gradient).all() for gradient in averaged_gradients(engine)]
     return bool(torch.stack(flags).all()) if flags else True
 
 
@@ -117,40 +117,19 @@ def scatter_moments(engine: Any, moments: Mapping[str, Tensor], optimizer_steps:
     ``optimizer_steps`` is AdamW's own count, which its bias correction needs. Raises ValueError for moments that do
     not fit the model.
     """
+    from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
+
     expected = {f"{moment}.{name}" for name in _trained(engine) for moment in MOMENTS}
     if expected != set(moments):
         raise ValueError(f"optimizer state does not fit the model: {sorted(expected ^ set(moments))[:3]}")
-    _create_optimizer_state(engine.optimizer, optimizer_steps)
+    create_optimizer_state(engine, optimizer_steps, MOMENTS)
     for name, parameter in _trained(engine).items():
         for moment in MOMENTS:
-            _set_moment(engine.optimizer, parameter, moment, moments[f"{moment}.{name}"])
-
-
-def _create_optimizer_state(zero_optimizer: Any, optimizer_steps: int) -> None:
-    """Make the state that AdamW would make at its first step; loading comes before it."""
-    stage3 = hasattr(zero_optimizer, "fp32_partitioned_groups_flat")
-    flat = zero_optimizer.fp32_partitioned_groups_flat if stage3 else zero_optimizer.single_partition_of_fp32_groups
-    for partition in flat:
-        zero_optimizer.optimizer.state[partition] = {
-            "step": torch.tensor(float(optimizer_steps), device=partition.device),
-            **{moment: torch.zeros_like(partition) for moment in MOMENTS},
-        }
-    if not stage3:
-        zero_optimizer._lazy_init_hp_params_optimizer_state()
-
-
-def _set_moment(zero_optimizer: Any, parameter: nn.Parameter, moment: str, full: Tensor) -> None:
-    from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
-
-    full = full.to(parameter.device)
-    if not hasattr(zero_optimizer, "fp32_partitioned_groups_flat"):
-        safe_set_full_optimizer_state(parameter, full, moment)
-        return
-    # Stage 3 cuts a parameter into equal parts and pads the last; its own setter of whole tensors forgets the padding.
-    part = parameter.ds_tensor.ds_numel  # type: ignore[attr-defined]
-    padded = full.new_zeros(part * dist.get_world_size())
-    padded[: full.numel()] = full.flatten()
-    safe_set_local_optimizer_state(parameter, padded.narrow(0, part * dist.get_rank(), part), moment)
+            full = moments[f"{moment}.{name}"].to(parameter.device)
+            if engine.zero_optimization_stage() == 3:
+                safe_set_local_optimizer_state(parameter, stage_3_partition(parameter, full), moment)
+            else:
+                safe_set_full_optimizer_state(parameter, full, moment)
 
 
 def _trained(engine: Any) -> dict[str, nn.Parameter]:

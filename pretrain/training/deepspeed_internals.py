@@ -1,0 +1,67 @@
+"""Every name of DeepSpeed that is not part of its documented interface, and why it is used.
+
+DeepSpeed is pinned to one version in pyproject.toml. ``tests/integration/test_pretrain_deepspeed_internals.py`` fails
+when a name has gone, and when DeepSpeed no longer does what made it necessary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def skip_shared_memory_operator() -> None:
+    """Keep DeepSpeed from compiling its all-reduce through shared memory (``deepspeed.ops.__compatible_ops__``).
+
+    On CPUs it would run g++ for a minute on every new machine, in each worker's start; only its inference path uses
+    the operator. There is no setting for it.
+    """
+    import deepspeed  # takes seconds, and only workers need it
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def averaged_gradients(engine: Any) -> list[Tensor]:
+    """Return this rank's share of the averaged gradients, after backward and before the step (``averaged_gradients``).
+
+    ``safe_get_full_grad`` would gather each parameter's gradient on every rank. They are asked for because DeepSpeed
+    in fp32 does not check them: stage 3 applies a NaN, stages 1 and 2 skip the step in silence.
+    """
+    shares = engine.optimizer.averaged_gradients.values()
+    return [gradient for share in shares if share for gradient in share if gradient is not None]
+
+
+def create_optimizer_state(engine: Any, optimizer_steps: int, moments: Sequence[str]) -> None:
+    """Create the state that AdamW would create at its first step, so that moments can be set before it.
+
+    Uses the fp32 partitions that the wrapped optimizer steps on (``fp32_partitioned_groups_flat`` of stage 3,
+    ``single_partition_of_fp32_groups`` of stages 1 and 2) and, for the latter, the method that links parameters to
+    their moments (``_lazy_init_hp_params_optimizer_state``). DeepSpeed itself creates that state only by a step or by
+    loading a checkpoint of its own; until then its ``safe_set_*`` functions have nothing to set.
+    """
+    optimizer = engine.optimizer
+    stage_3 = engine.zero_optimization_stage() == 3
+    partitions = optimizer.fp32_partitioned_groups_flat if stage_3 else optimizer.single_partition_of_fp32_groups
+    for partition in partitions:
+        optimizer.optimizer.state[partition] = {
+            "step": torch.tensor(float(optimizer_steps), device=partition.device),
+            **{moment: torch.zeros_like(partition) for moment in moments},
+        }
+    if not stage_3:
+        optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def stage_3_partition(parameter: nn.Parameter, full: Tensor) -> Tensor:
+    """Return this rank's partition of a tensor that is shaped like a parameter of stage 3 (``ds_tensor.ds_numel``).
+
+    Stage 3 cuts a parameter into equal parts and pads the last. ``safe_set_full_optimizer_state`` does not pad, and
+    fails on the last rank where the size does not divide.
+    """
+    size = parameter.ds_tensor.ds_numel  # type: ignore[attr-defined]
+    padded = full.new_zeros(size * dist.get_world_size())
+    padded[: full.numel()] = full.flatten()
+    return padded.narrow(0, size * dist.get_rank(), size)

@@ -1,0 +1,156 @@
+"""What makes each private name of DeepSpeed necessary still holds. Two processes on gloo.
+
+Run as a program, this file is one of those processes. Where a test fails after an update of DeepSpeed, a name has gone
+or the way around in ``pretrain.training.deepspeed_internals`` may go.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+
+def findings_of_two_workers(stage: int) -> list[dict[str, object]]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    environment = {
+        **os.environ,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": "2",
+        "DS_ACCELERATOR": "cpu",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(["", *sys.path])[1:],
+    }
+    workers = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(stage)],
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    outputs = [worker.communicate(timeout=200) for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], outputs[0][1][-3000:] + outputs[1][1][-3000:]
+    return [json.loads(output.splitlines()[-1]) for output, _ in outputs]
+
+
+@pytest.fixture(scope="module", params=[1, 3])
+def findings(request) -> tuple[int, list[dict[str, object]]]:
+    return request.param, findings_of_two_workers(request.param)
+
+
+def test_deepspeed_would_compile_its_shared_memory_operator(findings):
+    for found in findings[1]:
+        assert found["compiles_by_default"], "the operator is no longer compiled: skip_shared_memory_operator may go"
+        assert not found["compiles_when_skipped"]
+
+
+def test_moments_cannot_be_set_before_deepspeed_has_its_state(findings):
+    for found in findings[1]:
+        assert found["error_without_state"], "moments can be set at once: create_optimizer_state may go"
+        assert found["moments_survive"]
+
+
+def test_stage_3_does_not_pad_what_it_is_given(findings):
+    stage, (_, last) = findings
+    if stage == 3:
+        assert last["error_without_padding"], "stage 3 pads by itself: stage_3_partition may go"
+
+
+def test_deepspeed_in_fp32_says_nothing_of_a_gradient_that_is_not_finite(findings):
+    stage, of_ranks = findings
+    assert not all(found["gradients_are_finite"] for found in of_ranks), "we see it"
+    for found in of_ranks:
+        assert found["step_raised"] is None, "DeepSpeed raises by itself: averaged_gradients may go"
+    assert of_ranks[0]["weights_are_finite"] == (stage != 3), "stage 3 applies it, the others skip the step"
+
+
+def main(stage: int) -> None:
+    import deepspeed
+    import torch
+    import torch.distributed as dist
+    from deepspeed.utils import safe_set_full_optimizer_state
+    from torch import nn
+
+    from pretrain.config import RunSettings
+    from pretrain.training.deepspeed_internals import create_optimizer_state, skip_shared_memory_operator
+    from pretrain.training.zero import (
+        MOMENTS,
+        gather_moments,
+        gather_weights,
+        gradients_are_finite,
+        scatter_moments,
+        start_engine,
+    )
+
+    def error_of(action) -> str | None:
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the finding
+            return f"{type(error).__name__}: {error}"
+        return None
+
+    dist.init_process_group("gloo")
+    found = {
+        "compiles_by_default": compiles_shared_memory_operator(deepspeed, lambda: None),
+        "compiles_when_skipped": compiles_shared_memory_operator(deepspeed, skip_shared_memory_operator),
+    }
+    settings = RunSettings(
+        corpus="none", storage="none", name="zero", zero={"stage": stage}, workers={"count": 2},
+        batch={"global_profiles": 4, "micro_profiles": 2},
+    )  # fmt: skip
+    torch.manual_seed(0)
+    # 5 x 7 = 35 weights: two ranks cannot have the same number of them
+    engine = start_engine(nn.Linear(7, 5), settings, 2)
+    wanted = {
+        f"{moment}.{name}": torch.rand(shape)
+        for moment in MOMENTS
+        for name, shape in (("weight", (5, 7)), ("bias", (5,)))
+    }
+    weight = engine.module.weight
+    found["error_without_state"] = error_of(
+        lambda: safe_set_full_optimizer_state(weight, wanted["exp_avg.weight"], "exp_avg")
+    )
+    if stage == 3:
+        create_optimizer_state(engine, 1, MOMENTS)
+        found["error_without_padding"] = error_of(
+            lambda: safe_set_full_optimizer_state(weight, wanted["exp_avg.weight"], "exp_avg")
+        )
+    scatter_moments(engine, wanted, 1)
+    gathered = gather_moments(engine)
+    found["moments_survive"] = all(torch.equal(gathered[name], wanted[name]) for name in gathered)
+    engine.backward(engine(torch.full((2, 7), torch.nan)).sum())
+    found["gradients_are_finite"] = gradients_are_finite(engine)
+    found["step_raised"] = error_of(engine.step)
+    found["weights_are_finite"] = all(bool(weights.isfinite().all()) for weights in gather_weights(engine).values())
+    print(json.dumps(found), flush=True)
+    # see test_pretrain_fused_zero.py
+    os._exit(0)
+
+
+def compiles_shared_memory_operator(deepspeed, prepare) -> bool:
+    """Whether a start of DeepSpeed's communication would compile it; ``prepare`` comes before."""
+    from deepspeed.comm.torch import build_shm_op
+    from deepspeed.ops.op_builder.cpu.comm import ShareMemCommBuilder
+
+    compiled = []
+    load, ShareMemCommBuilder.load = ShareMemCommBuilder.load, lambda _: compiled.append(True)
+    try:
+        # what a machine with a compiler has
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = True
+        prepare()
+        build_shm_op()
+    finally:
+        ShareMemCommBuilder.load = load
+    return bool(compiled)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
