@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +17,10 @@ import numpy as np
 import pyarrow as pa
 import ray.data
 import torch
-from ray.data._internal.execution.execution_callback import ExecutionCallback
 from torch import Tensor
 
 from dataprep.corpus import Corpus, decode_expression
+from dataprep.runtime.ray_internals import pause_scheduling_loop
 from pretrain.data.plan import StepShare, Window
 from pretrain.data.window_reader import READ_TASK_CPUS, read_numbered
 
@@ -35,7 +34,7 @@ class MicroBatch:
 
     ``row_ids`` int64 B and ``expression`` float32 B x G (NaN where not measured) hold ``real`` profiles first, then
     rows of weight zero: filling keeps shapes the same, and keeps every rank in step with the others. ``left_out``:
-    row ids of profiles that would be here, were their shard not damaged.
+    row ids of profiles that are skipped because their shard is damaged.
     """
 
     row_ids: Tensor
@@ -75,7 +74,7 @@ class StepBatch:
 
     @property
     def left_out(self) -> np.ndarray:
-        """Row ids of the profiles that this step does without, because they cannot be read."""
+        """Row ids of the profiles that this step skips because they cannot be read."""
         return np.concatenate([batch.left_out for batch in self.micro_batches])
 
 
@@ -144,7 +143,7 @@ class ProfileStream:
         context.enable_progress_bars = False
         # without it, blocks arrive in the order in which tasks end
         context.execution_options.preserve_order = True
-        context.custom_execution_callback_classes = [_PausingExecutor]
+        pause_scheduling_loop(context)
         numbers = [{"id": number} for number in range(len(windows))]
         # from_items puts its blocks into the object store itself; range() would start a task, and a process, for each
         dataset = ray.data.from_items(numbers, override_num_blocks=len(windows)).map_batches(
@@ -163,17 +162,6 @@ class ProfileStream:
         return iter(
             dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=self._prefetch_windows)
         )
-
-
-class _PausingExecutor(ExecutionCallback):
-    """Makes Ray Data's scheduling loop pause a little in each round.
-
-    While its output waits to be used, the loop spins without a pause in a thread of the training process, and takes a
-    core and Python's lock from it: a step of the 37M model on two cores took 35 s instead of 10 s.
-    """
-
-    def on_execution_step(self, executor: object) -> None:
-        time.sleep(0.02)
 
 
 class _Rows:

@@ -17,12 +17,12 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dataprep.corpus import Corpus, open_corpus
 from dataprep.runtime.allocator import missing_arena_settings
 from dataprep.runtime.command_line import UserError
+from dataprep.runtime.ray_internals import without_placement_group_cleaner
 from dataprep.runtime.ray_session import connected, user_error_in
 from dataprep.runtime.storage import Folder
 from dataprep.runtime.terminal import log, write_result
@@ -135,7 +135,7 @@ def _train(settings: RunSettings, steps: int) -> None:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board = ProgressBoard.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]  # Ray adds it
     folder = Folder(settings.storage) / settings.name / "ray-train"
-    trainer = _Trainer(
+    trainer = without_placement_group_cleaner(TorchTrainer)(
         train_worker,
         train_loop_config={"job": TrainingJob(settings, code_fingerprint(), board)},
         torch_config=TorchConfig(backend="nccl" if settings.workers.gpu else "gloo"),
@@ -162,18 +162,6 @@ def _train(settings: RunSettings, steps: int) -> None:
         raise UserError(*fatal)
     if display.asked_to_stop:
         raise UserError(f"run {settings.name} was stopped by SIGTERM; the same command goes on from its checkpoint")
-
-
-class _Trainer(TorchTrainer):
-    """Ray Train without the detached actor that removes the placement group of a controller that died.
-
-    Ray itself removes that group as soon as the driver is gone, which here follows its controller. And the actor can
-    stay for ever: where the driver is killed before the actor has heard what to watch, or without Ray's dashboard.
-    """
-
-    def _create_default_callbacks(self) -> list[Any]:
-        callbacks = super()._create_default_callbacks()  # type: ignore[misc]  # as for RunConfig
-        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
 
 
 @contextmanager

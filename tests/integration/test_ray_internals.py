@@ -1,0 +1,69 @@
+"""What makes each private name of Ray necessary still holds.
+
+Where a test fails after an update of Ray, a name has gone or the way around it in ``dataprep.runtime.ray_internals``
+may go.
+"""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+import ray.data
+from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.train import ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from dataprep.runtime.ray_internals import PAUSE_SECONDS, pause_scheduling_loop, without_placement_group_cleaner
+
+
+class CountRounds(ExecutionCallback):
+    rounds = 0
+
+    def on_execution_step(self, executor: object) -> None:
+        CountRounds.rounds += 1
+
+
+@pytest.fixture
+def context() -> Iterator[ray.data.DataContext]:
+    context = ray.data.DataContext.get_current()
+    before = list(context.custom_execution_callback_classes)
+    yield context
+    context.custom_execution_callback_classes = before
+
+
+def rounds_per_second_while_output_waits() -> float:
+    """Of the loop of a dataset whose first block was taken and whose next ones nobody takes."""
+    dataset = ray.data.from_items([{"id": number} for number in range(40)], override_num_blocks=40)
+    blocks = iter(
+        dataset.map_batches(lambda table: table, batch_size=None, batch_format="pyarrow", concurrency=1).iter_batches(
+            batch_size=None, batch_format="pyarrow", prefetch_batches=1
+        )
+    )
+    next(blocks)
+    CountRounds.rounds = 0
+    started = time.monotonic()
+    time.sleep(2.0)
+    rate = CountRounds.rounds / (time.monotonic() - started)
+    list(blocks)
+    return rate
+
+
+def test_ray_data_spins_in_the_training_process_unless_it_is_paused(ray_session, context):
+    context.custom_execution_callback_classes = [CountRounds]
+    free = rounds_per_second_while_output_waits()
+    pause_scheduling_loop(context)
+    context.custom_execution_callback_classes.append(CountRounds)
+    paused = rounds_per_second_while_output_waits()
+    assert 0 < paused <= 1 / PAUSE_SECONDS
+    assert free > 2 / PAUSE_SECONDS, "the loop waits by itself: pause_scheduling_loop may go"
+
+
+def test_ray_train_starts_a_cleaner_unless_it_is_left_out(ray_session):
+    def names(trainer: type) -> list[str]:
+        made = trainer(lambda: None, scaling_config=ScalingConfig(num_workers=1))
+        return [type(callback).__name__ for callback in made._create_default_callbacks()]
+
+    usual = names(TorchTrainer)
+    assert "PlacementGroupCleanerCallback" in usual, "Ray Train has no cleaner: without_placement_group_cleaner may go"
+    ours = names(without_placement_group_cleaner(TorchTrainer))
+    assert ours == [name for name in usual if name != "PlacementGroupCleanerCallback"]
