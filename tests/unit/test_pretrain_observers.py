@@ -5,11 +5,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from dataprep.runtime.command_line import UserError
+from pretrain.artifacts.checkpoint import Checkpoint
 from pretrain.data.stream import MicroBatch, StepBatch
 from pretrain.training.agreement import Agreed, Wishes
+from pretrain.training.observers.checkpoints import Checkpoints
 from pretrain.training.observers.notices import NodeNotices
 from pretrain.training.observers.observer import DoneStep, Observer
 from pretrain.training.observers.validation import ValidationScores
@@ -59,6 +62,57 @@ def test_a_run_that_stops_does_not_validate_first():
     scores = ValidationScores(_Scores([]), None, ONE_RANK, 1, None, best=None)  # type: ignore[arg-type]
     scores.after_step(done(1, wishes=Wishes(stop=True)))
     assert scores.best is None
+
+
+class _Writer:
+    """Takes checkpoints as the real one does."""
+
+    is_idle = True
+
+    def __init__(self) -> None:
+        self.submitted: list[tuple[int, int | None]] = []
+
+    def submit(self, checkpoint: Checkpoint, best_step: int | None) -> None:
+        self.submitted.append((checkpoint.step, best_step))
+
+    def check(self) -> None:
+        raise UserError("checkpoint of step 8 not written: MemoryError: ")
+
+
+@pytest.fixture
+def written(monkeypatch) -> tuple[Checkpoints, SimpleNamespace, _Writer]:
+    """Checkpoints of every third step, the scores that they ask for the best one, and their writer."""
+    for name in ("gather_weights", "gather_moments"):
+        monkeypatch.setattr(f"pretrain.training.observers.checkpoints.{name}", lambda _: {})
+    scores, writer = SimpleNamespace(best=None, best_step=None), _Writer()
+    position = SimpleNamespace(step=0, to_state=lambda: ({}, {}))
+    progress = SimpleNamespace(confirmed=lambda: position)
+    checkpoints = Checkpoints(writer, None, progress, scores, 3, lambda: False, {})  # type: ignore[arg-type]
+    scores.position = position
+    return checkpoints, scores, writer
+
+
+def test_a_new_best_is_saved_when_it_is_found(written):
+    checkpoints, scores, writer = written
+    for step in range(1, 8):
+        if step == 4:
+            scores.best = (4, 0.5)
+            scores.best_step = 4
+        scores.position.step = step
+        checkpoints.after_step(done(step, is_last=step == 7))
+    assert writer.submitted == [(3, None), (4, 4), (6, 4), (7, 4)]
+
+
+def test_a_run_that_is_asked_to_stop_is_saved_first(written):
+    checkpoints, scores, writer = written
+    scores.position.step = 1
+    checkpoints.after_step(done(1, wishes=Wishes(stop=True)))
+    assert writer.submitted == [(1, None)]
+
+
+def test_a_writer_that_died_is_heard_of(written):
+    with pytest.raises(UserError, match="step 8 not written: MemoryError"):
+        written[0].check()
 
 
 def test_ray_is_asked_about_nodes_only_where_all_ranks_agreed_to_ask(monkeypatch):

@@ -14,7 +14,10 @@ from pretrain.training.zero import gather_moments, gather_weights
 
 
 class Checkpoints(Observer):
-    """Writes a checkpoint every N steps, before the run stops, and as often as possible while a node is draining."""
+    """Writes a checkpoint every N steps, of each new best, before the run stops, and over and over while a node drains.
+
+    That the best step has a checkpoint is what makes ``best`` of use: validation and checkpoints have their own times.
+    """
 
     def __init__(
         self,
@@ -44,7 +47,8 @@ class Checkpoints(Observer):
             self._writer.check()
 
     def after_step(self, done: DoneStep) -> None:
-        if done.stops or done.agreed.wishes.checkpoint or done.is_due(self._every_steps):
+        is_best = self._scores.best_step == done.step
+        if done.stops or done.agreed.wishes.checkpoint or is_best or done.is_due(self._every_steps):
             self._write()
 
     def close(self) -> None:
