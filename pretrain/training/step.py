@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dataprep.runtime.command_line import UserError
 from pretrain.config import RunSettings
-from pretrain.data.stream import MicroBatch, StepBatch
+from pretrain.data.stream import MicroBatch, StepBatch, to_device
 from pretrain.model.loss import masked_squared_error, profile_loss
 from pretrain.model.masking import mask_of_profiles
 from pretrain.model.random_features import is_redraw_step, redraw_random_features
@@ -69,8 +69,8 @@ class TrainingStep:
 
     def _profile_losses(self, micro: MicroBatch, epoch: int) -> Tensor:
         settings, device = self._settings, self._ranks.device
-        expression_BG = micro.expression.to(device, non_blocking=True)
-        row_ids_B = micro.row_ids.to(device, non_blocking=True)
+        expression_BG = to_device(micro.expression, device)
+        row_ids_B = to_device(micro.row_ids, device)
         mask_BG = mask_of_profiles(row_ids_B, expression_BG.shape[1], settings.mask.rate, settings.seed, epoch)
         output = self._engine(expression_BG.masked_fill(mask_BG, torch.nan))
         return profile_loss(*masked_squared_error(output.expression, expression_BG, mask_BG))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dataprep.corpus import Corpus, read_split
+from pretrain.data.stream import to_device
 from pretrain.model.loss import masked_squared_error
 from pretrain.model.masking import VALIDATION_EPOCH, mask_of_profiles
 
@@ -65,17 +66,20 @@ class Validation:
         ids, values = self._row_ids[chosen], self._expression[chosen].astype(np.float32)
         fill = self._micro_profiles - len(ids)
         real_B = torch.arange(self._micro_profiles, device=device) < len(ids)
-        ids_B = torch.from_numpy(np.pad(ids, (0, fill))).to(device)
-        values_BG = torch.from_numpy(np.pad(values, ((0, fill), (0, 0)))).to(device)
+        ids_B = to_device(torch.from_numpy(np.pad(ids, (0, fill))), device)
+        values_BG = to_device(torch.from_numpy(np.pad(values, ((0, fill), (0, 0)))), device)
         return ids_B, values_BG, real_B
 
 
 def _sums(predicted_BG: Tensor, expression_BG: Tensor, mask_BG: Tensor) -> Tensor:
     """Count, squared error and moments over the masked entries, float64."""
     squared_error_B, count_B = masked_squared_error(predicted_BG, expression_BG, mask_BG)
-    counted_BG = mask_BG & ~expression_BG.isnan()
-    x, y = predicted_BG[counted_BG].double(), expression_BG[counted_BG].double()
-    return torch.stack([count_B.sum().double(), squared_error_B.double().sum(), x.sum(), y.sum(), x @ x, y @ y, x @ y])
+    ignored_BG = ~mask_BG | expression_BG.isnan()
+    # zeros instead of a selection, whose size a GPU would have to be waited for
+    x_BG = predicted_BG.double().masked_fill(ignored_BG, 0.0)
+    y_BG = expression_BG.double().masked_fill(ignored_BG, 0.0)
+    moments = [x_BG, y_BG, x_BG * x_BG, y_BG * y_BG, x_BG * y_BG]
+    return torch.stack([count_B.sum(), squared_error_B.double().sum(), *(moment_BG.sum() for moment_BG in moments)])
 
 
 def _score(totals: list[float]) -> ValidationScore:

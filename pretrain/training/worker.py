@@ -132,6 +132,7 @@ def _batches(setup: Setup) -> Iterator[StepBatch]:
         settings.data.prefetch_windows,
         settings.data.outage_patience_seconds,
         leave_out_damaged=settings.data.damaged_shards == "leave-out",
+        pin_memory=ranks.device.type == "cuda",
     )
     remaining = setup.total_steps - setup.position.step
     if remaining <= 0:
