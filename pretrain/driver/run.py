@@ -34,9 +34,11 @@ from pretrain.model.protein_embeddings import corpus_protein_embeddings
 from pretrain.monitoring.metrics_file import read_rows
 from pretrain.training.code_identity import code_fingerprint
 from pretrain.training.entry import train_worker
-from pretrain.training.job import TrainingJob, total_steps
+from pretrain.training.job import TrainingJob, collective_timeout_seconds, total_steps
 
 SETTINGS_FILE = "settings.json"
+# The name in torch today, and the one that it also accepts.
+GPU_ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
 
 def run(settings: RunSettings) -> dict[str, Any]:
@@ -135,10 +137,13 @@ def _train(settings: RunSettings, steps: int) -> None:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board = ProgressBoard.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]  # Ray adds it
     folder = Folder(settings.storage) / settings.name / "ray-train"
+    variables = worker_environment(settings)
     trainer = without_placement_group_cleaner(TorchTrainer)(
         train_worker,
         train_loop_config={"job": TrainingJob(settings, code_fingerprint(), board)},
-        torch_config=TorchConfig(backend="nccl" if settings.workers.gpu else "gloo"),
+        torch_config=TorchConfig(
+            backend="nccl" if settings.workers.gpu else "gloo", timeout_s=collective_timeout_seconds(settings)
+        ),
         scaling_config=_scaling(settings),
         run_config=RunConfig(
             # what Ray Train itself stores of a run: checkpoints are ours, so it is next to nothing
@@ -147,7 +152,8 @@ def _train(settings: RunSettings, steps: int) -> None:
             storage_filesystem=PyFileSystem(FSSpecHandler(folder.filesystem)),
             failure_config=FailureConfig(max_failures=settings.workers.max_failures),
             # type checkers see the options of Ray Train's first version
-            worker_runtime_env=_runtime_environment(settings),  # type: ignore[call-arg]
+            # an environment of their own, even an empty one, would want processes of its own
+            worker_runtime_env={"env_vars": variables} if variables else {},  # type: ignore[call-arg]
         ),
     )
     with ProgressDisplay(board, steps) as display, _stopping_on_termination(display):
@@ -177,9 +183,17 @@ def _stopping_on_termination(display: ProgressDisplay) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _runtime_environment(settings: RunSettings) -> dict[str, Any]:
-    missing = {} if settings.workers.gpu else missing_arena_settings()
-    return {"env_vars": missing} if missing else {}
+def worker_environment(settings: RunSettings) -> dict[str, str]:
+    """Return the variables that workers need and the cluster lacks, as far as this process can tell.
+
+    On GPUs, torch's allocator grows its segments, so that freed memory of one size serves another size; a setting of
+    the user's own stays.
+    """
+    if not settings.workers.gpu:
+        return missing_arena_settings()
+    if any(name in os.environ for name in GPU_ALLOCATOR_VARIABLES):
+        return {}
+    return {GPU_ALLOCATOR_VARIABLES[0]: "expandable_segments:True"}
 
 
 def _scaling(settings: RunSettings) -> ScalingConfig:

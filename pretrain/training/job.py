@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 from dataprep.runtime.storage import Folder
 from pretrain.config import RunSettings
 from pretrain.data.plan import steps_in
+
+# Ray Train's own: a GPU that compiles or a slow disk takes minutes.
+SHORTEST_COLLECTIVE_TIMEOUT_SECONDS = 1800
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,15 @@ class TrainingJob:
         """Log a line that every rank has, once."""
         if rank == 0:
             self.log(message)
+
+
+def collective_timeout_seconds(settings: RunSettings) -> int:
+    """How long a rank waits for the others in a collective before it gives up: longer than any of them may wait itself.
+
+    A rank that reads from a store which is unavailable is patient for ``data.outage_patience_seconds``; while rank 0
+    chooses a checkpoint, it may read several.
+    """
+    return max(SHORTEST_COLLECTIVE_TIMEOUT_SECONDS, math.ceil(3 * settings.data.outage_patience_seconds))
 
 
 def total_steps(settings: RunSettings, profiles: int) -> int:
