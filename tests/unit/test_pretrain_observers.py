@@ -13,6 +13,7 @@ from pretrain.artifacts.checkpoint import Checkpoint
 from pretrain.data.stream import MicroBatch, StepBatch
 from pretrain.training.agreement import Agreed, Wishes
 from pretrain.training.observers.checkpoints import Checkpoints
+from pretrain.training.observers.metrics import Metrics
 from pretrain.training.observers.notices import NodeNotices
 from pretrain.training.observers.observer import DoneStep, Observer
 from pretrain.training.observers.validation import ValidationScores
@@ -113,6 +114,15 @@ def test_a_run_that_is_asked_to_stop_is_saved_first(written):
 def test_a_writer_that_died_is_heard_of(written):
     with pytest.raises(UserError, match="step 8 not written: MemoryError"):
         written[0].check()
+
+
+def test_metrics_that_are_no_longer_stored_end_the_run():
+    def check() -> None:
+        raise UserError("thread metrics-file failed: MemoryError: ")
+
+    with pytest.raises(UserError, match="metrics-file failed"):
+        Metrics(SimpleNamespace(check=check), None, 1).check()  # type: ignore[arg-type]
+    Metrics(None, None, 1).check()
 
 
 def test_ray_is_asked_about_nodes_only_where_all_ranks_agreed_to_ask(monkeypatch):

@@ -79,6 +79,10 @@ class Metrics(Observer):
         self._coordinator = coordinator
         self._every_steps = every_steps
 
+    def check(self) -> None:
+        if self._record is not None:
+            self._record.check()
+
     def after_step(self, done: DoneStep) -> None:
         if done.is_due(self._every_steps):
             self.write(done.row)
