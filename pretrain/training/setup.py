@@ -100,7 +100,7 @@ def set_up(job: TrainingJob) -> Setup:
     if restored is not None:
         corpus.require_inputs(recorded_inputs(restored.state), f"run {settings.name}")
         log(f"resuming from the checkpoint of step {restored.step}")
-    engine = start_engine(_model(settings, shape, corpus, graph, restored).to(ranks.device), settings, ranks.count)
+    engine = start_engine(_model(settings, shape, corpus, graph, restored).to(ranks.device), settings)
     if restored is not None:
         scatter_moments(engine, restored.moments, restored.step)
     position = _position(settings, layout.profiles, ranks.count, restored)

@@ -17,7 +17,7 @@ from pretrain.model.random_features import is_redraw_step, redraw_random_feature
 from pretrain.monitoring.throughput import StepClock
 from pretrain.training.agreement import Agreed, Wishes, agree
 from pretrain.training.ranks import Ranks
-from pretrain.training.zero import gradients_are_finite, set_learning_rate
+from pretrain.training.zero import accumulating, gradients_are_finite, set_learning_rate
 
 
 class TrainingStep:
@@ -42,17 +42,17 @@ class TrainingStep:
         rate = settings.optimizer.learning_rate_at(step, self._schedule_steps)
         set_learning_rate(engine, rate)
         self._seed(step)
-        # DeepSpeed averages over passes and workers; the sum over profiles is what we divide
-        weight = len(batch.micro_batches) * self._ranks.count / batch.global_profiles
+        # DeepSpeed averages over workers; the sum over profiles is what we divide
+        weight = self._ranks.count / batch.global_profiles
         losses = []
-        for number, micro in enumerate(batch.micro_batches, start=1):
-            with self._clock.working():
-                loss_B = self._profile_losses(micro, batch.epoch)[: micro.real]
-            losses.append(loss_B.detach())
-            engine.backward(loss_B.sum() * weight)
-            if number == len(batch.micro_batches):
-                agreed = self._agree(batch, step, torch.cat(losses), wishes, failure)
-            engine.step()
+        with accumulating(engine):
+            for micro in batch.micro_batches:
+                with self._clock.working():
+                    loss_B = self._profile_losses(micro, batch.epoch)[: micro.real]
+                losses.append(loss_B.detach())
+                engine.backward(loss_B.sum() * weight)
+        agreed = self._agree(batch, step, torch.cat(losses), wishes, failure)
+        engine.step()
         norm = float(engine.get_global_grad_norm() or 0.0)
         loss = agreed.loss_sum / max(1, agreed.profiles)
         row: dict[str, Any] = {"step": step + 1, "epoch": batch.epoch, "loss": loss, "lr": rate, "grad_norm": norm}

@@ -1,7 +1,7 @@
-"""What makes each private name of DeepSpeed necessary still holds. Two processes on gloo.
+"""What makes each private name of DeepSpeed necessary still holds, and how gradients are averaged: two processes, gloo.
 
 Run as a program, this file is one of those processes. Where a test fails after an update of DeepSpeed, a name has gone
-or the way around in ``pretrain.training.deepspeed_internals`` may go.
+or the way around it in ``pretrain.training.deepspeed_internals`` may go.
 """
 
 import json
@@ -9,8 +9,12 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
+
+PASSES = 3
+FAILING_PASS = PASSES
 
 
 def findings_of_two_workers(stage: int) -> list[dict[str, object]]:
@@ -41,7 +45,7 @@ def findings_of_two_workers(stage: int) -> list[dict[str, object]]:
     return [json.loads(output.splitlines()[-1]) for output, _ in outputs]
 
 
-@pytest.fixture(scope="module", params=[1, 3])
+@pytest.fixture(scope="module", params=[2, 3])
 def findings(request) -> tuple[int, list[dict[str, object]]]:
     return request.param, findings_of_two_workers(request.param)
 
@@ -72,17 +76,32 @@ def test_deepspeed_in_fp32_says_nothing_of_a_gradient_that_is_not_finite(finding
     assert of_ranks[0]["weights_are_finite"] == (stage != 3), "stage 3 applies it, the others skip the step"
 
 
+def test_gradients_of_a_step_are_averaged_over_workers_once(findings):
+    for found in findings[1]:
+        assert found["reductions_in_passes_left_to_deepspeed"] > 0, "DeepSpeed waits: accumulating may go"
+        assert found["reductions_in_passes"] == 0
+        assert found["reductions_at_the_end"] > 0
+        assert found["gradient_error"] < 1e-6
+
+
+def test_a_worker_that_fails_in_a_pass_does_not_wait_for_the_others(findings):
+    for found in findings[1]:
+        assert found["reductions_after_a_failure"] == 0
+
+
 def main(stage: int) -> None:
     import deepspeed
     import torch
     import torch.distributed as dist
-    from deepspeed.utils import safe_set_full_optimizer_state
+    from deepspeed.utils import safe_get_full_grad, safe_set_full_optimizer_state
     from torch import nn
+    from torch.profiler import ProfilerActivity, profile
 
     from pretrain.config import RunSettings
     from pretrain.training.deepspeed_internals import create_optimizer_state, skip_shared_memory_operator
     from pretrain.training.zero import (
         MOMENTS,
+        accumulating,
         gather_moments,
         gather_weights,
         gradients_are_finite,
@@ -108,7 +127,7 @@ def main(stage: int) -> None:
     )  # fmt: skip
     torch.manual_seed(0)
     # 5 x 7 = 35 weights: two ranks cannot have the same number of them
-    engine = start_engine(nn.Linear(7, 5), settings, 2)
+    engine = start_engine(nn.Linear(7, 5), settings)
     wanted = {
         f"{moment}.{name}": torch.rand(shape)
         for moment in MOMENTS
@@ -126,13 +145,59 @@ def main(stage: int) -> None:
     scatter_moments(engine, wanted, 1)
     gathered = gather_moments(engine)
     found["moments_survive"] = all(torch.equal(gathered[name], wanted[name]) for name in gathered)
-    engine.backward(engine(torch.full((2, 7), torch.nan)).sum())
+
+    profiles = torch.rand(PASSES, 2, 2, 7)
+
+    def train_on(one_pass: int) -> None:
+        if one_pass == FAILING_PASS:
+            raise MemoryError
+        engine.backward(engine(profiles[one_pass, dist.get_rank()]).square().sum())
+
+    def reductions_in(action) -> int:
+        with profile(activities=[ProfilerActivity.CPU]) as recorded:
+            action()
+        names = [event.name for event in recorded.events()]
+        return sum(name.startswith("c10d::") and "reduce" in name for name in names)
+
+    def fail_in_second_pass() -> None:
+        with suppress(MemoryError), accumulating(engine):
+            train_on(0)
+            train_on(FAILING_PASS)
+
+    found["reductions_after_a_failure"] = reductions_in(fail_in_second_pass)
+    engine.zero_grad()
+    averaging = accumulating(engine)
+    averaging.__enter__()
+    found["reductions_in_passes"] = reductions_in(lambda: [train_on(one_pass) for one_pass in range(PASSES)])
+    found["reductions_at_the_end"] = reductions_in(lambda: averaging.__exit__(None, None, None))
+    plain = nn.Linear(7, 5)
+    plain.load_state_dict(broadcast(gather_weights(engine)))
+    plain(profiles.flatten(0, 2)).square().sum().backward()
+    averaged = safe_get_full_grad(weight)
+    found["gradient_error"] = float((averaged - plain.weight.grad / 2).abs().max() / plain.weight.grad.abs().max())
+    engine.step()
+    engine.set_gradient_accumulation_boundary(False)
+    found["reductions_in_passes_left_to_deepspeed"] = reductions_in(lambda: train_on(0))
+    engine.set_gradient_accumulation_boundary(True)
+    train_on(1)
+    engine.step()
+
+    with accumulating(engine):
+        engine.backward(engine(torch.full((2, 7), torch.nan)).sum())
     found["gradients_are_finite"] = gradients_are_finite(engine)
     found["step_raised"] = error_of(engine.step)
     found["weights_are_finite"] = all(bool(weights.isfinite().all()) for weights in gather_weights(engine).values())
     print(json.dumps(found), flush=True)
     # see test_pretrain_fused_zero.py
     os._exit(0)
+
+
+def broadcast(item):
+    import torch.distributed as dist
+
+    items = [item]
+    dist.broadcast_object_list(items)
+    return items[0]
 
 
 def compiles_shared_memory_operator(deepspeed, prepare) -> bool:

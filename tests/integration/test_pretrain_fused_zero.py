@@ -88,7 +88,7 @@ def main(kernel: str, stage: str, recompute: str, compiled: str) -> None:
     )
     torch.manual_seed(0)
     model = BulkFormer(shape, graph, kernel, compile=compiled == "1", recompute=recompute)
-    engine = start_engine(model, settings, 2)
+    engine = start_engine(model, settings)
     profiles = torch.rand(STEPS, 2, 2, GENES) * 8
     mask = torch.rand(STEPS, 2, 2, GENES) < 0.3
     losses = []

@@ -1,6 +1,7 @@
 """What happens around the steps of training, and what ends a run on all ranks at once."""
 
 import threading
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -161,6 +162,7 @@ def test_a_failed_background_thread_ends_the_step_on_every_rank_with_its_message
     clock = SimpleNamespace(working=lambda: threading.Lock(), own_seconds=lambda: 0.0)
     monkeypatch.setattr("pretrain.training.step.gradients_are_finite", lambda _: True)
     monkeypatch.setattr("pretrain.training.step.set_learning_rate", lambda *_: None)
+    monkeypatch.setattr("pretrain.training.step.accumulating", lambda _: nullcontext())
     monkeypatch.setattr(TrainingStep, "_profile_losses", lambda *_: torch.ones(2))
     settings = SimpleNamespace(
         seed=0,
