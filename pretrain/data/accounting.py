@@ -171,7 +171,7 @@ class Progress:
 
         Raises RuntimeError where an epoch ends and not every profile was used exactly once.
         """
-        self._ledger.record(np.concatenate([batch.row_ids, batch.left_out]))
+        self._ledger.record(np.concatenate([batch.row_ids, batch.skipped]))
         self._position = self._position.after_step()
         if batch.last_of_epoch:
             self._position = self._position.next_epoch(self._ledger.union(self._sum))

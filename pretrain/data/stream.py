@@ -33,14 +33,14 @@ class MicroBatch:
     """One forward pass of one worker.
 
     ``row_ids`` int64 B and ``expression`` float32 B x G (NaN where not measured) hold ``real`` profiles first, then
-    rows of weight zero: filling keeps shapes the same, and keeps every rank in step with the others. ``left_out``:
+    rows of weight zero: filling keeps shapes the same, and keeps every rank in step with the others. ``skipped``:
     row ids of profiles that are skipped because their shard is damaged.
     """
 
     row_ids: Tensor
     expression: Tensor
     real: int
-    left_out: np.ndarray
+    skipped: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,9 @@ class StepBatch:
         return np.concatenate([batch.row_ids[: batch.real].numpy() for batch in self.micro_batches])
 
     @property
-    def left_out(self) -> np.ndarray:
+    def skipped(self) -> np.ndarray:
         """Row ids of the profiles that this step skips because they cannot be read."""
-        return np.concatenate([batch.left_out for batch in self.micro_batches])
+        return np.concatenate([batch.skipped for batch in self.micro_batches])
 
 
 class ProfileStream:
@@ -89,16 +89,17 @@ class ProfileStream:
         micro_profiles: int,
         prefetch_windows: int,
         patience_seconds: float,
-        leave_out_damaged: bool = False,
+        skip_damaged: bool = False,
         pin_memory: bool = False,
     ) -> None:
-        """``leave_out_damaged``: train without the profiles of damaged row groups instead of raising UserError;
+        """Prepare to read.
 
+        ``skip_damaged``: train without the profiles of damaged row groups instead of raising UserError;
         ``pin_memory``: make batches in memory from which a GPU copies by itself, for :func:`to_device`.
         """
         self._pin_memory = pin_memory
         self._folder = corpus.folder.patient(patience_seconds)
-        self._leave_out_damaged = leave_out_damaged
+        self._leave_out_damaged = skip_damaged
         self._genes = corpus.genes
         self._worker = worker
         self._share = share
@@ -157,12 +158,12 @@ class ProfileStream:
                 "folder": self._folder,
                 "windows": list(windows),
                 "genes": self._genes,
-                "leave_out_damaged": self._leave_out_damaged,
+                "skip_damaged": self._leave_out_damaged,
             },
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=READ_TASK_CPUS,
-            concurrency=self._prefetch_windows,
+            compute=ray.data.TaskPoolStrategy(size=self._prefetch_windows),
         )
         return iter(
             dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=self._prefetch_windows)
@@ -258,7 +259,7 @@ def prefetched(steps: Iterator[StepBatch], depth: int) -> Iterator[StepBatch]:
 
 
 def _put(ready: queue.Queue[Any], item: Any, stopped: threading.Event) -> bool:
-    """Put, unless the consumer has gone."""
+    """Put an item, unless the consumer has stopped; return whether it was put."""
     while not stopped.is_set():
         try:
             ready.put(item, timeout=0.5)

@@ -21,7 +21,7 @@ READ_TASK_CPUS = 0.25
 
 
 def read_numbered(
-    numbers: pa.Table, folder: Folder, windows: Sequence[Window], genes: int, leave_out_damaged: bool
+    numbers: pa.Table, folder: Folder, windows: Sequence[Window], genes: int, skip_damaged: bool
 ) -> pa.Table:
     """What a Ray Data task does: read the windows whose numbers it was given."""
     tables = []
@@ -29,7 +29,7 @@ def read_numbered(
         try:
             tables.append(read_window(folder, windows[number]))
         except DamagedShardError:
-            if not leave_out_damaged:
+            if not skip_damaged:
                 raise
             tables.append(salvage_window(folder, windows[number], genes))
     return pa.concat_tables(tables)
@@ -38,7 +38,7 @@ def read_numbered(
 def read_window(folder: Folder, window: Window) -> pa.Table:
     """Columns epoch, row_id, readable and expression of a window's profiles, in their order of use.
 
-    Only the window's row groups are fetched; a store that goes away in the middle is waited for. Raises
+    Only the window's row groups are fetched; a store that becomes unavailable in the middle is waited for. Raises
     DamagedShardError naming the shard where one is missing or damaged.
     """
     tables = folder.attempt(lambda: [read_row_groups(folder, shard, groups) for shard, groups in window.reads])

@@ -1,8 +1,8 @@
-"""What the workers tell one another once per optimizer step, in one small sum. W workers.
+"""What the workers agree on once per optimizer step, in one small sum. W workers.
 
 A worker must not act on something that the others do not know: they would wait for it in the next collective for ever.
-So whatever comes from outside (a signal, a node that will be taken away) is heard by rank 0 and passed on here, and so
-is the failure of a background thread on any rank.
+So whatever comes from outside (a signal, a draining node) goes through rank 0 and this agreement, and so does the
+failure of a background thread on any rank.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from pretrain.training.ranks import Ranks
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What rank 0 wants all to do at the end of this step: stop for good, checkpoint, ask Ray about lost nodes."""
+class Requests:
+    """What rank 0 asks of all ranks at the end of a step: to stop, to checkpoint, to ask Ray about draining nodes."""
 
     stop: bool = False
     checkpoint: bool = False
     ask_ray: bool = False
 
-    def __or__(self, other: Wishes) -> Wishes:
-        return Wishes(self.stop or other.stop, self.checkpoint or other.checkpoint, self.ask_ray or other.ask_ray)
+    def __or__(self, other: Requests) -> Requests:
+        return Requests(self.stop or other.stop, self.checkpoint or other.checkpoint, self.ask_ray or other.ask_ray)
 
 
 @dataclass(frozen=True)
@@ -36,21 +36,21 @@ class Agreed:
     profiles: int
     finite: bool
     failed: bool
-    wishes: Wishes
+    requests: Requests
     own_seconds: np.ndarray
 
 
-def agree(losses: Tensor, finite: bool, failed: bool, wishes: Wishes, own_seconds: float, ranks: Ranks) -> Agreed:
+def agree(losses: Tensor, finite: bool, failed: bool, requests: Requests, own_seconds: float, ranks: Ranks) -> Agreed:
     """Sum over workers of each rank's part.
 
-    ``losses``: of the rank's profiles; one rank that is not ``finite`` or has ``failed`` is enough for all; ``wishes``
-    count on rank 0 alone.
+    ``losses``: of the rank's profiles; one rank that is not ``finite`` or has ``failed`` is enough for all; only rank
+    0's ``requests`` count.
     """
-    flags = (wishes.stop, wishes.checkpoint, wishes.ask_ray) if ranks.is_first else (False, False, False)
+    flags = (requests.stop, requests.checkpoint, requests.ask_ray) if ranks.is_first else (False, False, False)
     finite = finite and bool(torch.isfinite(losses).all())
     values = torch.zeros(7 + ranks.count, dtype=torch.float64)
     values[0] = torch.nan_to_num(losses).double().sum()
     values[1:7] = torch.tensor([len(losses), not finite, failed, *flags], dtype=torch.float64)
     values[7 + ranks.rank] = own_seconds
     loss_sum, profiles, bad, failures, *rest = ranks.sum(values).tolist()
-    return Agreed(loss_sum, int(profiles), bad == 0, failures > 0, Wishes(*map(bool, rest[:3])), np.array(rest[3:]))
+    return Agreed(loss_sum, int(profiles), bad == 0, failures > 0, Requests(*map(bool, rest[:3])), np.array(rest[3:]))

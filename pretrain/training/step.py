@@ -15,7 +15,7 @@ from pretrain.model.loss import masked_squared_error, profile_loss
 from pretrain.model.masking import mask_of_profiles
 from pretrain.model.random_features import is_redraw_step, redraw_random_features
 from pretrain.monitoring.throughput import StepClock
-from pretrain.training.agreement import Agreed, Wishes, agree
+from pretrain.training.agreement import Agreed, Requests, agree
 from pretrain.training.ranks import Ranks
 from pretrain.training.zero import accumulating, gradients_are_finite, set_learning_rate
 
@@ -31,7 +31,7 @@ class TrainingStep:
         self._schedule_steps = schedule_steps
 
     def take(
-        self, batch: StepBatch, step: int, wishes: Wishes, failure: UserError | None
+        self, batch: StepBatch, step: int, requests: Requests, failure: UserError | None
     ) -> tuple[dict[str, Any], Agreed]:
         """Take optimizer step ``step`` (from 0); all ranks together.
 
@@ -51,7 +51,7 @@ class TrainingStep:
                     loss_B = self._profile_losses(micro, batch.epoch)[: micro.real]
                 losses.append(loss_B.detach())
                 engine.backward(loss_B.sum() * weight)
-        agreed = self._agree(batch, step, torch.cat(losses), wishes, failure)
+        agreed = self._agree(batch, step, torch.cat(losses), requests, failure)
         engine.step()
         norm = float(engine.get_global_grad_norm() or 0.0)
         loss = agreed.loss_sum / max(1, agreed.profiles)
@@ -75,9 +75,11 @@ class TrainingStep:
         output = self._engine(expression_BG.masked_fill(mask_BG, torch.nan))
         return profile_loss(*masked_squared_error(output.expression, expression_BG, mask_BG))
 
-    def _agree(self, batch: StepBatch, step: int, losses: Tensor, wishes: Wishes, failure: UserError | None) -> Agreed:
+    def _agree(
+        self, batch: StepBatch, step: int, losses: Tensor, requests: Requests, failure: UserError | None
+    ) -> Agreed:
         finite = gradients_are_finite(self._engine)
-        agreed = agree(losses, finite, failure is not None, wishes, self._clock.own_seconds(), self._ranks)
+        agreed = agree(losses, finite, failure is not None, requests, self._clock.own_seconds(), self._ranks)
         if agreed.failed:
             self._raise_failures(failure)
         if not agreed.finite:

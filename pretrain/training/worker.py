@@ -16,7 +16,7 @@ from pretrain.model.export_file import write_export
 from pretrain.monitoring.mlflow_run import MlflowRun
 from pretrain.monitoring.step_profile import StepProfile
 from pretrain.monitoring.tracking import RunRecord
-from pretrain.training.agreement import Wishes
+from pretrain.training.agreement import Requests
 from pretrain.training.job import TrainingJob
 from pretrain.training.observers.checkpoints import Checkpoints
 from pretrain.training.observers.metrics import Metrics, Rates, RowIds, SkippedProfiles, SlowWorkers
@@ -57,7 +57,7 @@ def _take_steps(setup: Setup, progress: Progress, observers: Sequence[Observer])
     for batch in setup.clock.waiting(_batches(setup)):
         for observer in observers:
             observer.before_step()
-        row, agreed = step.take(batch, progress.position.step, _wishes(observers), _failure(observers))
+        row, agreed = step.take(batch, progress.position.step, _requests(observers), _failure(observers))
         retain_freed_memory(setup.ranks.device)
         progress.advance(batch)
         steps_done = progress.position.step
@@ -105,10 +105,10 @@ def _observers(setup: Setup, progress: Progress, metrics: Metrics, record: RunRe
     ]
 
 
-def _wishes(observers: Sequence[Observer]) -> Wishes:
-    wanted = Wishes()
+def _requests(observers: Sequence[Observer]) -> Requests:
+    wanted = Requests()
     for observer in observers:
-        wanted |= observer.wishes()
+        wanted |= observer.requests()
     return wanted
 
 
@@ -131,7 +131,7 @@ def _batches(setup: Setup) -> Iterator[StepBatch]:
         settings.batch.micro_profiles,
         settings.data.prefetch_windows,
         settings.data.outage_patience_seconds,
-        leave_out_damaged=settings.data.damaged_shards == "leave-out",
+        skip_damaged=settings.data.damaged_shards == "leave-out",
         pin_memory=ranks.device.type == "cuda",
     )
     remaining = setup.total_steps - setup.position.step

@@ -35,9 +35,9 @@ def rounds_per_second_while_output_waits() -> float:
     """Of the loop of a dataset whose first block was taken and whose next ones nobody takes."""
     dataset = ray.data.from_items([{"id": number} for number in range(40)], override_num_blocks=40)
     blocks = iter(
-        dataset.map_batches(lambda table: table, batch_size=None, batch_format="pyarrow", concurrency=1).iter_batches(
-            batch_size=None, batch_format="pyarrow", prefetch_batches=1
-        )
+        dataset.map_batches(
+            lambda table: table, batch_size=None, batch_format="pyarrow", compute=ray.data.TaskPoolStrategy(size=1)
+        ).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
     )
     next(blocks)
     CountRounds.rounds = 0

@@ -12,7 +12,7 @@ import torch
 from dataprep.runtime.command_line import UserError
 from pretrain.artifacts.checkpoint import Checkpoint
 from pretrain.data.stream import MicroBatch, StepBatch
-from pretrain.training.agreement import Agreed, Wishes
+from pretrain.training.agreement import Agreed, Requests
 from pretrain.training.observers.checkpoints import Checkpoints
 from pretrain.training.observers.metrics import Metrics
 from pretrain.training.observers.notices import NodeNotices
@@ -25,10 +25,12 @@ from pretrain.training.validation import ValidationScore
 ONE_RANK = Ranks(0, 1, torch.device("cpu"))
 
 
-def done(step: int, last_of_epoch: bool = False, is_last: bool = False, wishes: Wishes | None = None) -> DoneStep:
+def done(step: int, last_of_epoch: bool = False, is_last: bool = False, requests: Requests | None = None) -> DoneStep:
     micro = MicroBatch(torch.tensor([7, 3]), torch.zeros(2, 4), 2, np.empty(0, np.int64))
     batch = StepBatch(0, step - 1, 2, (micro,), last_of_epoch)
-    return DoneStep(step, batch, {"step": step}, Agreed(1.0, 2, True, False, wishes or Wishes(), np.zeros(1)), is_last)
+    return DoneStep(
+        step, batch, {"step": step}, Agreed(1.0, 2, True, False, requests or Requests(), np.zeros(1)), is_last
+    )
 
 
 def test_what_happens_every_n_steps_also_happens_after_the_last():
@@ -62,7 +64,7 @@ def test_the_best_step_is_the_one_with_the_lowest_validation_loss_since_the_begi
 
 def test_a_run_that_stops_does_not_validate_first():
     scores = ValidationScores(_Scores([]), None, ONE_RANK, 1, None, best=None)  # type: ignore[arg-type]
-    scores.after_step(done(1, wishes=Wishes(stop=True)))
+    scores.after_step(done(1, requests=Requests(stop=True)))
     assert scores.best is None
 
 
@@ -108,7 +110,7 @@ def test_a_new_best_is_saved_when_it_is_found(written):
 def test_a_run_that_is_asked_to_stop_is_saved_first(written):
     checkpoints, scores, writer = written
     scores.position.step = 1
-    checkpoints.after_step(done(1, wishes=Wishes(stop=True)))
+    checkpoints.after_step(done(1, requests=Requests(stop=True)))
     assert writer.submitted == [(1, None)]
 
 
@@ -136,7 +138,7 @@ def test_ray_is_asked_about_nodes_only_where_all_ranks_agreed_to_ask(monkeypatch
     assert not asked
     assert not nodes.node_is_draining()
     for step in (2, 3):
-        nodes.after_step(done(step, wishes=Wishes(ask_ray=True)))
+        nodes.after_step(done(step, requests=Requests(ask_ray=True)))
     assert nodes.node_is_draining()
     assert lines == ["NODE DRAINING: rank 1 is lost soon; until then, one checkpoint follows another"]
 
@@ -174,7 +176,7 @@ def test_a_failed_background_thread_ends_the_step_on_every_rank_with_its_message
     def work(rank: int, failure: UserError | None) -> None:
         step = TrainingStep(settings, engine, ThreadRanks(rank, 2, torch.device("cpu")), clock, 10)  # type: ignore[arg-type]
         try:
-            step.take(done(1).batch, 0, Wishes(), failure)
+            step.take(done(1).batch, 0, Requests(), failure)
         except UserError as error:
             raised[rank] = str(error)
 
@@ -197,8 +199,8 @@ def test_an_observer_does_nothing_unless_it_says_otherwise():
     observer.after_step(done(1))
     observer.check()
     observer.close()
-    assert observer.wishes() == Wishes()
+    assert observer.requests() == Requests()
 
 
-def test_wishes_add_up():
-    assert Wishes(stop=True) | Wishes(checkpoint=True) == Wishes(stop=True, checkpoint=True)
+def test_requests_add_up():
+    assert Requests(stop=True) | Requests(checkpoint=True) == Requests(stop=True, checkpoint=True)

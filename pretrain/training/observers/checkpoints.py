@@ -7,7 +7,7 @@ from typing import Any
 
 from pretrain.artifacts.checkpoint import Checkpoint, CheckpointWriter
 from pretrain.data.accounting import Progress
-from pretrain.training.agreement import Wishes
+from pretrain.training.agreement import Requests
 from pretrain.training.observers.observer import DoneStep, Observer
 from pretrain.training.observers.validation import ValidationScores
 from pretrain.training.zero import gather_moments, gather_weights
@@ -38,9 +38,9 @@ class Checkpoints(Observer):
         self._node_is_draining = node_is_draining
         self._constant_state = dict(constant_state)
 
-    def wishes(self) -> Wishes:
+    def requests(self) -> Requests:
         """While a node drains, checkpoint whenever the writer is idle."""
-        return Wishes(checkpoint=self._writer is not None and self._node_is_draining() and self._writer.is_idle)
+        return Requests(checkpoint=self._writer is not None and self._node_is_draining() and self._writer.is_idle)
 
     def check(self) -> None:
         if self._writer is not None:
@@ -48,7 +48,7 @@ class Checkpoints(Observer):
 
     def after_step(self, done: DoneStep) -> None:
         is_best = self._scores.best_step == done.step
-        if done.stops or done.agreed.wishes.checkpoint or is_best or done.is_due(self._every_steps):
+        if done.stops or done.agreed.requests.checkpoint or is_best or done.is_due(self._every_steps):
             self._write()
 
     def close(self) -> None:

@@ -57,11 +57,11 @@ class SkippedProfiles(Observer):
         self._say = say
 
     def after_step(self, done: DoneStep) -> None:
-        skipped = done.batch.left_out
+        skipped = done.batch.skipped
         if len(skipped):
             examples = ", ".join(map(str, skipped[:5]))
             self._say(
-                f"DAMAGED: step {done.step} does without {len(skipped)} profiles of {self._shards_of(skipped)} "
+                f"DAMAGED SHARD: step {done.step} skips {len(skipped)} profiles of {self._shards_of(skipped)} "
                 f"(row_id {examples})"
             )
 

@@ -1,4 +1,4 @@
-"""What a run is told from outside: that it shall stop, and that nodes will be taken away."""
+"""Notices from outside: a request to stop, and nodes that are about to be drained."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import ray
 import ray.train
 
 from dataprep.runtime.background import BackgroundThread
-from pretrain.training.agreement import Wishes
+from pretrain.training.agreement import Requests
 from pretrain.training.observers.observer import DoneStep, Observer
 
 POLL_SECONDS = 1.0
@@ -24,8 +24,8 @@ class StopRequests(Observer):
         self._stop = False
         self._thread = BackgroundThread(self._listen, "stop-requests")
 
-    def wishes(self) -> Wishes:
-        return Wishes(stop=self._stop)
+    def requests(self) -> Requests:
+        return Requests(stop=self._stop)
 
     def check(self) -> None:
         self._thread.check()
@@ -36,11 +36,11 @@ class StopRequests(Observer):
             try:
                 self._stop = ray.get(self._coordinator.stop_requested.remote(), timeout=10)
             except ray.exceptions.RayError:
-                continue  # the driver and its coordinator are gone, or busy: Ray itself ends this worker in time
+                continue  # driver and coordinator are dead, or busy: Ray itself ends this worker in time
 
 
 class NodeNotices(Observer):
-    """Asks Ray now and then whether nodes of this run will be taken away (spot machines, drained nodes)."""
+    """Asks Ray now and then whether nodes of this run are draining, as spot machines do before they are taken away."""
 
     def __init__(self, log: Callable[[str], None]) -> None:
         self._log = log
@@ -51,16 +51,16 @@ class NodeNotices(Observer):
         """Whether a node of this run was announced to go."""
         return bool(self._announced)
 
-    def wishes(self) -> Wishes:
+    def requests(self) -> Requests:
         now = time.monotonic()
         due = now - self._asked_at >= POLL_SECONDS
         if due:
             self._asked_at = now
-        return Wishes(ask_ray=due)
+        return Requests(ask_ray=due)
 
     def after_step(self, done: DoneStep) -> None:
         """Ask, if it was agreed: the question is a collective of Ray Train."""
-        if not done.agreed.wishes.ask_ray:
+        if not done.agreed.requests.ask_ray:
             return
         notice = ray.train.get_preemption_info()
         if notice is None or notice.preempted_node_ids == self._announced:

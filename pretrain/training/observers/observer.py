@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pretrain.data.stream import StepBatch
-from pretrain.training.agreement import Agreed, Wishes
+from pretrain.training.agreement import Agreed, Requests
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class DoneStep:
     @property
     def stops(self) -> bool:
         """Whether the run was asked to stop after this step."""
-        return self.agreed.wishes.stop
+        return self.agreed.requests.stop
 
     def is_due(self, every_steps: int) -> bool:
         """Whether something is due that happens every N steps (0: at each epoch's end) and after the last step."""
@@ -39,9 +39,9 @@ class Observer:
     def before_step(self) -> None:
         """Called before the work of a step begins."""
 
-    def wishes(self) -> Wishes:
-        """Return what all ranks shall do at the end of the coming step; rank 0's count."""
-        return Wishes()
+    def requests(self) -> Requests:
+        """Return what all ranks shall do at the end of the coming step; only rank 0's count."""
+        return Requests()
 
     def check(self) -> None:
         """Raise UserError if a background thread of this observer has died: it ends the run on all ranks."""
