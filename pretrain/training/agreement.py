@@ -40,14 +40,14 @@ class Agreed:
     own_seconds: np.ndarray
 
 
-def agree(losses: Tensor, finite: bool, failed: bool, requests: Requests, own_seconds: float, ranks: Ranks) -> Agreed:
+def agree(losses: Tensor, failed: bool, requests: Requests, own_seconds: float, ranks: Ranks) -> Agreed:
     """Sum over workers of each rank's part.
 
-    ``losses``: of the rank's profiles; one rank that is not ``finite`` or has ``failed`` is enough for all; only rank
-    0's ``requests`` count.
+    ``losses``: of the rank's profiles; one that is not finite, or one rank that has ``failed``, is enough for all; only
+    rank 0's ``requests`` count.
     """
     flags = (requests.stop, requests.checkpoint, requests.ask_ray) if ranks.is_first else (False, False, False)
-    finite = finite and bool(torch.isfinite(losses).all())
+    finite = bool(torch.isfinite(losses).all())
     values = torch.zeros(7 + ranks.count, dtype=torch.float64)
     values[0] = torch.nan_to_num(losses).double().sum()
     values[1:7] = torch.tensor([len(losses), not finite, failed, *flags], dtype=torch.float64)

@@ -25,16 +25,6 @@ def skip_shared_memory_operator() -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-def averaged_gradients(engine: Any) -> list[Tensor]:
-    """Return this rank's share of the averaged gradients, after backward and before the step (``averaged_gradients``).
-
-    ``safe_get_full_grad`` would gather each parameter's gradient on every rank. They are asked for because DeepSpeed
-    in fp32 does not check them: stage 3 applies a NaN, stages 1 and 2 skip the step in silence.
-    """
-    shares = engine.optimizer.averaged_gradients.values()
-    return [gradient for share in shares if share for gradient in share if gradient is not None]
-
-
 def create_optimizer_state(engine: Any, optimizer_steps: int, moments: Sequence[str]) -> None:
     """Create the state that AdamW would create at its first step, so that moments can be set before it.
 

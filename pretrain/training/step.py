@@ -17,7 +17,7 @@ from pretrain.model.random_features import is_redraw_step, redraw_random_feature
 from pretrain.monitoring.throughput import StepClock
 from pretrain.training.agreement import Agreed, Requests, agree
 from pretrain.training.ranks import Ranks
-from pretrain.training.zero import accumulating, gradients_are_finite, set_learning_rate
+from pretrain.training.zero import accumulating, apply_step, set_learning_rate
 
 
 class TrainingStep:
@@ -35,8 +35,8 @@ class TrainingStep:
     ) -> tuple[dict[str, Any], Agreed]:
         """Take optimizer step ``step`` (from 0); all ranks together.
 
-        ``failure``: of a background thread of this rank. Raises UserError on all ranks, before the step is applied,
-        where one of them has failed or loss or gradient is not finite.
+        ``failure``: of a background thread of this rank. Raises UserError on all ranks, and the step is not applied,
+        where one of them has failed or a loss or gradient is not finite.
         """
         settings, engine = self._settings, self._engine
         rate = settings.optimizer.learning_rate_at(step, self._schedule_steps)
@@ -52,7 +52,8 @@ class TrainingStep:
                 losses.append(loss_B.detach())
                 engine.backward(loss_B.sum() * weight)
         agreed = self._agree(batch, step, torch.cat(losses), requests, failure)
-        engine.step()
+        if not apply_step(engine):
+            self._raise_not_finite(batch, step, torch.cat(losses))
         norm = float(engine.get_global_grad_norm() or 0.0)
         loss = agreed.loss_sum / max(1, agreed.profiles)
         row: dict[str, Any] = {"step": step + 1, "epoch": batch.epoch, "loss": loss, "lr": rate, "grad_norm": norm}
@@ -78,8 +79,7 @@ class TrainingStep:
     def _agree(
         self, batch: StepBatch, step: int, losses: Tensor, requests: Requests, failure: UserError | None
     ) -> Agreed:
-        finite = gradients_are_finite(self._engine)
-        agreed = agree(losses, finite, failure is not None, requests, self._clock.own_seconds(), self._ranks)
+        agreed = agree(losses, failure is not None, requests, self._clock.own_seconds(), self._ranks)
         if agreed.failed:
             self._raise_failures(failure)
         if not agreed.finite:

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from pretrain.config import RunSettings
 from pretrain.training.deepspeed_internals import (
-    averaged_gradients,
     create_optimizer_state,
     skip_shared_memory_operator,
     stage_3_partition,
@@ -99,10 +98,10 @@ def set_learning_rate(engine: Any, rate: float) -> None:
         group["lr"] = rate
 
 
-def gradients_are_finite(engine: Any) -> bool:
-    """Whether this rank's share of the averaged gradients is finite; call after the step's last backward pass."""
-    flags = [torch.isfinite(gradient).all() for gradient in averaged_gradients(engine)]
-    return bool(torch.stack(flags).all()) if flags else True
+def apply_step(engine: Any) -> bool:
+    """Apply the averaged gradients. False where DeepSpeed did not, on any rank, because one of them is not finite."""
+    engine.step()
+    return bool(engine.was_step_applied())
 
 
 def gather_weights(engine: Any) -> dict[str, Tensor]:

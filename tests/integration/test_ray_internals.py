@@ -7,6 +7,7 @@ may go.
 import time
 from collections.abc import Iterator
 
+import pyarrow as pa
 import pytest
 import ray.data
 from ray.data._internal.execution.execution_callback import ExecutionCallback
@@ -32,20 +33,23 @@ def context() -> Iterator[ray.data.DataContext]:
 
 
 def rounds_per_second_while_output_waits() -> float:
-    """Of the loop of a dataset whose first block was taken and whose next ones nobody takes."""
-    dataset = ray.data.from_items([{"id": number} for number in range(40)], override_num_blocks=40)
+    """Of the loop of a dataset whose first block was taken and whose next ones, of 60 MB each, nobody takes."""
+
+    def block(_: pa.Table) -> pa.Table:
+        return pa.table({"expression": [bytes(30_000)] * 2000})
+
+    dataset = ray.data.from_items([{"id": number} for number in range(12)], override_num_blocks=12)
     blocks = iter(
         dataset.map_batches(
-            lambda table: table, batch_size=None, batch_format="pyarrow", compute=ray.data.TaskPoolStrategy(size=1)
+            block, batch_size=None, batch_format="pyarrow", compute=ray.data.TaskPoolStrategy(size=1)
         ).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
     )
     next(blocks)
+    time.sleep(4.0)
     CountRounds.rounds = 0
     started = time.monotonic()
     time.sleep(2.0)
-    rate = CountRounds.rounds / (time.monotonic() - started)
-    list(blocks)
-    return rate
+    return CountRounds.rounds / (time.monotonic() - started)
 
 
 def test_ray_data_spins_in_the_training_process_unless_it_is_paused(ray_session, context):

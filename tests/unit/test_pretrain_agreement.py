@@ -24,7 +24,6 @@ class RanksInOneProcess(Ranks):
 
 def told(
     losses: list[list[float]],
-    finite: list[bool],
     requests: list[Requests],
     seconds: list[float],
     failed: list[bool] | None = None,
@@ -35,7 +34,7 @@ def told(
 
     def part_of(rank: int, total: torch.Tensor | None) -> Agreed:
         ranks = RanksInOneProcess(rank, len(losses), torch.device("cpu"), given, total)
-        return agree(torch.tensor(losses[rank]), finite[rank], failed[rank], requests[rank], seconds[rank], ranks)
+        return agree(torch.tensor(losses[rank]), failed[rank], requests[rank], seconds[rank], ranks)
 
     for rank in range(len(losses)):
         part_of(rank, None)
@@ -43,19 +42,18 @@ def told(
 
 
 def test_losses_profiles_and_seconds_of_all_ranks_arrive():
-    agreed = told([[1.0, 2.0], [4.0], []], [True] * 3, [Requests()] * 3, [0.1, 0.2, 0.3])
+    agreed = told([[1.0, 2.0], [4.0], []], [Requests()] * 3, [0.1, 0.2, 0.3])
     assert (agreed.loss_sum, agreed.profiles, agreed.finite) == (7.0, 3, True)
     assert agreed.requests == Requests()
     np.testing.assert_allclose(agreed.own_seconds, [0.1, 0.2, 0.3])
 
 
 def test_one_rank_that_is_not_finite_is_enough():
-    assert not told([[1.0], [float("nan")]], [True, True], [Requests()] * 2, [0, 0]).finite
-    assert not told([[1.0], [2.0]], [True, False], [Requests()] * 2, [0, 0]).finite
+    assert not told([[1.0], [float("nan")]], [Requests()] * 2, [0, 0]).finite
 
 
 def test_one_rank_that_has_failed_is_enough():
-    quiet = ([[1.0], [1.0]], [True] * 2, [Requests()] * 2, [0, 0])
+    quiet = ([[1.0], [1.0]], [Requests()] * 2, [0, 0])
     assert not told(*quiet).failed
     assert told(*quiet, failed=[True, False]).failed
     assert told(*quiet, failed=[False, True]).failed
@@ -63,8 +61,8 @@ def test_one_rank_that_has_failed_is_enough():
 
 def test_only_rank_0_has_requests():
     wanted = Requests(stop=True, checkpoint=False, ask_ray=True)
-    assert told([[1.0], [1.0]], [True] * 2, [wanted, Requests()], [0, 0]).requests == wanted
-    assert told([[1.0], [1.0]], [True] * 2, [Requests(), wanted], [0, 0]).requests == Requests()
+    assert told([[1.0], [1.0]], [wanted, Requests()], [0, 0]).requests == wanted
+    assert told([[1.0], [1.0]], [Requests(), wanted], [0, 0]).requests == Requests()
 
 
 def test_a_worker_that_stays_slow_is_named_once():

@@ -160,10 +160,10 @@ def test_a_failed_background_thread_ends_the_step_on_every_rank_with_its_message
             return torch.stack(self.gather(values)).sum(dim=0)
 
     applied: list[int] = []
-    engine = SimpleNamespace(backward=lambda _: None, step=lambda: applied.append(1), module=None)
+    engine = SimpleNamespace(backward=lambda _: None, module=None)
     clock = SimpleNamespace(working=lambda: threading.Lock(), own_seconds=lambda: 0.0)
-    monkeypatch.setattr("pretrain.training.step.gradients_are_finite", lambda _: True)
     monkeypatch.setattr("pretrain.training.step.set_learning_rate", lambda *_: None)
+    monkeypatch.setattr("pretrain.training.step.apply_step", lambda _: applied.append(1))
     monkeypatch.setattr("pretrain.training.step.accumulating", lambda _: nullcontext())
     monkeypatch.setattr(TrainingStep, "_profile_losses", lambda *_: torch.ones(2))
     settings = SimpleNamespace(
