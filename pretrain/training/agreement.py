@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dataprep.runtime.command_line import UserError
 from pretrain.training.ranks import Ranks
 
 
@@ -38,6 +39,14 @@ class Agreed:
     failed: bool
     requests: Requests
     own_seconds: np.ndarray
+
+
+def raise_failures(failure: UserError | None, ranks: Ranks) -> None:
+    """Raise UserError on all ranks if any of them has failed, with what each that did had to say. All ranks call it."""
+    of_ranks = ranks.gather(str(failure) if failure is not None else None)
+    named = [f"rank {rank}: {message}" for rank, message in enumerate(of_ranks) if message is not None]
+    if named:
+        raise UserError("; ".join(named))
 
 
 def agree(losses: Tensor, failed: bool, requests: Requests, own_seconds: float, ranks: Ranks) -> Agreed:

@@ -35,6 +35,8 @@ from pretrain.training.zero import scatter_moments, start_engine
 # Side of the square product whose rate stands for the device's peak in the metrics: large enough for either device,
 # and milliseconds to measure.
 PEAK_PRODUCT_SIDE = {"cpu": 1024, "cuda": 8192}
+# Fingerprints of what a run takes from its corpus, by their names there and in the state of checkpoints.
+RECORDED_INPUTS = {"corpus": "corpus", "vocabulary": "vocabulary_sha256", "graph": "graph_sha256"}
 
 
 @dataclass(frozen=True)
@@ -135,8 +137,7 @@ def agreed_checkpoint(store: CheckpointStore, ranks: Ranks, log: Callable[[str],
 
 def recorded_inputs(state: Mapping[str, Any]) -> dict[str, str]:
     """Return what a checkpoint says its run takes from the corpus; the first version recorded no graph."""
-    names = {"corpus": "corpus", "vocabulary": "vocabulary_sha256", "graph": "graph_sha256"}
-    return {name: state[key] for name, key in names.items() if key in state}
+    return {name: state[key] for name, key in RECORDED_INPUTS.items() if key in state}
 
 
 def _set_threads(settings: RunSettings, workers_here: int) -> None:

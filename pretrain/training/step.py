@@ -15,7 +15,7 @@ from pretrain.model.loss import masked_squared_error, profile_loss
 from pretrain.model.masking import mask_of_profiles
 from pretrain.model.random_features import is_redraw_step, redraw_random_features
 from pretrain.monitoring.throughput import StepClock
-from pretrain.training.agreement import Agreed, Requests, agree
+from pretrain.training.agreement import Agreed, Requests, agree, raise_failures
 from pretrain.training.ranks import Ranks
 from pretrain.training.zero import accumulating, apply_step, set_learning_rate
 
@@ -81,15 +81,10 @@ class TrainingStep:
     ) -> Agreed:
         agreed = agree(losses, failure is not None, requests, self._clock.own_seconds(), self._ranks)
         if agreed.failed:
-            self._raise_failures(failure)
+            raise_failures(failure, self._ranks)
         if not agreed.finite:
             self._raise_not_finite(batch, step, losses)
         return agreed
-
-    def _raise_failures(self, failure: UserError | None) -> None:
-        of_ranks = self._ranks.gather(str(failure) if failure is not None else None)
-        named = [f"rank {rank}: {message}" for rank, message in enumerate(of_ranks) if message is not None]
-        raise UserError("; ".join(named))
 
     def _raise_not_finite(self, batch: StepBatch, step: int, losses: Tensor) -> None:
         rows = batch.row_ids

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder
@@ -16,7 +16,7 @@ from pretrain.model.export_file import write_export
 from pretrain.monitoring.mlflow_run import MlflowRun
 from pretrain.monitoring.step_profile import StepProfile
 from pretrain.monitoring.tracking import RunRecord
-from pretrain.training.agreement import Requests
+from pretrain.training.agreement import Requests, raise_failures
 from pretrain.training.job import TrainingJob
 from pretrain.training.observers.checkpoints import Checkpoints
 from pretrain.training.observers.metrics import Metrics, Rates, RowIds, SkippedProfiles, SlowWorkers
@@ -41,8 +41,7 @@ def train(job: TrainingJob) -> None:
     metrics = Metrics(record, job.coordinator, job.settings.log_every_steps)
     observers = _observers(setup, progress, metrics, record)
     asked_to_stop = _take_steps(setup, progress, observers)
-    for observer in observers:
-        observer.close()
+    raise_failures(_closed(observers), setup.ranks)
     if asked_to_stop and progress.position.step < setup.total_steps:
         metrics.finish(None)
         setup.log(f"stopped as asked after step {progress.position.step}, with a checkpoint")
@@ -114,12 +113,22 @@ def _requests(observers: Sequence[Observer]) -> Requests:
 
 def _failure(observers: Sequence[Observer]) -> UserError | None:
     """Return what the first background thread that died had to say."""
-    for observer in observers:
+    return _first_failure(observer.check for observer in observers)
+
+
+def _closed(observers: Sequence[Observer]) -> UserError | None:
+    """Close all observers; return what the first one that could not be closed had to say."""
+    return _first_failure(observer.close for observer in observers)
+
+
+def _first_failure(actions: Iterable[Callable[[], None]]) -> UserError | None:
+    failures: list[UserError] = []
+    for action in actions:
         try:
-            observer.check()
+            action()
         except UserError as failure:
-            return failure
-    return None
+            failures.append(failure)
+    return failures[0] if failures else None
 
 
 def _batches(setup: Setup) -> Iterator[StepBatch]:

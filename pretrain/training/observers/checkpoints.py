@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
+from dataprep.runtime.command_line import UserError
 from pretrain.artifacts.checkpoint import Checkpoint, CheckpointWriter
 from pretrain.data.accounting import Progress
 from pretrain.training.agreement import Requests
@@ -63,4 +65,6 @@ class Checkpoints(Observer):
         position, accounting = confirmed.to_state()
         own_state = {"step": confirmed.step, "position": position, "best": self._scores.best}
         checkpoint = Checkpoint(weights, moments, accounting, own_state | self._constant_state)
-        self._writer.submit(checkpoint, self._scores.best_step)
+        # a writer that has died is heard of on all ranks: by the next step, or when it is closed
+        with suppress(UserError):
+            self._writer.submit(checkpoint, self._scores.best_step)

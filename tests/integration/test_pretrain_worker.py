@@ -1,0 +1,218 @@
+"""What a worker does, with everything real but Ray: corpus, engine, checkpoints and metrics, in this very process.
+
+Whole runs through Ray are in test_pretrain_run.py; here a run takes a second or two, so that what happens around the
+steps can be tried in many ways.
+"""
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+import torch.distributed as dist
+from made_corpora import make_corpus
+
+from dataprep.corpus import GRAPH_FILE, Corpus, GeneGraph
+from dataprep.runtime.command_line import UserError
+from dataprep.runtime.storage import Folder
+from pretrain.artifacts.checkpoint import Checkpoint, CheckpointStore
+from pretrain.config import RunSettings
+from pretrain.data.stream import ProfileStream
+from pretrain.data.window_reader import read_window
+from pretrain.monitoring.metrics_file import read_rows
+from pretrain.training.code_identity import code_fingerprint
+from pretrain.training.job import TrainingJob
+from pretrain.training.step import TrainingStep
+from pretrain.training.worker import train
+
+PROFILES = 40
+# of a step of 12 profiles, 4 at a time
+PASSES = 3
+
+
+class Coordinator:
+    """Stands for the actor of the driver: keeps what is posted, and asks to stop after a step."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.lines: list[str] = []
+        self._stop_after = stop_after
+        self._asks_to_stop = False
+        self._was_asked = threading.Event()
+        self.post = SimpleNamespace(remote=self._post)
+        self.stop_requested = SimpleNamespace(remote=self._answer)
+
+    def _post(self, kind: str, content: Any) -> None:
+        if kind == "line":
+            self.lines.append(content)
+        elif "loss" in content and content["step"] + 1 == self._stop_after:
+            self._asks_to_stop = True
+            assert self._was_asked.wait(10)
+            # until the one who asked has taken note of the answer
+            time.sleep(0.1)
+
+    def _answer(self) -> bool:
+        answer = self._asks_to_stop
+        if answer:
+            self._was_asked.set()
+        return answer
+
+
+@pytest.fixture(scope="module")
+def one_worker(tmp_path_factory) -> Iterator[None]:
+    """A process group of this process alone."""
+    store = tmp_path_factory.mktemp("group") / "store"
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.fixture
+def without_ray(one_worker, monkeypatch) -> None:
+    """Answers what is asked of Ray, and reads windows in this process."""
+    numbers = {"get_world_rank": 0, "get_world_size": 1, "get_local_world_size": 1, "get_node_rank": 0}
+    context = SimpleNamespace(**{name: lambda number=number: number for name, number in numbers.items()})
+    monkeypatch.setattr("ray.train.get_context", lambda: context)
+    monkeypatch.setattr("ray.train.torch.get_device", lambda: torch.device("cpu"))
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setattr("ray.train.get_preemption_info", lambda: None)
+    monkeypatch.setattr("ray.get", lambda value, timeout: value)
+    monkeypatch.setattr("pretrain.training.observers.notices.POLL_SECONDS", 0.01)
+    # concerns the whole process, to its end
+    monkeypatch.setattr("pretrain.training.worker.retain_freed_memory", lambda _: True)
+
+    def read(stream: ProfileStream, windows) -> Iterator[pa.Table]:
+        return (read_window(stream._folder, window) for window in windows)
+
+    monkeypatch.setattr(ProfileStream, "_read", read)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture
+def corpus(tmp_path) -> Corpus:
+    return make_corpus(str(tmp_path / "corpus"), {"train": PROFILES, "validation": 10, "test": 0}, rows_per_shard=24)
+
+
+@pytest.fixture
+def start(without_ray, corpus, tmp_path):
+    """Starts a run of 4 steps per epoch; returns its coordinator."""
+
+    def start(name: str, coordinator: Coordinator | None = None, **changes: Any) -> Coordinator:
+        base: dict[str, Any] = {
+            "epochs": 2,
+            "batch": {"global_profiles": 12, "micro_profiles": 4},
+            "optimizer": {"learning_rate": 1e-3, "warmup_fraction": 0.5, "decay": "linear"},
+            "data": {"shuffle_window_profiles": 16},
+            "checkpoint": {"every_steps": 3},
+            "model": {"redraw_every_steps": 3},
+            "workers": {"threads_each": 1},
+        }
+        settings = RunSettings(corpus=corpus.folder.uri, storage=str(tmp_path / "runs"), name=name, **(base | changes))
+        coordinator = coordinator or Coordinator()
+        train(TrainingJob(settings, code_fingerprint(), coordinator))
+        return coordinator
+
+    return start
+
+
+@pytest.fixture
+def run_folder(tmp_path) -> Callable[[str], Folder]:
+    return lambda name: Folder(str(tmp_path / "runs")) / name
+
+
+def values(folder: Folder, metric: str) -> list[float]:
+    return [row[metric] for row in read_rows(folder) if metric in row]
+
+
+def test_a_stopped_run_resumes_in_mid_epoch_and_repeats_the_uninterrupted_one_to_the_bit(start, run_folder):
+    """Learning rate, masks, order, dropout, random features and moments are all in it, and validation."""
+    start("whole")
+    stopped = start("stopped", Coordinator(stop_after=6))
+    assert "stopped as asked after step 6, with a checkpoint" in stopped.lines
+    assert len(values(run_folder("stopped"), "loss")) == 6
+    resumed = start("stopped")
+    assert "resuming from the checkpoint of step 6" in resumed.lines
+    for metric in ("loss", "lr", "grad_norm", "validation_loss", "validation_pearson"):
+        assert values(run_folder("stopped"), metric) == values(run_folder("whole"), metric), metric
+    assert len(values(run_folder("whole"), "loss")) == 8
+
+
+def test_steps_added_on_resume_follow_the_schedule_that_the_run_began_with(start, run_folder):
+    start("extended", max_steps=6)
+    lines = start("extended").lines
+    rates = values(run_folder("extended"), "lr")
+    assert rates[:3] == pytest.approx([1e-3 / 3, 2e-3 / 3, 1e-3])
+    assert rates[6:] == pytest.approx([1e-4, 1e-4]), "what the decay of the first 6 steps ended at"
+    assert "the learning rate keeps the schedule of 6 steps that the run began with" in lines
+
+
+def test_each_step_that_was_best_when_it_was_validated_has_a_checkpoint(start, run_folder):
+    start("best", validation={"every_steps": 2}, checkpoint={"every_steps": 100, "keep": 100})
+    scores = {row["step"]: row["validation_loss"] for row in read_rows(run_folder("best")) if "validation_loss" in row}
+    bests = [step for step in scores if scores[step] == min(loss for at, loss in scores.items() if at <= step)]
+    store = CheckpointStore(run_folder("best") / "checkpoints")
+    assert store.steps() == sorted({*bests, 8})
+    assert store.read_state(8)["best"] == [bests[-1], scores[bests[-1]]]
+
+
+def test_a_run_is_not_resumed_on_another_graph(start, corpus, run_folder):
+    start("first", max_steps=3)
+    graph = corpus.graph()
+    replaced = GeneGraph(graph.source, graph.target, graph.weight / 2, graph.vocabulary_sha256)
+    replaced.write(corpus.folder, GRAPH_FILE)
+    with pytest.raises(UserError, match="has changed since run first was made from it: other gene graph"):
+        start("first")
+    assert CheckpointStore(run_folder("first") / "checkpoints").steps() == [3]
+
+
+def test_a_checkpoint_that_names_no_graph_is_resumed(start, run_folder, monkeypatch):
+    """As those of the first version."""
+    monkeypatch.setattr("pretrain.training.setup.RECORDED_INPUTS", {"corpus": "corpus"})
+    start("first", max_steps=3)
+    assert "resuming from the checkpoint of step 3" in start("first").lines
+
+
+def test_a_checkpoint_writer_that_dies_ends_the_run_at_the_next_step_with_its_message(start, run_folder, monkeypatch):
+    def fail(*_: object) -> None:
+        raise MemoryError("no room for step 3")
+
+    monkeypatch.setattr(CheckpointStore, "write", fail)
+    with pytest.raises(UserError, match="rank 0: checkpoint of step 3 not written: MemoryError: no room for step 3"):
+        start("dying", epochs=5)
+    assert len(values(run_folder("dying"), "loss")) < 20, "not only at the run's end"
+
+
+@pytest.mark.parametrize("last", [OSError("no space left on device"), MemoryError("no room for step 8")])
+def test_a_last_checkpoint_that_was_not_written_is_an_error_at_the_end(start, monkeypatch, last):
+    write = CheckpointStore.write
+
+    def fail_at_the_end(store: CheckpointStore, checkpoint: Checkpoint, *others: Any) -> None:
+        if checkpoint.step == 8:
+            raise last
+        write(store, checkpoint, *others)
+
+    monkeypatch.setattr(CheckpointStore, "write", fail_at_the_end)
+    with pytest.raises(UserError, match=f"rank 0: checkpoint of step 8 not written: .*{last}"):
+        start("unfinished")
+
+
+@pytest.mark.parametrize(
+    ("what", "explode"),
+    [("loss", lambda loss_B: loss_B * torch.inf), ("gradient", lambda loss_B: loss_B + (loss_B - loss_B).sqrt())],
+)
+def test_what_is_not_finite_is_not_applied_and_names_its_step(start, run_folder, monkeypatch, what, explode):
+    profile_losses = TrainingStep._profile_losses
+
+    def explode_in_step_5(step: TrainingStep, micro, epoch):
+        loss_B = profile_losses(step, micro, epoch)
+        return explode(loss_B) if next(passes) >= 4 * PASSES else loss_B
+
+    passes = itertools.count()
+    monkeypatch.setattr(TrainingStep, "_profile_losses", explode_in_step_5)
+    with pytest.raises(UserError, match=rf"step 5: the {what} of 12 profiles is not finite \(row_id "):
+        start("exploding")
+    assert CheckpointStore(run_folder("exploding") / "checkpoints").steps() == [3, 4]
