@@ -40,7 +40,11 @@ def train(job: TrainingJob) -> None:
     record = _record(setup)
     metrics = Metrics(record, job.coordinator, job.settings.log_every_steps)
     observers = _observers(setup, progress, metrics, record)
-    asked_to_stop = _take_steps(setup, progress, observers)
+    try:
+        asked_to_stop = _take_steps(setup, progress, observers)
+    except UserError:
+        _closed(observers)  # so that the last checkpoint, which the user will resume from, is written
+        raise
     raise_failures(_closed(observers), setup.ranks)
     if asked_to_stop and progress.position.step < setup.total_steps:
         metrics.finish(None)

@@ -66,8 +66,10 @@ class Coordinator:
 def one_worker(tmp_path_factory) -> Iterator[None]:
     """A process group of this process alone."""
     store = tmp_path_factory.mktemp("group") / "store"
+    threads = torch.get_num_threads()
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
     yield
+    torch.set_num_threads(threads)
     dist.destroy_process_group()
 
 

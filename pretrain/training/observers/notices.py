@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,7 @@ class StopRequests(Observer):
     def __init__(self, coordinator: Any) -> None:
         self._coordinator = coordinator
         self._stop = False
+        self._closing = threading.Event()
         self._thread = BackgroundThread(self._listen, "stop-requests")
 
     def requests(self) -> Requests:
@@ -30,9 +32,12 @@ class StopRequests(Observer):
     def check(self) -> None:
         self._thread.check()
 
+    def close(self) -> None:
+        self._closing.set()
+        self._thread.join()
+
     def _listen(self) -> None:
-        while not self._stop:
-            time.sleep(POLL_SECONDS)
+        while not self._stop and not self._closing.wait(POLL_SECONDS):
             try:
                 self._stop = ray.get(self._coordinator.stop_requested.remote(), timeout=10)
             except ray.exceptions.RayError:
