@@ -209,6 +209,16 @@ def test_a_gpu_accepts_every_call_of_a_bf16_step_and_waits_for_none(kernel, reco
     assert {"bmm", "mm", "native_layer_norm", "native_layer_norm_backward"} <= rules.seen
 
 
+@pytest.mark.usefixtures("force_bf16")
+@pytest.mark.parametrize("kernel", ["reference", "fused"])
+def test_a_gpu_accepts_every_call_of_pooled_embeddings_and_waits_for_none(kernel):
+    model = BulkFormer(small_shape(), random_graph(), kernel, "bf16").eval()
+    expression, mask = profiles(3, "some")
+    with torch.inference_mode(), CudaAutocast(), GpuRules():
+        for genes in (None, torch.tensor([0, 3, 4])):
+            model.pooled_embedding(expression.masked_fill(mask, torch.nan), 0.25, "all", genes)
+
+
 def work_on_samples_together(samples: int, monkeypatch) -> None:
     def together(count: int, _device: torch.device) -> list[slice]:
         return [slice(start, min(start + samples, count)) for start in range(0, count, samples)]
