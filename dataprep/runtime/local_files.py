@@ -56,6 +56,14 @@ def replace_whole(target: Path, content: bytes, version: str) -> bool:
     return True
 
 
+def remove_tree(path: Path) -> None:
+    """Delete a file, a link (not what it points to), or a folder with all that is in it, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def version_of(content: bytes) -> str:
     """What tells one content of a file from another."""
     return hashlib.sha256(content).hexdigest()

@@ -1,6 +1,6 @@
 """Folders on disk and prefixes in S3-compatible object stores, behind one small interface.
 
-Addresses are ``/path``, ``file:///path`` or ``s3://bucket/prefix``. Credentials and endpoint come from the standard
+For addresses, see :mod:`dataprep.runtime.addresses`. Credentials and endpoint come from the standard
 environment variables (``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_SESSION_TOKEN``, ``AWS_REGION``,
 ``AWS_ENDPOINT_URL``), from ``~/.aws`` or from the machine's role; they are never part of an address or a setting.
 """
@@ -13,31 +13,33 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, TypeVar
-from urllib.parse import urlsplit
+from typing import IO, TypeVar
 
-import aiohttp
 import fsspec
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    HTTPClientError,
-    NoCredentialsError,
-    PartialCredentialsError,
-)
-from botocore.exceptions import (
-    ConnectionError as BotoConnectionError,
-)
-from s3fs.utils import FileExpired
+import s3fs
 
+from dataprep.runtime.addresses import OBJECT_STORE, plain_address, plain_name, split_file_address
 from dataprep.runtime.command_line import UserError
-from dataprep.runtime.local_files import copy_whole, create_whole, replace_whole, version_of, write_whole
+from dataprep.runtime.local_files import (
+    copy_whole,
+    create_whole,
+    remove_tree,
+    replace_whole,
+    version_of,
+    write_whole,
+)
+from dataprep.runtime.store_errors import STORE_ERRORS, Meaning, meaning_of, one_line
+
+__all__ = ["Folder", "split_file_address"]
 
 T = TypeVar("T")
 
-# What an object store that is restarting or out of reach looks like from here.
-TRANSIENT_ERRORS = (BotoConnectionError, HTTPClientError, aiohttp.ClientError, ConnectionError, TimeoutError)
 _CHUNK_BYTES = 8 * 1024 * 1024
+_LONGEST_PAUSE_SECONDS = 8.0
+# of one DeleteObjects request
+_MOST_KEYS_PER_REQUEST = 1000
+# absence is an answer that callers ask for
+_LEFT_TO_CALLERS = (FileNotFoundError, NotADirectoryError)
 
 
 @dataclass(frozen=True)
@@ -52,22 +54,16 @@ class Folder:
     patience_seconds: float = 5.0
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.uri)
-        if parts.scheme not in ("", "file", "s3"):
-            raise UserError(f"{self.uri}: only a folder or s3://bucket/prefix is understood", exit_code=2)
-        if parts.scheme == "s3" and (not parts.netloc or "@" in parts.netloc):
-            raise UserError("an object-store address is s3://bucket/prefix, without credentials", exit_code=2)
-        plain = self.uri.rstrip("/") if parts.scheme == "s3" else str(Path(parts.path).absolute())
-        object.__setattr__(self, "uri", plain)
+        object.__setattr__(self, "uri", plain_address(self.uri))
 
     @property
     def is_local(self) -> bool:
-        return not self.uri.startswith("s3://")
+        return not self.uri.startswith(OBJECT_STORE)
 
     @property
     def path(self) -> str:
         """The path that :attr:`filesystem` understands."""
-        return self.uri.removeprefix("s3://")
+        return self.uri.removeprefix(OBJECT_STORE)
 
     @property
     def filesystem(self) -> fsspec.AbstractFileSystem:
@@ -77,7 +73,7 @@ class Folder:
         return fsspec.filesystem("s3", use_listings_cache=False)
 
     def __truediv__(self, name: str) -> Folder:
-        return Folder(f"{self.uri}/{_checked(name)}", self.patience_seconds)
+        return Folder(f"{self.uri}/{plain_name(name)}", self.patience_seconds)
 
     def patient(self, seconds: float) -> Folder:
         """The same folder, with operations tried again for ``seconds`` while the store is out of reach."""
@@ -95,7 +91,7 @@ class Folder:
         if not self.is_local:
             self.attempt(lambda: self.filesystem.pipe_file(self._file(name), content))
             return
-        write_whole(Path(self._file(name)), lambda stream: stream.write(content))
+        self._write_locally(lambda: write_whole(Path(self._file(name)), lambda stream: stream.write(content)))
 
     def write_text(self, name: str, content: str) -> None:
         self.write_bytes(name, content.encode())
@@ -105,7 +101,7 @@ class Folder:
         if not self.is_local:
             self.attempt(lambda: self.filesystem.put_file(str(source), self._file(name)))
             return
-        copy_whole(source, Path(self._file(name)))
+        self._write_locally(lambda: copy_whole(source, Path(self._file(name))))
 
     def create(self, name: str, content: bytes) -> bool:
         """Write a file unless there is one: of many writers at once, one is told True.
@@ -114,7 +110,7 @@ class Folder:
         while the answer was lost recognises it as its own.
         """
         if self.is_local:
-            return create_whole(Path(self._file(name)), content)
+            return self._write_locally(lambda: create_whole(Path(self._file(name)), content))
         return self._put_if(name, content, IfNoneMatch="*")
 
     def replace_if(self, name: str, content: bytes, version: str) -> bool:
@@ -123,7 +119,7 @@ class Folder:
         Of many writers at once, one is told True. For ``content``, see :meth:`create`.
         """
         if self.is_local:
-            return replace_whole(Path(self._file(name)), content, version)
+            return self._write_locally(lambda: replace_whole(Path(self._file(name)), content, version))
         return self._put_if(name, content, IfMatch=version)
 
     def read_version(self, name: str) -> tuple[bytes, str]:
@@ -132,6 +128,12 @@ class Folder:
             content = self.read_bytes(name)
             return content, version_of(content)
         return self.attempt(lambda: self._get_with_etag(name))
+
+    def _write_locally(self, operation: Callable[[], T]) -> T:
+        try:
+            return self.attempt(operation)
+        except NotADirectoryError:
+            raise UserError(f"{self.uri} is no folder: a part of the path is a file") from None
 
     def _get_with_etag(self, name: str) -> tuple[bytes, str]:
         # the stream asks for the content of this very ETag
@@ -151,8 +153,13 @@ class Folder:
         return True
 
     def download(self, name: str, target: Path) -> None:
-        """Copy a file from here to the local disk. Raises FileNotFoundError."""
-        self.attempt(lambda: self.filesystem.get_file(self._file(name), str(target)))
+        """Copy a file from here to the local disk, whole or not at all. Raises FileNotFoundError."""
+        partial = target.with_name(f"{target.name}.partial")
+        try:
+            self.attempt(lambda: self.filesystem.get_file(self._file(name), str(partial)))
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
 
     @contextmanager
     def open(self, name: str, read_ahead: bool = True) -> Iterator[IO[bytes]]:
@@ -174,7 +181,9 @@ class Folder:
     def files(self) -> list[str]:
         """Names, relative to this folder, of all files below it, sorted; empty where it does not exist."""
         found = self.attempt(lambda: self.filesystem.find(self.path))
-        return sorted(str(PurePosixPath(path).relative_to(PurePosixPath(self.path))) for path in found)
+        # keys that end with a slash are the folders of S3 consoles
+        names = [path.removeprefix(self.path).lstrip("/") for path in found if not path.endswith("/")]
+        return sorted(name for name in names if name)
 
     def children(self) -> list[str]:
         """Names of the files and folders directly below this one, sorted; empty where it does not exist."""
@@ -186,13 +195,24 @@ class Folder:
 
     def remove(self, name: str) -> None:
         """Delete a file, or a folder with all that is in it; nothing happens where there is none."""
-        try:
-            self.attempt(lambda: self.filesystem.rm(self._file(name), recursive=True))
-        except FileNotFoundError:
-            return
+        path = self._file(name)
+        self.attempt(lambda: remove_tree(Path(path)) if self.is_local else self._remove_objects(path))
+
+    def _remove_objects(self, path: str) -> None:
+        # not by s3fs.rm, which takes a name with * or [ for a pattern
+        bucket, _, own_key = path.partition("/")
+        keys = [own_key, *(found.partition("/")[2] for found in self.filesystem.find(path))]
+        for start in range(0, len(keys), _MOST_KEYS_PER_REQUEST):
+            objects = [{"Key": key} for key in keys[start : start + _MOST_KEYS_PER_REQUEST]]
+            answer = self.filesystem.call_s3("delete_objects", Bucket=bucket, Delete={"Objects": objects})
+            if errors := answer.get("Errors"):
+                raise UserError(f"{self.uri}: {len(errors):,} objects were not removed, e.g. {errors[0]}")
 
     def sha256(self, name: str) -> str:
-        """Checksum of a file, read in pieces."""
+        """Checksum of a file, read in pieces. Raises FileNotFoundError."""
+        return self.attempt(lambda: self._sha256(name))
+
+    def _sha256(self, name: str) -> str:
         digest = hashlib.sha256()
         with self.open(name) as stream:
             while piece := stream.read(_CHUNK_BYTES):
@@ -210,82 +230,73 @@ class Folder:
                 raise UserError(f"{self.uri}: the bucket does not exist") from None
 
     def _file(self, name: str) -> str:
-        return f"{self.path}/{_checked(name)}"
+        return f"{self.path.rstrip('/')}/{plain_name(name)}"
 
     def attempt(self, operation: Callable[[], T]) -> T:
-        """The result of ``operation``, tried again while the store cannot be reached; its errors as UserError."""
+        """The result of ``operation``, tried again while the store is unavailable or the credentials have expired.
+
+        Other errors, and those that outlast the patience, are raised as UserError; FileNotFoundError stays what it is.
+        """
         give_up_at = time.monotonic() + self.patience_seconds
         pause_seconds = 0.25
+        seen: set[Meaning] = set()
         while True:
             try:
                 return operation()
-            except FileNotFoundError as error:
-                if not self.is_local and "bucket" in str(error).lower():
-                    raise UserError(f"{self.uri}: the bucket does not exist") from None
-                raise
-            except PermissionError as error:
-                raise UserError(f"{self.uri}: access denied ({_one_line(error)})") from None
-            except (NoCredentialsError, PartialCredentialsError):
-                raise UserError(
-                    f"{self.uri}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-                ) from None
-            except (OSError, ClientError, BotoCoreError, aiohttp.ClientError) as error:
-                if _condition_failed(error):
-                    raise _ConditionFailedError from None
-                if not _is_transient(error):
-                    raise self._described(error) from None
+            except STORE_ERRORS as error:
+                if self.is_local:
+                    raise self._of_the_disk(error) from None
+                meaning = self._required_retry(error, seen)
                 if time.monotonic() + pause_seconds > give_up_at:
-                    raise UserError(f"{self.uri}: the object store does not answer ({_one_line(error)})") from None
-                time.sleep(pause_seconds)
-                pause_seconds = min(2 * pause_seconds, 8.0)
+                    raise UserError(self._gave_up(error, meaning)) from None
+                seen.add(meaning)
+            if meaning is not Meaning.UNAVAILABLE:
+                # connections are kept with their credentials; a new one reads environment, files and role again
+                s3fs.S3FileSystem.clear_instance_cache()
+            time.sleep(pause_seconds)
+            pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
 
-    def _described(self, error: Exception) -> Exception:
-        """Turn the store's errors into one line; leave those of the local disk as they are."""
-        text = _one_line(error)
-        if self.is_local:
+    def _required_retry(self, error: Exception, seen: set[Meaning]) -> Meaning:
+        """What an error means where trying again may help; raises where it does not."""
+        meaning = meaning_of(error)
+        if meaning in (Meaning.UNAVAILABLE, Meaning.EXPIRED):
+            return meaning
+        # while credentials are being renewed, the new ones may be absent, in part, or not known to the store yet
+        if Meaning.EXPIRED in seen and meaning in (Meaning.DENIED, Meaning.NO_CREDENTIALS):
+            return Meaning.EXPIRED
+        # keys may have been exchanged since the connection was made
+        if meaning is Meaning.DENIED and Meaning.DENIED not in seen:
+            return meaning
+        if meaning is Meaning.NO_BUCKET:
+            raise UserError(f"{self.uri}: the bucket does not exist") from None
+        if meaning is Meaning.CONDITION_FAILED:
+            raise _ConditionFailedError from None
+        if meaning is Meaning.DENIED:
+            raise UserError(f"{self.uri}: access denied ({one_line(error)})") from None
+        if meaning is Meaning.NO_CREDENTIALS:
+            raise UserError(f"{self.uri}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from None
+        if isinstance(error, (FileNotFoundError, RuntimeError)):
+            raise error
+        raise UserError(f"{self.uri}: {one_line(error)}") from None
+
+    def _gave_up(self, error: Exception, meaning: Meaning) -> str:
+        if meaning is Meaning.EXPIRED:
+            return (
+                f"{self.uri}: the credentials have expired ({one_line(error)}); renew them in ~/.aws or the machine's "
+                "role, which are read again (the variables of a running process are not), or start again with new ones"
+            )
+        if meaning is Meaning.DENIED:
+            return f"{self.uri}: access denied ({one_line(error)})"
+        return f"{self.uri}: the object store does not answer ({one_line(error)})"
+
+    def _of_the_disk(self, error: Exception) -> Exception:
+        """One line for what the user can mend: a full or damaged disk, missing rights; other errors as they are."""
+        if isinstance(error, PermissionError):
+            return UserError(f"{self.uri}: access denied ({one_line(error)})")
+        if not isinstance(error, OSError) or error.errno is None or isinstance(error, _LEFT_TO_CALLERS):
             return error
-        if "bucket does not exist" in text or "NoSuchBucket" in text:
-            return UserError(f"{self.uri}: the bucket does not exist")
-        if any(word in text for word in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden", "AccessDenied")):
-            return UserError(f"{self.uri}: access denied ({text})")
-        return UserError(f"{self.uri}: {text}")
+        return UserError(f"{self.uri}: {error.strerror}")
 
 
 class _ConditionFailedError(Exception):
     """The object is not, or no longer, what a conditional write asks for."""
-
-
-def _condition_failed(error: BaseException) -> bool:
-    answer = error if isinstance(error, ClientError) else error.__cause__
-    # 409: another conditional write to the object is going on
-    return isinstance(answer, ClientError) and answer.response["ResponseMetadata"].get("HTTPStatusCode") in (409, 412)
-
-
-def _is_transient(error: BaseException) -> bool:
-    """Whether trying again may help: no connection, an error on the store's side (HTTP 5xx), or content that changed
-    while it was read."""
-    if isinstance(error, (*TRANSIENT_ERRORS, FileExpired)):
-        return True
-    # s3fs turns botocore's errors into OSError and keeps them as the cause
-    answer = error if isinstance(error, ClientError) else error.__cause__
-    return isinstance(answer, ClientError) and answer.response["ResponseMetadata"].get("HTTPStatusCode", 0) >= 500
-
-
-def split_file_address(address: str) -> tuple[str, str]:
-    """The folder and the name of one file: ``s3://bucket/a/b.csv`` is ``s3://bucket/a`` and ``b.csv``."""
-    folder, slash, name = address.rpartition("/")
-    if not name:
-        raise UserError(f"{address!r} is not the address of a file", exit_code=2)
-    return (folder or "/") if slash else ".", name
-
-
-def _checked(name: str) -> str:
-    """Refuse names that would leave the folder."""
-    parts = PurePosixPath(name).parts
-    if not parts or name.startswith("/") or ".." in parts:
-        raise ValueError(f"{name!r} is not a name below the folder")
-    return name
-
-
-def _one_line(error: Any) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
