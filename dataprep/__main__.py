@@ -31,7 +31,7 @@ COMMANDS = {
     "graph": Command(GraphSettings, build_gene_graph, "build the gene graph of a corpus from its train split"),
     "inspect": Command(InspectSettings, inspect_corpus, "check a corpus and summarise it"),
     "export": Command(ExportSettings, _export, "write a corpus as AnnData"),
-    "simulate": Command(SimulateSettings, simulate, "make up a cohort of raw counts with known structure"),
+    "simulate": Command(SimulateSettings, simulate, "simulate a cohort of raw counts with known structure"),
 }
 
 if __name__ == "__main__":

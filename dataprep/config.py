@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from pydantic import Field, model_validator
 from pydantic_settings import CliPositionalArg
 
+from dataprep.runtime.addresses import is_absolute, plain_address
 from dataprep.runtime.command_line import CommandSettings, Settings
 from dataprep.runtime.plugins import ExtensibleSettings
 from dataprep.sources import AnySource
@@ -80,13 +80,10 @@ class BuildSettings(ExtensibleSettings):
 
     def address(self, path: str) -> str:
         """A path of the YAML as an address: relative ones start from the root, and tasks elsewhere find them, too."""
-        if path.startswith("~"):
-            return str(Path(path).expanduser())
-        if path.startswith("s3://") or PurePosixPath(path).is_absolute():
-            return path
+        if is_absolute(path):
+            return plain_address(path)
         root = self.root if self.root is not None else str(self.config.parent if self.config else ".")
-        root = root if "://" in root else str(Path(root).expanduser().absolute())
-        return f"{root.rstrip('/')}/{path}"
+        return f"{plain_address(root).rstrip('/')}/{path}"
 
     def rows_per_shard(self, genes: int) -> int:
         """Profiles in a shard of about ``shard_bytes``: whole row groups, at least one."""

@@ -1,4 +1,4 @@
-"""A made-up cohort of raw counts whose structure is known, so that what can be recovered is known too.
+"""A synthetic cohort of raw counts whose structure is known, so that what can be recovered is known too.
 
 For sample s of study b and gene g, the expected TPM is proportional to
 
@@ -27,12 +27,14 @@ from dataprep.config import SimulateSettings
 from dataprep.corpus import table_bytes
 from dataprep.genes.vocabulary import GeneVocabulary, default_vocabulary
 from dataprep.runtime.command_line import UserError
+from dataprep.runtime.ownership import mark_begun, require_own
 from dataprep.runtime.storage import Folder
 
 BUILD_FILE = "build.yaml"
 GENES_FILE = "vocabulary.csv.gz"
 TRUTH_GENES_FILE = "truth_genes.parquet"
 TRUTH_SAMPLES_FILE = "truth_samples.parquet"
+_BEGUN_FILE = "unfinished_simulation.txt"
 
 _TISSUES = ("blood", "brain", "breast", "colon", "heart", "kidney", "liver", "lung", "muscle", "skin", "testis")
 _READS_PER_GENE = 1_000
@@ -78,6 +80,9 @@ def simulate(settings: SimulateSettings) -> dict[str, Any]:
     if folder.exists(BUILD_FILE):
         raise UserError(f"{folder.uri} holds a cohort already", exit_code=2)
     vocabulary = _genes(settings)
+    studies = [_study_name(number) for number in range(settings.studies)]
+    require_own(folder, _BEGUN_FILE, (GENES_FILE, TRUTH_GENES_FILE, TRUTH_SAMPLES_FILE, *studies), "a simulation")
+    mark_begun(folder, _BEGUN_FILE, "a simulation")
     truth = draw_truth(settings, vocabulary)
     samples = []
     for study in draw_studies(settings, vocabulary, truth):
@@ -89,6 +94,7 @@ def simulate(settings: SimulateSettings) -> dict[str, Any]:
     folder.write_bytes(GENES_FILE, _compressed(_delimited(vocabulary.to_arrow(), ",")))
     # the last, so that a folder with it is whole
     folder.write_text(BUILD_FILE, yaml.safe_dump(_build_settings(settings, folder, vocabulary), sort_keys=False))
+    folder.remove(_BEGUN_FILE)
     return {"output": folder.uri, "samples": settings.samples, "genes": vocabulary.size, "studies": settings.studies}
 
 
@@ -126,7 +132,7 @@ def _draw_study(settings: SimulateSettings, vocabulary: GeneVocabulary, truth: T
     depth = vocabulary.size * _READS_PER_GENE * np.exp(rng.normal(0.0, 0.3))
     library = depth * np.exp(rng.normal(0.0, 0.3, size))
     counts = _draw_counts(rng, truth.base + activities @ truth.loading + batch, vocabulary.lengths_bp, library)
-    name = f"simulated_{number + 1:02d}"
+    name = _study_name(number)
     labels = pd.DataFrame(
         {
             "sample": [f"{name}_{sample + 1:05d}" for sample in range(size)],
@@ -186,7 +192,7 @@ def _write_study(folder: Folder, study: Study, vocabulary: GeneVocabulary, measu
 
 
 def _build_settings(settings: SimulateSettings, folder: Folder, vocabulary: GeneVocabulary) -> dict[str, Any]:
-    names = [f"simulated_{number + 1:02d}" for number in range(settings.studies)]
+    names = [_study_name(number) for number in range(settings.studies)]
     sources = [
         {
             "name": name,
@@ -206,6 +212,10 @@ def _build_settings(settings: SimulateSettings, folder: Folder, vocabulary: Gene
     if settings.studies >= 3:
         content["split"] = {"validation": [names[-2]], "test": [names[-1]]}
     return content | {"sources": sources}
+
+
+def _study_name(number: int) -> str:
+    return f"simulated_{number + 1:02d}"
 
 
 def _tissue(index: int) -> str:

@@ -23,6 +23,7 @@ from dataprep.corpus.manifest import (
     SplitSummary,
     manifest_text,
 )
+from dataprep.corpus.replacement import begin_corpus, finish_corpus, require_free
 from dataprep.corpus.shards import (
     BYTES_PER_VALUE,
     DamagedShardError,
@@ -53,14 +54,17 @@ __all__ = [
     "ShardEntry",
     "SourceSummary",
     "SplitSummary",
+    "begin_corpus",
     "decode_expression",
     "encode_expression",
+    "finish_corpus",
     "iterate_row_groups",
     "iterate_rows",
     "manifest_text",
     "open_corpus",
     "read_row_groups",
     "read_split",
+    "require_free",
     "table_bytes",
     "verify",
     "verify_shard",

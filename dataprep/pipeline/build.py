@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 from dataprep.config import BuildSettings
-from dataprep.corpus import MANIFEST_FILE, Manifest, manifest_text
+from dataprep.corpus import Manifest, begin_corpus, finish_corpus, require_free
 from dataprep.genes.vocabulary import default_vocabulary, read_aliases, read_vocabulary
 from dataprep.pipeline.coordinator import start_coordinator
 from dataprep.pipeline.deciding import apply_quality_control, assign_splits, require_profiles
 from dataprep.pipeline.gene_report import report_sources
 from dataprep.pipeline.listing import list_files, samples_by_source, samples_table
 from dataprep.pipeline.reading import found_by_reading, quiet_ray_data, read_profiles
-from dataprep.pipeline.writing import clear, make_manifest, write_shards, write_tables
+from dataprep.pipeline.writing import make_manifest, write_shards, write_tables
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.ray_session import connected
 from dataprep.runtime.storage import Folder
@@ -27,7 +27,7 @@ def build(settings: BuildSettings) -> dict[str, Any]:
     Raises :class:`UserError`, with counts and examples, for sources that are not what the settings say they are.
     """
     folder = Folder(settings.corpus)
-    _require_free(folder, settings.overwrite)
+    require_free(folder, settings.overwrite)
     vocabulary = default_vocabulary()
     if settings.vocabulary is not None:
         vocabulary = read_vocabulary(settings.address(settings.vocabulary))
@@ -49,12 +49,12 @@ def build(settings: BuildSettings) -> dict[str, Any]:
         summaries = report_sources(samples, settings)
         require_profiles(samples, settings)
         kept = assign_splits(samples[samples["reason"].isna()], settings)
-        clear(folder)
+        begin_corpus(folder)
         entries = write_shards(profiles, kept, folder, vocabulary, settings, coordinator)
     manifest = make_manifest(
         settings, vocabulary, samples, summaries, kept, entries, write_tables(folder, samples, kept, vocabulary)
     )
-    folder.write_text(MANIFEST_FILE, manifest_text(manifest))
+    finish_corpus(folder, manifest)
     return summary(folder, manifest)
 
 
@@ -68,9 +68,3 @@ def summary(folder: Folder, manifest: Manifest) -> dict[str, Any]:
         "shards": len(manifest.shards),
         "bytes": sum(entry.bytes for entry in manifest.shards),
     }
-
-
-def _require_free(folder: Folder, overwrite: bool) -> None:
-    folder.require_reachable()
-    if folder.exists(MANIFEST_FILE) and not overwrite:
-        raise UserError(f"{folder.uri} is a finished corpus already; --overwrite replaces it")

@@ -20,8 +20,6 @@ from dataprep.config import BuildSettings
 from dataprep.corpus import (
     BYTES_PER_VALUE,
     GENES_FILE,
-    GRAPH_FILE,
-    MANIFEST_FILE,
     REJECTED_FILE,
     SAMPLES_FILE,
     SPLITS,
@@ -49,13 +47,6 @@ _ENTRY_SCHEMA = pa.schema(
         ("content_sha256", pa.string()),
     ]
 )
-
-
-def clear(folder: Folder) -> None:
-    """Remove an older corpus, its manifest first, or what an interrupted build left."""
-    folder.remove(MANIFEST_FILE)
-    for name in (SAMPLES_FILE, GENES_FILE, REJECTED_FILE, GRAPH_FILE, *(f"split={split}" for split in SPLITS)):
-        folder.remove(name)
 
 
 def write_shards(

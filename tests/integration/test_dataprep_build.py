@@ -14,6 +14,7 @@ from dataprep.__main__ import COMMANDS
 from dataprep.coexpression import build_gene_graph
 from dataprep.config import BuildSettings, GraphSettings, SimulateSettings
 from dataprep.corpus import Corpus, open_corpus, read_split, verify
+from dataprep.corpus.replacement import BEGUN_FILE
 from dataprep.pipeline.build import build
 from dataprep.runtime.command_line import UserError, main
 from dataprep.simulate import simulate
@@ -185,10 +186,12 @@ def test_what_an_interrupted_build_left_is_no_corpus_and_is_cleared(tmp_path: Pa
     left = tmp_path / "corpus" / "split=train"
     left.mkdir(parents=True)
     (left / "part-00077.parquet").write_bytes(b"half")
+    (tmp_path / "corpus" / BEGUN_FILE).touch()
     with pytest.raises(UserError, match="is no corpus"):
         open_corpus(str(tmp_path / "corpus"))
     built(build_settings(tmp_path, [write_source(tmp_path, "a")]))
     assert [path.name for path in left.iterdir()] == ["part-00000.parquet"]
+    assert not (tmp_path / "corpus" / BEGUN_FILE).exists()
 
 
 def test_a_failed_rebuild_leaves_the_old_corpus_as_it_was(tmp_path: Path) -> None:

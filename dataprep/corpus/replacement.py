@@ -1,0 +1,61 @@
+"""Making room for a new corpus: what is removed is an older corpus, or what an interrupted build left."""
+
+from __future__ import annotations
+
+import re
+
+from dataprep.corpus.graph_file import GRAPH_FILE
+from dataprep.corpus.manifest import MANIFEST_FILE, SPLITS, Manifest, manifest_text, parsed_manifest
+from dataprep.corpus.tables import GENES_FILE, REJECTED_FILE, SAMPLES_FILE
+from dataprep.runtime.command_line import UserError
+from dataprep.runtime.ownership import mark_begun, require_own
+from dataprep.runtime.storage import Folder
+
+BEGUN_FILE = "unfinished_build.txt"
+_TABLES = (SAMPLES_FILE, GENES_FILE, REJECTED_FILE, GRAPH_FILE)
+_SPLIT_FOLDERS = tuple(f"split={split}" for split in SPLITS)
+_SHARD_NAME = re.compile(r"\.?part-\d{5}\.parquet(\..*\.partial)?")
+_MAKER = "a build"
+
+
+def require_free(folder: Folder, overwrite: bool) -> None:
+    """Raise :class:`UserError` where a corpus may not be built: over another one without ``overwrite``, or over files
+    that are no corpus's."""
+    folder.require_reachable()
+    if not folder.exists(MANIFEST_FILE):
+        require_own(folder, BEGUN_FILE, (*_TABLES, *_SPLIT_FOLDERS), _MAKER)
+        return
+    # refuses a manifest of something else
+    parsed_manifest(folder, folder.read_text(MANIFEST_FILE))
+    if not overwrite:
+        raise UserError(f"{folder.uri} is a finished corpus already; --overwrite replaces it")
+
+
+def begin_corpus(folder: Folder) -> None:
+    """Remove an older corpus, its manifest first, or what an interrupted build left, once it may be replaced.
+
+    Files that no build writes stay, also in the folders of splits.
+    """
+    require_free(folder, overwrite=True)
+    mark_begun(folder, BEGUN_FILE, _MAKER)
+    folder.remove(MANIFEST_FILE)
+    for name in _TABLES:
+        folder.remove(name)
+    for name in _SPLIT_FOLDERS:
+        _remove_shards(folder, name)
+
+
+def finish_corpus(folder: Folder, manifest: Manifest) -> None:
+    """Write the manifest, which makes the folder a corpus."""
+    folder.write_text(MANIFEST_FILE, manifest_text(manifest))
+    folder.remove(BEGUN_FILE)
+
+
+def _remove_shards(folder: Folder, split_folder: str) -> None:
+    names = (folder / split_folder).files()
+    shards = [name for name in names if _SHARD_NAME.fullmatch(name)]
+    if len(shards) == len(names):
+        folder.remove(split_folder)
+        return
+    for name in shards:
+        (folder / split_folder).remove(name)
