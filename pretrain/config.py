@@ -129,7 +129,12 @@ class OptimizerSettings(Settings):
 class ZeroSettings(Settings):
     """What DeepSpeed ZeRO divides among the workers; no stage changes a result beyond rounding."""
 
-    stage: int = Field(1, ge=1, le=3, description="1 shards optimizer states, 2 also gradients, 3 also parameters")
+    stage: int = Field(
+        1,
+        ge=1,
+        le=3,
+        description="1 shards optimizer states, 2 also averaged gradients, 3 also parameters, gathered in each pass",
+    )
 
 
 class WorkerSettings(Settings):

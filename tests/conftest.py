@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 _FOREIGN_PREFIXES = ("AWS_", "MLFLOW_", "RAY_")
 # Read by Ray, DeepSpeed and PyTorch when they are imported, which test modules do and this one must not.
 _ENVIRONMENT = {
-    "CUDA_VISIBLE_DEVICES": "",
-    "DS_ACCELERATOR": "cpu",
     # see dataprep.runtime.allocator
     "MALLOC_ARENA_MAX": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -48,6 +46,9 @@ _ENVIRONMENT = {
 for _name in [name for name in os.environ if name.startswith(_FOREIGN_PREFIXES) and name != "AWS_CA_BUNDLE"]:
     del os.environ[_name]
 os.environ.update(_ENVIRONMENT)
+# The same tests on all machines: GPUs are hidden, unless TEST_WITH_GPU=1 asks for the tests that need one as well.
+if os.environ.get("TEST_WITH_GPU") != "1":
+    os.environ.update({"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"})
 
 # Logical: workers of a training group and the tasks that read for them hold one each at the same time.
 RAY_CPUS = 8

@@ -1,10 +1,11 @@
 """What a worker does, with everything real but Ray: corpus, engine, checkpoints and metrics, in this very process.
 
 Whole runs through Ray are in test_pretrain_run.py; here a run takes a second or two, so that what happens around the
-steps can be tried in many ways.
+steps can be tried in many ways. With TEST_WITH_GPU=1 they run on a GPU, where there is one.
 """
 
 import itertools
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ from pretrain.training.job import TrainingJob
 from pretrain.training.step import TrainingStep
 from pretrain.training.worker import train
 
+ON_GPU = os.environ.get("TEST_WITH_GPU") == "1" and torch.cuda.is_available()
 PROFILES = 40
 # of a step of 12 profiles, 4 at a time
 PASSES = 3
@@ -67,7 +69,7 @@ def one_worker(tmp_path_factory) -> Iterator[None]:
     """A process group of this process alone."""
     store = tmp_path_factory.mktemp("group") / "store"
     threads = torch.get_num_threads()
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
+    dist.init_process_group("nccl" if ON_GPU else "gloo", init_method=f"file://{store}", rank=0, world_size=1)
     yield
     torch.set_num_threads(threads)
     dist.destroy_process_group()
@@ -79,7 +81,7 @@ def without_ray(one_worker, monkeypatch) -> None:
     numbers = {"get_world_rank": 0, "get_world_size": 1, "get_local_world_size": 1, "get_node_rank": 0}
     context = SimpleNamespace(**{name: lambda number=number: number for name, number in numbers.items()})
     monkeypatch.setattr("ray.train.get_context", lambda: context)
-    monkeypatch.setattr("ray.train.torch.get_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr("ray.train.torch.get_device", lambda: torch.device("cuda" if ON_GPU else "cpu"))
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setattr("ray.train.get_preemption_info", lambda: None)
     monkeypatch.setattr("ray.get", lambda value, timeout: value)
@@ -111,7 +113,8 @@ def start(without_ray, corpus, tmp_path):
             "data": {"shuffle_window_profiles": 16},
             "checkpoint": {"every_steps": 3},
             "model": {"redraw_every_steps": 3},
-            "workers": {"threads_each": 1},
+            "workers": {"threads_each": 1, "gpu": ON_GPU},
+            "deterministic": ON_GPU,
         }
         settings = RunSettings(corpus=corpus.folder.uri, storage=str(tmp_path / "runs"), name=name, **(base | changes))
         coordinator = coordinator or Coordinator()
