@@ -2,6 +2,9 @@
 
 Optimizer state enters and leaves the engine as one fp32 tensor per parameter and moment, whatever the stage and the
 number of workers; that is what makes checkpoints universal and free of pickles.
+
+DeepSpeed is imported inside functions: it takes seconds, and it chooses its device then, which :func:`start_engine` has
+to say first.
 """
 
 from __future__ import annotations
@@ -52,9 +55,8 @@ def deepspeed_settings(settings: RunSettings, trained_numbers: int) -> dict[str,
 
 def start_engine(model: nn.Module, settings: RunSettings) -> Any:
     """A DeepSpeed engine around ``model``, whose weights are already loaded. Needs torch.distributed initialised."""
-    # Must be known before DeepSpeed is imported: it picks its device then.
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if settings.workers.gpu else "cpu")
-    import deepspeed  # takes seconds, and only workers need it
+    import deepspeed
 
     skip_shared_memory_operator()
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
