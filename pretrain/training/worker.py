@@ -76,8 +76,9 @@ def _take_steps(setup: Setup, progress: Progress, observers: Sequence[Observer])
 def _observers(setup: Setup, progress: Progress, metrics: Metrics, record: RunRecord | None) -> list[Observer]:
     """Return the observers of a run in their order, which is the same on all ranks.
 
-    Those that add to a step's row come before the metrics, validation before the checkpoint that keeps its best score,
-    and the notice of a draining node before the checkpoint it causes.
+    Only rank 0 listens for requests to stop, which needs no collective. Those that add to a step's row come before the
+    metrics, validation before the checkpoint that keeps its best score, and the notice of a draining node before the
+    checkpoint it causes.
     """
     job, settings, ranks = setup.job, setup.job.settings, setup.ranks
     profile = StepProfile(settings.profile if ranks.is_first else 0, job.folder, setup.log)
