@@ -169,7 +169,7 @@ def controller_process() -> psutil.Process:
 
 def processes_of_jobs() -> list[psutil.Process]:
     """Whatever exists among the descendants of this process because of a job, and must be gone when that is."""
-    return _descendants("RayTrainWorker", "TrainController", "PlacementGroupCleaner", "ProgressBoard", "pretrain run")
+    return _descendants("RayTrainWorker", "TrainController", "PlacementGroupCleaner", "RunCoordinator", "pretrain run")
 
 
 def require_no_process_of_jobs(seconds: float, but: Collection[psutil.Process] = ()) -> None:

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from dataprep.runtime.background import BackgroundThread
 from dataprep.runtime.command_line import UserError
+from dataprep.runtime.lease import LeaseLostError
 from dataprep.runtime.storage import Folder
 
 FORMAT_VERSION = 1
@@ -194,8 +195,15 @@ class CheckpointWriter:
     """
 
     def __init__(
-        self, store: CheckpointStore, keep: int, before_marker: Callable[[], None], tell: Callable[[str], None]
+        self,
+        store: CheckpointStore,
+        keep: int,
+        before_marker: Callable[[], None],
+        tell: Callable[[str], None],
+        require_lease: Callable[[], None] = lambda: None,
     ) -> None:
+        """``require_lease`` raises LeaseLostError where another process has the run: nothing is written then."""
+        self._require_lease = require_lease
         self._store = store
         self._keep = keep
         self._before_marker = before_marker
@@ -240,7 +248,10 @@ class CheckpointWriter:
         while (item := self._waiting.get()) is not None:
             checkpoint, best_step = item
             try:
+                self._require_lease()
                 self._write(checkpoint, best_step)
+            except LeaseLostError:
+                raise
             except Exception as error:
                 reason = f"{type(error).__name__}: {_one_line(error)}"
                 raise UserError(f"checkpoint of step {checkpoint.step} not written: {reason}") from error
@@ -250,6 +261,8 @@ class CheckpointWriter:
     def _write(self, checkpoint: Checkpoint, best_step: int | None) -> None:
         try:
             self._store.write(checkpoint, self._before_marker)
+        except LeaseLostError:
+            raise
         except (UserError, OSError) as error:
             self._not_written = UserError(f"checkpoint of step {checkpoint.step} not written: {error}")
             self._tell(f"CHECKPOINT NOT WRITTEN at step {checkpoint.step}: {error}; training goes on")

@@ -5,6 +5,9 @@ So that no later ``dataprep graph`` or ``dataprep build`` changes what a run tra
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -12,14 +15,43 @@ from dataprep.corpus import GENES_FILE, GRAPH_FILE, Corpus, GeneGraph, table_byt
 from dataprep.genes.vocabulary import GeneVocabulary
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder
+from pretrain.artifacts.checkpoint import CheckpointStore, DamagedCheckpointError
+
+# Fingerprints of what a run takes from its corpus, by their names there and in the state of checkpoints.
+RECORDED_INPUTS = {"corpus": "corpus", "vocabulary": "vocabulary_sha256", "graph": "graph_sha256"}
+
+
+def recorded_inputs(state: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a checkpoint says its run takes from the corpus; the first version recorded no graph."""
+    return {name: state[key] for name, key in RECORDED_INPUTS.items() if key in state}
+
+
+def require_same_inputs(run: Folder, corpus: Corpus, name: str) -> None:
+    """Raise UserError where the run was trained on another corpus, by its newest readable checkpoint."""
+    store = CheckpointStore(run / "checkpoints")
+    for step in reversed(store.steps()):
+        try:
+            recorded = recorded_inputs(store.read_state(step))
+        except DamagedCheckpointError:
+            continue  # the workers say so, and resume from another
+        try:
+            corpus.require_inputs(recorded, f"run {name}")
+        except UserError as error:
+            raise UserError(f"{error}; choose another --name, or give the corpus as it was") from None
+        return
 
 
 def keep_inputs(run: Folder, corpus: Corpus) -> None:
-    """Copy the corpus's genes and gene graph to the run's folder, unless they are there."""
-    if not run.exists(GRAPH_FILE):
+    """Copy the genes and the gene graph of the run's corpus to its folder, unless they are there, whole."""
+    graph = corpus.graph()
+    try:
+        copied = read_inputs(run)
+    except UserError:
+        copied = None  # damaged: the corpus has the same
+    if copied is None or copied[1].fingerprint != graph.fingerprint:
         run.write_bytes(GENES_FILE, table_bytes(corpus.vocabulary.to_arrow()))
         # the graph last: read_inputs takes both where it is
-        corpus.graph().write(run)
+        graph.write(run)
 
 
 def read_inputs(run: Folder) -> tuple[GeneVocabulary, GeneGraph] | None:

@@ -11,27 +11,30 @@ import time
 
 from ray import PlacementGroupID
 from ray.util.placement_group import PlacementGroup, remove_placement_group
-from ray.util.state import list_actors, list_placement_groups
+from ray.util.state import list_actors, list_jobs, list_placement_groups
 from ray.util.state.exception import RayStateApiException
+
+from pretrain.driver.coordinator import NAME_PREFIX
 
 # How long a controller may take to follow its driver.
 _DYING_SECONDS = 5.0
 _LIMIT = 10_000
+_OVER = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
 def remove_groups_of_dead_runs() -> int:
-    """Remove what runs hold whose drivers are gone; returns how many groups that were.
+    """Remove what runs of this project hold whose jobs are over; returns how many groups that were.
 
-    A job is one of ours if it had a ``ProgressBoard``, an actor that lives as long as its driver. Without Ray's
-    dashboard nobody can be asked about actors: then nothing is removed.
+    A job is a run of this project if it had a coordinator, by its name, and over if Ray says so of the job itself: one
+    that lives may have lost its coordinator and use its groups for something else. Without Ray's dashboard nobody can
+    be asked: then nothing is removed.
     """
     try:
-        dead = _jobs("ProgressBoard", "DEAD")
+        over = _jobs_of_runs() & {job.job_id for job in list_jobs(limit=_LIMIT) if job.status in _OVER}
         give_up_at = time.monotonic() + _DYING_SECONDS
-        while (training := dead & _jobs("TrainController", "ALIVE")) and time.monotonic() < give_up_at:
+        while (training := over & _jobs_that_train()) and time.monotonic() < give_up_at:
             time.sleep(0.2)
-        # a controller that lives on has lost its board alone: what it holds is in use
-        orphaned = [group for group, job in _groups().items() if job in dead - training]
+        orphaned = [group for group, job in _groups().items() if job in over - training]
     except RayStateApiException:
         return 0
     for group in orphaned:
@@ -39,10 +42,14 @@ def remove_groups_of_dead_runs() -> int:
     return len(orphaned)
 
 
-def _jobs(actor: str, state: str) -> set[str]:
-    """Jobs that have an actor of this class in this state."""
-    found = list_actors(filters=[("class_name", "=", actor), ("state", "=", state)], limit=_LIMIT)
-    return {actor.job_id for actor in found}
+def _jobs_of_runs() -> set[str]:
+    found = list_actors(filters=[("class_name", "=", "RunCoordinator")], limit=_LIMIT)
+    return {actor.job_id for actor in found if (actor.name or "").startswith(NAME_PREFIX)}
+
+
+def _jobs_that_train() -> set[str]:
+    alive = list_actors(filters=[("class_name", "=", "TrainController"), ("state", "=", "ALIVE")], limit=_LIMIT)
+    return {actor.job_id for actor in alive}
 
 
 def _groups() -> dict[str, str]:

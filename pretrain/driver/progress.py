@@ -1,4 +1,4 @@
-"""From rank 0 to the terminal of whoever started the run: an actor that holds messages, a thread that shows them."""
+"""What the workers report, on the terminal of whoever started the run."""
 
 from __future__ import annotations
 
@@ -7,54 +7,30 @@ import time
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from dataprep.runtime.terminal import log
 
 POLL_SECONDS = 1.0
 
 
-@ray.remote(num_cpus=0, max_restarts=0)
-class ProgressBoard:
-    """Messages of a running training: rows of metrics, lines of text, and a fatal mistake of the user."""
-
-    def __init__(self) -> None:
-        self._waiting: list[tuple[str, Any]] = []
-        self._fatal: tuple[str, int] | None = None
-        self._stop_requested = False
-
-    def post(self, kind: str, content: Any) -> None:
-        self._waiting.append((kind, content))
-
-    def take(self) -> list[tuple[str, Any]]:
-        taken, self._waiting = self._waiting, []
-        return taken
-
-    def fail(self, message: str, exit_code: int) -> None:
-        """Remember the first mistake that no restart can mend."""
-        self._fatal = self._fatal or (message, exit_code)
-
-    def fatal(self) -> tuple[str, int] | None:
-        return self._fatal
-
-    def request_stop(self) -> None:
-        """Ask the workers to checkpoint and leave after the step they are in."""
-        self._stop_requested = True
-
-    def stop_requested(self) -> bool:
-        return self._stop_requested
-
-
 class ProgressDisplay:
-    """Shows what is on the board until closed: a bar on a terminal, otherwise one line per logged step."""
+    """Shows what the coordinator has until closed: a bar on a terminal, otherwise one line per logged step.
 
-    def __init__(self, board: Any, total_steps: int) -> None:
-        self._board = board
+    Its thread also passes the wish to stop on, so no error ends it: what it cannot show costs one line.
+    """
+
+    def __init__(self, coordinator: Any, total_steps: int) -> None:
+        self._coordinator = coordinator
         self._total_steps = total_steps
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
         self._bar = self._make_bar() if self._console.is_terminal else None
         self._closing = threading.Event()
         # set by a signal handler, in which nothing of Ray may be called
         self._asked_to_stop = threading.Event()
+        self._complained = False
         self._thread = threading.Thread(target=self._work, name="progress-display", daemon=True)
 
     def __enter__(self) -> ProgressDisplay:
@@ -75,7 +51,7 @@ class ProgressDisplay:
         return self._asked_to_stop.is_set()
 
     def ask_to_stop(self) -> None:
-        """Pass on to the workers, soon, that they shall checkpoint and leave. May be called from a signal handler."""
+        """Tell the workers, soon, to checkpoint and leave. May be called from a signal handler."""
         self._asked_to_stop.set()
 
     def _make_bar(self) -> Progress:
@@ -89,22 +65,33 @@ class ProgressDisplay:
     def _work(self) -> None:
         passed_on = False
         while not self._closing.wait(POLL_SECONDS):
-            if self.asked_to_stop and not passed_on:
-                passed_on = True
-                self._board.request_stop.remote()
-                self._console.print("asked to stop: a checkpoint after this step, then the end")
+            try:
+                if self.asked_to_stop and not passed_on:
+                    ray.get(self._coordinator.request_stop.remote(), timeout=10)
+                    passed_on = True
+                    self._console.print("asked to stop: a checkpoint after this step, then the end")
+            except RayError:
+                continue  # tried again; without its coordinator, the training itself ends
             self._show_waiting()
 
     def _show_waiting(self) -> None:
         try:
-            messages = ray.get(self._board.take.remote(), timeout=10)
-        except ray.exceptions.RayError:
+            messages = ray.get(self._coordinator.take.remote(), timeout=10)
+        except RayError:
             return  # the training itself reports what has happened to the cluster
         for kind, content in messages:
-            if kind == "row":
-                self._show_row(content)
-            else:
-                self._console.print(content)
+            try:
+                self._show(kind, content)
+            except Exception as error:  # noqa: BLE001 - see the class
+                if not self._complained:
+                    self._complained = True
+                    log(f"progress is not shown in full ({type(error).__name__}: {error}); metrics.jsonl has all of it")
+
+    def _show(self, kind: str, content: Any) -> None:
+        if kind == "row":
+            self._show_row(content)
+        else:
+            self._console.print(content)
 
     def _show_row(self, row: dict[str, Any]) -> None:
         line = describe_row(row, self._total_steps)

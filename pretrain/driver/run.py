@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
@@ -10,6 +9,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -17,34 +17,38 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dataprep.corpus import Corpus, open_corpus
 from dataprep.runtime.allocator import missing_arena_settings
 from dataprep.runtime.command_line import UserError
+from dataprep.runtime.lease import Lease, LeaseLostError
 from dataprep.runtime.ray_internals import without_placement_group_cleaner
 from dataprep.runtime.ray_session import connected, user_error_in
 from dataprep.runtime.storage import Folder
 from dataprep.runtime.terminal import log, write_result
+from pretrain.artifacts.run_inputs import keep_inputs, require_same_inputs
+from pretrain.artifacts.run_settings import LEASE_FILE, require_run_folder, store_settings
 from pretrain.config import RunSettings
 from pretrain.data.window_reader import READ_TASK_CPUS
+from pretrain.driver.coordinator import start_coordinator
 from pretrain.driver.leftovers import remove_groups_of_dead_runs
-from pretrain.driver.progress import ProgressBoard, ProgressDisplay, duration
+from pretrain.driver.progress import ProgressDisplay, duration
 from pretrain.model.protein_embeddings import corpus_protein_embeddings
 from pretrain.monitoring.metrics_file import read_rows
+from pretrain.monitoring.mlflow_run import without_credentials
 from pretrain.training.code_identity import code_fingerprint
 from pretrain.training.entry import train_worker
 from pretrain.training.job import TrainingJob, collective_timeout_seconds, total_steps
 
-SETTINGS_FILE = "settings.json"
 # The name in torch today, and the one that it also accepts.
 GPU_ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
 
 def run(settings: RunSettings) -> dict[str, Any]:
-    """Pretrain, or go on with the run of this name. Returns its last scores and where the export is.
+    """Pretrain, or resume the run of this name. Returns its last scores and where the export is.
 
-    Raises UserError for settings that do not fit the corpus, the cluster or the run's own past.
+    Raises UserError for settings that do not fit the corpus, the cluster or the run's own past, and where another
+    process has the run in hand.
     """
     # workers have working directories of their own, where a relative path would name another folder
     settings = settings.model_copy(
@@ -53,14 +57,19 @@ def run(settings: RunSettings) -> dict[str, Any]:
     corpus = _checked_corpus(settings)
     folder = Folder(settings.storage) / settings.name
     folder.require_reachable()
-    _store_settings(folder, settings)
-    steps = total_steps(settings, corpus.rows("train"))
+    require_run_folder(folder)
     started = time.monotonic()
-    with connected(min_cpus=_needed_cpus(settings)):
-        _free_what_dead_runs_hold()
-        _require_resources(settings)
-        _introduce(settings, corpus, steps)
-        _train(settings, steps)
+    with _lease(folder, settings.name) as lease:
+        require_same_inputs(folder, corpus, settings.name)
+        identity = store_settings(folder, settings)
+        keep_inputs(folder, corpus)
+        steps = total_steps(settings, corpus.rows("train"))
+        with connected(min_cpus=_needed_cpus(settings)):
+            _free_what_dead_runs_hold()
+            _require_resources(settings)
+            _introduce(settings, corpus, steps)
+            key = replace(lease.key, folder=folder.patient(settings.data.outage_patience_seconds))
+            _train(TrainingJob(settings, code_fingerprint(), start_coordinator(), identity, key), steps)
     rows = read_rows(folder)
     result = {
         "run": folder.uri,
@@ -85,14 +94,23 @@ def _checked_corpus(settings: RunSettings) -> Corpus:
     return corpus
 
 
-def _store_settings(folder: Folder, settings: RunSettings) -> None:
-    """Keep the settings of the run's first start; refuse to go on with others that would change the run."""
-    if folder.exists(SETTINGS_FILE):
-        changed = settings.changed_since(json.loads(folder.read_text(SETTINGS_FILE)))
-        if changed:
-            differences = "; ".join(f"{name}: {before} -> {now}" for name, (before, now) in changed.items())
-            raise UserError(f"run {settings.name} exists with other settings ({differences}); choose another --name", 2)
-    folder.write_text(SETTINGS_FILE, json.dumps(settings.resolved(), indent=1) + "\n")
+@contextmanager
+def _lease(folder: Folder, name: str) -> Iterator[Lease]:
+    """Hold the run's lease. Where another process takes it over, the run is interrupted and ends with that message."""
+    main_thread = threading.main_thread()
+    interruptible = threading.current_thread() is main_thread
+
+    def interrupt(_: LeaseLostError) -> None:
+        # elsewhere than in the main thread, the workers end the run when they next look at the lease
+        if interruptible and main_thread.ident is not None:
+            signal.pthread_kill(main_thread.ident, signal.SIGINT)
+
+    with Lease(folder, LEASE_FILE, f"run {name}", interrupt) as lease:
+        try:
+            yield lease
+        except (KeyboardInterrupt, SystemExit):
+            # Ray Train answers SIGINT with an exit code of 0
+            raise lease.loss or KeyboardInterrupt from None
 
 
 def _needed_cpus(settings: RunSettings) -> int:
@@ -129,18 +147,16 @@ def _introduce(settings: RunSettings, corpus: Corpus, steps: int) -> None:
         f"{workers.count} {'GPU' if workers.gpu else 'CPU'} workers, ZeRO {settings.zero.stage}, {settings.precision}"
     )
     tracking = os.environ.get("MLFLOW_TRACKING_URI")
-    log(f"MLflow: {tracking or 'off (MLFLOW_TRACKING_URI is not set)'}")
+    log(f"MLflow: {without_credentials(tracking) if tracking else 'off (MLFLOW_TRACKING_URI is not set)'}")
 
 
-def _train(settings: RunSettings, steps: int) -> None:
-    # on this very machine: workers' machines may go away
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    board = ProgressBoard.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]  # Ray adds it
+def _train(job: TrainingJob, steps: int) -> None:
+    settings, coordinator = job.settings, job.coordinator
     folder = Folder(settings.storage) / settings.name / "ray-train"
     variables = worker_environment(settings)
     trainer = without_placement_group_cleaner(TorchTrainer)(
         train_worker,
-        train_loop_config={"job": TrainingJob(settings, code_fingerprint(), board)},
+        train_loop_config={"job": job},
         torch_config=TorchConfig(
             backend="nccl" if settings.workers.gpu else "gloo", timeout_s=collective_timeout_seconds(settings)
         ),
@@ -156,31 +172,43 @@ def _train(settings: RunSettings, steps: int) -> None:
             worker_runtime_env={"env_vars": variables} if variables else {},  # type: ignore[call-arg]
         ),
     )
-    with ProgressDisplay(board, steps) as display, _stopping_on_termination(display):
+    with ProgressDisplay(coordinator, steps) as display, _stopping_on_termination(display):
         try:
             trainer.fit()
         except (RayError, ray.train.TrainingFailedError) as error:
-            fatal = ray.get(board.fatal.remote())
+            fatal = ray.get(coordinator.fatal.remote())
             mistake = UserError(*fatal) if fatal else user_error_in(error)
             raise mistake or _failure(error) from None
-    fatal = ray.get(board.fatal.remote())
+    require_finished(coordinator, settings.name)
+
+
+def require_finished(coordinator: Any, name: str) -> None:
+    """Raise UserError unless the workers have trained to the end: being asked to stop may have come too late."""
+    fatal, stopped_after = ray.get([coordinator.fatal.remote(), coordinator.stopped_after.remote()])
     if fatal:
         raise UserError(*fatal)
-    if display.asked_to_stop:
-        raise UserError(f"run {settings.name} was stopped by SIGTERM; the same command goes on from its checkpoint")
+    if stopped_after is not None:
+        raise UserError(
+            f"run {name} was stopped by SIGTERM at step {stopped_after}; the same command resumes from its checkpoint"
+        )
 
 
 @contextmanager
 def _stopping_on_termination(display: ProgressDisplay) -> Iterator[None]:
-    """SIGTERM (``ray job stop``, a batch system at the end of the time) lets the workers checkpoint and leave."""
+    """SIGTERM (``ray job stop``, a batch system at the end of the time) lets the workers checkpoint and leave.
+
+    Afterwards, signals do what they did before; Ray Train puts a handler of its own for SIGINT, too.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # only a main thread can have signal handlers
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: display.ask_to_stop())
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGTERM, lambda *_: display.ask_to_stop())
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def worker_environment(settings: RunSettings) -> dict[str, str]:

@@ -41,7 +41,7 @@ class MlflowRun:
         parameters: Mapping[str, Any],
         tags: Mapping[str, str],
         system_metrics: bool,
-        run_uid: str = "",
+        run_uid: str,
         begun_without_uid: bool = False,
     ) -> None:
         """``begun_without_uid``: the run was begun by the first version, whose MLflow runs have no uid."""
@@ -57,7 +57,7 @@ class MlflowRun:
         self._parameters = flattened(parameters)
         self._tags = dict(tags)
         self._run_uid = run_uid
-        self._begun_without_uid = begun_without_uid or not run_uid
+        self._begun_without_uid = begun_without_uid
         self._wants_system_metrics = system_metrics
         self._system_metrics: SystemMetrics | None = None
         self._done = dict.fromkeys(PROGRESS_METRICS, -1)
@@ -122,13 +122,12 @@ class MlflowRun:
         self._experiment_id = self._find_or_create_experiment()
         found = self._find()
         if found is None:
-            tags = {FOLDER_TAG: self._folder_uri, **({UID_TAG: self._run_uid} if self._run_uid else {}), **self._tags}
+            tags = {UID_TAG: self._run_uid, FOLDER_TAG: self._folder_uri, **self._tags}
             run_id = str(self._client.create_run(self._experiment_id, tags=tags, run_name=self._name).info.run_id)
             self._log_parameters(run_id)
             return run_id
         run_id = str(found.info.run_id)
-        if self._run_uid:
-            self._client.set_tag(run_id, UID_TAG, self._run_uid)
+        self._client.set_tag(run_id, UID_TAG, self._run_uid)
         self._client.set_terminated(run_id, "RUNNING")
         # what is there already, also of steps that are done again after a kill, is not sent again
         self._done = {name: int(found.data.metrics.get(name, -1)) for name in PROGRESS_METRICS}
@@ -136,10 +135,9 @@ class MlflowRun:
 
     def _find(self) -> Any | None:
         """This run, if an earlier process began it. A name or an address may have been used before: they do not do."""
-        if self._run_uid:
-            uid = f"tags.`{UID_TAG}` = '{self._run_uid}'"
-            if found := self._client.search_runs([self._experiment_id], uid, max_results=1):
-                return found[0]
+        of_uid = f"tags.`{UID_TAG}` = '{self._run_uid}'"
+        if found := self._client.search_runs([self._experiment_id], of_uid, max_results=1):
+            return found[0]
         if not self._begun_without_uid:
             return None
         # compared here and not by the server, whose filters cannot hold every address

@@ -17,6 +17,7 @@ from typing import Any
 
 from dataprep.runtime.background import BackgroundThread
 from dataprep.runtime.command_line import UserError
+from dataprep.runtime.lease import LeaseLostError
 from dataprep.runtime.storage import Folder
 from pretrain.monitoring.metrics_file import MetricsFile, Row
 from pretrain.monitoring.mlflow_run import ROWS_PER_REQUEST, MlflowRun
@@ -34,8 +35,14 @@ class RunRecord:
         from_step: int,
         mlflow_run: MlflowRun | None,
         tell: Callable[[str], None],
+        require_lease: Callable[[], None] = lambda: None,
     ) -> None:
-        """``from_step``: optimizer steps done at the checkpoint that the run resumes from; later rows are redone."""
+        """``from_step``: optimizer steps done at the checkpoint that the run resumes from; later rows are redone.
+
+        ``require_lease`` raises LeaseLostError where another process has the run: nothing is written then.
+        """
+        self._require_lease = require_lease
+        require_lease()
         self._file, rows_before = MetricsFile.resume(folder, from_step)
         self._mlflow = mlflow_run
         self._tell = tell
@@ -66,6 +73,7 @@ class RunRecord:
             with self._lock:
                 lines = list(self._to_store)
             if lines:
+                self._require_lease()
                 self._file.append(lines)
                 with self._lock:
                     del self._to_store[: len(lines)]
@@ -109,6 +117,8 @@ class RunRecord:
         while not self._closing.wait(SEND_EVERY_SECONDS):
             try:
                 self.store()
+            except LeaseLostError:
+                raise
             except (UserError, OSError) as error:
                 self._complain("metrics", f"metrics.jsonl not written yet: {error}")
 

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dataprep.runtime.lease import LeaseKey
 from dataprep.runtime.storage import Folder
+from pretrain.artifacts.run_settings import RunIdentity
 from pretrain.config import RunSettings
 from pretrain.data.plan import steps_in
 
@@ -17,11 +19,17 @@ SHORTEST_COLLECTIVE_TIMEOUT_SECONDS = 1800
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What the driver passes to every worker; ``coordinator`` is the actor that carries messages between them."""
+    """What the driver passes to every worker.
+
+    ``coordinator`` is the actor that carries messages between them; by ``lease`` a worker knows whether its driver is
+    the run's still.
+    """
 
     settings: RunSettings
     code_fingerprint: str
     coordinator: Any
+    identity: RunIdentity
+    lease: LeaseKey
 
     @property
     def folder(self) -> Folder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from dataprep.corpus import Corpus, GeneGraph, open_corpus
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder
 from pretrain.artifacts.checkpoint import Checkpoint, CheckpointStore
+from pretrain.artifacts.run_inputs import recorded_inputs
 from pretrain.config import RunSettings
 from pretrain.data.accounting import PlanKey, Position
 from pretrain.data.plan import SplitLayout, layout_of
@@ -35,8 +36,6 @@ from pretrain.training.zero import scatter_moments, start_engine
 # Side of the square product whose rate stands for the device's peak in the metrics: large enough for either device,
 # and milliseconds to measure.
 PEAK_PRODUCT_SIDE = {"cpu": 1024, "cuda": 8192}
-# Fingerprints of what a run takes from its corpus, by their names there and in the state of checkpoints.
-RECORDED_INPUTS = {"corpus": "corpus", "vocabulary": "vocabulary_sha256", "graph": "graph_sha256"}
 
 
 @dataclass(frozen=True)
@@ -75,6 +74,7 @@ class Setup:
             "model": self.shape.model_dump(mode="json"),
             "settings": self.job.settings.resolved(),
             "code": self.job.code_fingerprint,
+            "run_uid": self.job.identity.uid,
         }
 
 
@@ -124,7 +124,7 @@ def set_up(job: TrainingJob) -> Setup:
         clock=clock,
         engine=engine,
         position=position,
-        best=_best(restored),
+        best=ranks.from_first(_best(restored, store) if ranks.is_first else None),
     )
 
 
@@ -133,11 +133,6 @@ def agreed_checkpoint(store: CheckpointStore, ranks: Ranks, log: Callable[[str],
     chosen = store.newest_good(log) if ranks.is_first else None
     step = ranks.from_first(chosen.step if chosen is not None else None)
     return chosen if ranks.is_first or step is None else store.read(step)
-
-
-def recorded_inputs(state: Mapping[str, Any]) -> dict[str, str]:
-    """Return what a checkpoint says its run takes from the corpus; the first version recorded no graph."""
-    return {name: state[key] for name, key in RECORDED_INPUTS.items() if key in state}
 
 
 def _set_threads(settings: RunSettings, workers_here: int) -> None:
@@ -175,6 +170,7 @@ def _position(settings: RunSettings, profiles: int, workers: int, restored: Chec
     return Position.from_state(restored.state["position"], restored.accounting).under(key)
 
 
-def _best(restored: Checkpoint | None) -> tuple[int, float] | None:
+def _best(restored: Checkpoint | None, store: CheckpointStore) -> tuple[int, float] | None:
+    """Return the best step so far and its loss, if that step has a checkpoint: the first version did not see to it."""
     best = restored.state.get("best") if restored is not None else None
-    return (int(best[0]), float(best[1])) if best else None
+    return (int(best[0]), float(best[1])) if best and int(best[0]) in store.steps() else None

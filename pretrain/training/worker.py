@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import ray
+
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder
 from pretrain.artifacts.checkpoint import CheckpointWriter
@@ -48,6 +50,8 @@ def train(job: TrainingJob) -> None:
     raise_failures(_closed(observers), setup.ranks)
     if asked_to_stop and progress.position.step < setup.total_steps:
         metrics.finish(None)
+        if setup.ranks.is_first:
+            ray.get(job.coordinator.stop_after.remote(progress.position.step))
         setup.log(f"stopped as asked after step {progress.position.step}, with a checkpoint")
     else:
         metrics.finish(_export(setup, progress, metrics))
@@ -178,15 +182,16 @@ def _record(setup: Setup) -> RunRecord | None:
         tags = {"corpus": setup.corpus.fingerprint, "code": job.code_fingerprint}
         run = MlflowRun(
             settings.tracking.experiment, settings.name, job.folder.uri, settings.resolved(), tags,
-            settings.tracking.system_metrics,
+            settings.tracking.system_metrics, job.identity.uid, job.identity.begun_without_uid,
         )  # fmt: skip
-    return RunRecord(job.folder, setup.position.step, run, setup.log)
+    return RunRecord(job.folder, setup.position.step, run, setup.log, job.lease.require)
 
 
 def _writer(setup: Setup, record: RunRecord | None) -> CheckpointWriter | None:
     if record is None:
         return None
-    return CheckpointWriter(setup.checkpoints, setup.job.settings.checkpoint.keep, record.store, setup.log)
+    keep, lease = setup.job.settings.checkpoint.keep, setup.job.lease
+    return CheckpointWriter(setup.checkpoints, keep, record.store, setup.log, lease.require)
 
 
 def _export(setup: Setup, progress: Progress, metrics: Metrics) -> Folder:
@@ -196,6 +201,7 @@ def _export(setup: Setup, progress: Progress, metrics: Metrics) -> Folder:
     if setup.ranks.is_first:
         training = {
             "run": setup.job.settings.name,
+            "run_uid": setup.job.identity.uid,
             "step": progress.position.step,
             "epochs": progress.position.epoch,
             "validation_loss": metrics.last("validation_loss"),
@@ -203,5 +209,7 @@ def _export(setup: Setup, progress: Progress, metrics: Metrics) -> Folder:
             "corpus": setup.corpus.fingerprint,
             "settings": setup.job.settings.resolved(),
         }
-        write_export(export, setup.shape, weights, setup.corpus.vocabulary, setup.graph, training)
+        setup.job.lease.require()
+        # in the run's own folder, also over what an interrupted export of the first version left
+        write_export(export, setup.shape, weights, setup.corpus.vocabulary, setup.graph, training, overwrite=True)
     return export

@@ -10,8 +10,8 @@ import ray
 from ray.util.placement_group import placement_group
 from running_jobs import wait_until
 
+from pretrain.driver.coordinator import start_coordinator
 from pretrain.driver.leftovers import remove_groups_of_dead_runs
-from pretrain.driver.progress import ProgressBoard
 
 # Ray Train's controller asks for a group in the moment between its driver's end and its own. Here the one that asks
 # is made to live on, so that it does so each time.
@@ -20,11 +20,11 @@ import threading
 import time
 import ray
 from ray.util.placement_group import placement_group
-from pretrain.driver.progress import ProgressBoard
+from pretrain.driver.coordinator import start_coordinator
 
 ray.init(log_to_driver=False, namespace="leftovers")
-board = ProgressBoard.remote()
-ray.get(board.stop_requested.remote())
+coordinator = start_coordinator()
+ray.get(coordinator.stop_requested.remote())
 
 @ray.remote(num_cpus=0)
 class Late:
@@ -54,9 +54,9 @@ def test_what_a_killed_run_holds_is_freed_and_what_a_living_one_holds_is_not(clu
         env=os.environ | {"RAY_ADDRESS": cluster.address},
     )
     try:
-        board = ProgressBoard.remote()
+        coordinator = start_coordinator()
         own = placement_group([{"CPU": 3}])
-        ray.get([own.ready(), board.stop_requested.remote()])
+        ray.get([own.ready(), coordinator.stop_requested.remote()])
         assert run.stdout.readline() == "asks soon\n"
     finally:
         run.kill()
@@ -67,5 +67,10 @@ def test_what_a_killed_run_holds_is_freed_and_what_a_living_one_holds_is_not(clu
     assert ray.available_resources()["CPU"] == 1, "Ray itself has removed it: is this still needed?"
     assert remove_groups_of_dead_runs() == 1
     wait_until(lambda: ray.available_resources()["CPU"] == 4, 30, lambda: str(ray.available_resources()))
+    assert remove_groups_of_dead_runs() == 0
+    assert ray.get(own.ready(), timeout=10)
+    # this job has lost its coordinator, as after the end of a run, and uses its group for something else
+    ray.kill(coordinator)
+    time.sleep(2)
     assert remove_groups_of_dead_runs() == 0
     assert ray.get(own.ready(), timeout=10)

@@ -161,7 +161,7 @@ def test_a_terminated_job_killed_processes_and_a_lost_machine_leave_no_trace_in_
     job.until_checkpoint(4)
     job.terminate()
     assert job.wait() == 1
-    assert "the same command goes on from its checkpoint" in job.output
+    assert "the same command resumes from its checkpoint" in job.output
     assert "Traceback" not in job.output
     stopped_at = CheckpointStore(job.folder / "checkpoints").steps()[-1]
     assert len(training_rows(job.folder)) == stopped_at, "the checkpoint is of the step it stopped at"

@@ -177,7 +177,7 @@ def test_what_mlflow_missed_is_sent_later_each_step_once(s3_server, mlflow_serve
     lines: list[str] = []
 
     def record(from_step: int) -> RunRecord:
-        tracked = MlflowRun("untracked", "untracked", folder.uri, {"seed": 0}, {}, system_metrics=False)
+        tracked = MlflowRun("untracked", "untracked", folder.uri, {"seed": 0}, {}, system_metrics=False, run_uid="a1")
         return RunRecord(folder, from_step, tracked, lines.append)
 
     def add(to: RunRecord, steps: range) -> None:

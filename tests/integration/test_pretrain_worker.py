@@ -176,7 +176,7 @@ def test_a_run_is_not_resumed_on_another_graph(start, corpus, run_folder):
 
 def test_a_checkpoint_that_names_no_graph_is_resumed(start, run_folder, monkeypatch):
     """As those of the first version."""
-    monkeypatch.setattr("pretrain.training.setup.RECORDED_INPUTS", {"corpus": "corpus"})
+    monkeypatch.setattr("pretrain.artifacts.run_inputs.RECORDED_INPUTS", {"corpus": "corpus"})
     start("first", max_steps=3)
     assert "resuming from the checkpoint of step 3" in start("first").lines
 

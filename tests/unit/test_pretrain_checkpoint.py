@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from dataprep.runtime.command_line import UserError, read_settings
+from dataprep.runtime.lease import LeaseLostError
 from dataprep.runtime.storage import Folder
 from pretrain.artifacts.checkpoint import MARKER, OPTIMIZER, WEIGHTS, Checkpoint, CheckpointStore, CheckpointWriter
 from pretrain.config import RunSettings
@@ -302,3 +303,28 @@ def wait_until_idle(writer: CheckpointWriter) -> None:
     while not writer.is_idle:
         assert time.monotonic() < give_up_at
         time.sleep(0.01)
+
+
+def test_a_writer_whose_run_another_process_has_taken_over_touches_nothing(store):
+    """Both are at the same step: the marker of the other one's checkpoint must stay."""
+    store.write(make_checkpoint(5))
+
+    def taken_over() -> None:
+        raise LeaseLostError("process 9 on new has taken over run first: this one stops")
+
+    writer = CheckpointWriter(CheckpointStore(store.folder), 1, lambda: None, told()[1], taken_over)
+    writer.submit(make_checkpoint(5), None)
+    with pytest.raises(LeaseLostError, match=r"^process 9 on new has taken over run first"):
+        writer.close()
+    assert good_steps(store) == [5]
+
+
+def test_a_checkpoint_that_was_being_written_when_the_run_was_taken_over_gets_no_marker(store):
+    def taken_over() -> None:
+        raise LeaseLostError("process 9 on new has taken over run first: this one stops")
+
+    writer = CheckpointWriter(store, 1, taken_over, told()[1])
+    writer.submit(make_checkpoint(5), None)
+    with pytest.raises(LeaseLostError):
+        writer.close()
+    assert store.steps() == []

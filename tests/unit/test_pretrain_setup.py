@@ -10,7 +10,7 @@ from made_corpora import make_corpus
 
 from dataprep.corpus import GRAPH_FILE, open_corpus
 from dataprep.runtime.command_line import UserError
-from pretrain.training.setup import recorded_inputs
+from pretrain.artifacts.run_inputs import recorded_inputs
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from dataprep.runtime.command_line import UserError
+from dataprep.runtime.lease import LeaseLostError
 from dataprep.runtime.storage import Folder
 from pretrain.driver.progress import describe_row, duration
 from pretrain.monitoring import tracking
@@ -50,7 +51,7 @@ def test_an_mlflow_server_that_is_away_delays_nobody_and_is_mentioned_once(folde
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # the discard port: nobody listens
     monkeypatch.setattr(tracking, "SEND_EVERY_SECONDS", 0.05)
     monkeypatch.setattr(tracking, "CLOSE_PATIENCE_SECONDS", 0.2)
-    run = MlflowRun("e", "n", folder.uri, {}, {}, system_metrics=False)
+    run = MlflowRun("e", "n", folder.uri, {}, {}, system_metrics=False, run_uid="a1")
     record = RunRecord(folder, from_step=0, mlflow_run=run, tell=lines.append)
     started = time.monotonic()
     for step in range(1, 200):
@@ -192,3 +193,21 @@ def test_mlflow_still_has_the_monitor_that_is_started_directly_and_it_is_started
     assert run.watch_system() == "had ended and was started again"
     assert run._system_metrics._monitor._process.is_alive()
     assert run.finish("FINISHED", None) is None
+
+
+def test_nothing_is_stored_of_a_run_that_another_process_has_taken_over(folder, lines):
+    folder.write_text(METRICS_FILE, json.dumps(row(1)) + "\n")
+    taken_over: list[bool] = []
+
+    def require_lease() -> None:
+        if taken_over:
+            raise LeaseLostError("another process has taken over run first")
+
+    record = RunRecord(folder, 1, None, lines.append, require_lease)
+    record.add(row(2))
+    taken_over.append(True)
+    with pytest.raises(LeaseLostError):
+        record.close(None)
+    with pytest.raises(LeaseLostError):
+        RunRecord(folder, 0, None, lines.append, require_lease)
+    assert [line["step"] for line in read_rows(folder)] == [1]

@@ -1,0 +1,72 @@
+"""``settings.json`` in the folder of a run: its settings, and what tells it from all other runs."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from dataprep.runtime.command_line import UserError
+from dataprep.runtime.storage import Folder
+from pretrain.config import RunSettings
+
+SETTINGS_FILE = "settings.json"
+LEASE_FILE = "lease.json"
+# Beside the settings, in the same file.
+_IDENTITY = "run"
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """What tells a run from others of its name and in its place, before and after it.
+
+    ``begun_without_uid``: by the first version, whose runs have none until they are resumed.
+    """
+
+    uid: str
+    begun_without_uid: bool = False
+
+
+def require_run_folder(folder: Folder) -> None:
+    """Raise UserError where the folder holds something that is no run: nothing of that may be written over."""
+    names = [name for name in folder.children() if not name.startswith(".") and name != LEASE_FILE]
+    if names and SETTINGS_FILE not in names:
+        raise UserError(
+            f"{folder.uri} is not empty and is no run: it has {', '.join(names[:3])}, and no {SETTINGS_FILE}; "
+            "choose another --name or --storage",
+            exit_code=2,
+        )
+    if names:
+        _read(folder)
+
+
+def store_settings(folder: Folder, settings: RunSettings) -> RunIdentity:
+    """Store the settings of this start of the run, and return the run's identity, made at its first start.
+
+    Raises UserError where the run has other settings that must not change. To be called by who holds the run's lease.
+    """
+    before = _read(folder) if folder.exists(SETTINGS_FILE) else None
+    # the first version stored relative addresses as they were given
+    if before is not None and (changed := settings.changed_since(before | {"corpus": Folder(before["corpus"]).uri})):
+        differences = "; ".join(f"{name}: {then} -> {now}" for name, (then, now) in changed.items())
+        raise UserError(f"run {settings.name} exists with other settings ({differences}); choose another --name", 2)
+    known = (before or {}).get(_IDENTITY)
+    identity = RunIdentity(**known) if known else RunIdentity(uuid.uuid4().hex, begun_without_uid=before is not None)
+    content = settings.resolved() | {_IDENTITY: asdict(identity)}
+    folder.write_text(SETTINGS_FILE, json.dumps(content, indent=1) + "\n")
+    return identity
+
+
+def _read(folder: Folder) -> dict[str, Any]:
+    try:
+        content = json.loads(folder.read_bytes(SETTINGS_FILE))
+    except UserError:
+        raise
+    except ValueError:
+        content = None
+    if not isinstance(content, dict) or not {"corpus", "storage", "name"} <= content.keys():
+        raise UserError(
+            f"{folder.uri}/{SETTINGS_FILE} is damaged, or not the settings of a run: choose another --name or --storage"
+        )
+    return content
