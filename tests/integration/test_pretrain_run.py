@@ -12,8 +12,10 @@ from made_corpora import make_corpus, make_profiles
 
 from dataprep.corpus import Corpus
 from dataprep.runtime.command_line import UserError
+from dataprep.runtime.lease import Lease, Process
 from dataprep.runtime.storage import Folder
 from pretrain.artifacts.checkpoint import CheckpointStore
+from pretrain.artifacts.run_settings import LEASE_FILE
 from pretrain.config import RunSettings
 from pretrain.driver.run import run
 from pretrain.model.bulkformer import BulkFormer
@@ -77,6 +79,9 @@ def test_a_run_leaves_metrics_checkpoints_and_an_export_that_loads(corpus, stora
     assert [row["epoch"] for row in validations] == [0, 1]
     # one every 3 steps, one after the last, and one of step 4, whose validation was the best so far; 3 are kept
     assert CheckpointStore(folder / "checkpoints").steps() == [4, 6, 8]
+    names = folder.files()
+    assert {"settings.json", "metrics.jsonl", "genes.parquet", "gene_graph.parquet"} <= set(names)
+    assert not [name for name in names if name.startswith(("metrics/", "lease"))], "these are there only while it runs"
     model = BulkFormer.from_pretrained(f"{folder.uri}/export")
     assert model.shape.genes == corpus.genes
     assert not model.training
@@ -145,6 +150,18 @@ def test_a_value_that_is_not_finite_stops_before_the_step_and_names_step_and_pro
 def test_other_settings_under_the_name_of_an_old_run_are_refused(corpus, storage, uninterrupted):
     with pytest.raises(UserError, match=r"run uninterrupted exists with other settings \(seed: 0 -> 1\)"):
         run(settings(corpus, storage, "uninterrupted", seed=1))
+
+
+def test_a_second_driver_is_refused_while_the_first_is_heard_of(corpus, storage):
+    """Here a process of another machine, of which only the object store tells."""
+    folder = Folder(storage) / "held"
+    held = Lease(folder, LEASE_FILE, "run held", process=Process("elsewhere", 7), heartbeat_seconds=0.5)
+    with (
+        held,
+        pytest.raises(UserError, match=r"^run held is in the hands of process 7 on elsewhere:"),
+    ):
+        run(settings(corpus, storage, "held"))
+    assert folder.files() == []
 
 
 def test_more_workers_than_the_cluster_can_hold_are_refused_at_once(corpus, storage):
