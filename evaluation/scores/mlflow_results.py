@@ -10,7 +10,7 @@ from typing import Any
 
 from dataprep.runtime.terminal import log
 from evaluation.scores.results import TaskResult
-from pretrain.monitoring.mlflow_run import MLFLOW_LIMITS, flattened
+from pretrain.monitoring.mlflow_run import MLFLOW_LIMITS, flattened, without_credentials
 
 _RESULTS_FILE = "results.json"
 _LONGEST_PARAMETER = 500
@@ -44,7 +44,8 @@ def send_results(
         client.log_text(run_id, results_text, _RESULTS_FILE)
         client.set_terminated(run_id)
     except (MlflowException, OSError) as error:
-        log(f"MLflow did not take the results ({' '.join(str(error).split())[:160]}); they are shown here all the same")
+        reason = without_credentials(" ".join(str(error).split()))
+        log(f"MLflow did not take the results ({reason[:160]}); they are shown here all the same")
         return None
     return str(run_id)
 

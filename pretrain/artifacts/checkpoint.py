@@ -127,8 +127,8 @@ class CheckpointStore:
                 return False
         return self._found_good[step]
 
-    def newest_good(self, tell: Callable[[str], None]) -> Checkpoint | None:
-        """The newest checkpoint that verifies; ``tell`` hears of every damaged one passed over.
+    def newest_good(self, log: Callable[[str], None]) -> Checkpoint | None:
+        """The newest checkpoint that verifies; ``log`` is told of every damaged one passed over.
 
         Raises UserError where there are checkpoints but none of them is good: to start anew would lose the run.
         """
@@ -137,7 +137,7 @@ class CheckpointStore:
             try:
                 return self.read(step)
             except DamagedCheckpointError as error:
-                tell(f"CHECKPOINT PASSED OVER: {error}; going back to an older one")
+                log(f"CHECKPOINT PASSED OVER: {error}; going back to an older one")
         if steps:
             raise UserError(f"all {len(steps)} checkpoints in {self.folder.uri} are damaged; remove them to start anew")
         return None
@@ -188,9 +188,9 @@ class CheckpointStore:
 
 
 class CheckpointWriter:
-    """Writes checkpoints in a thread, one after the other, while training goes on.
+    """Writes checkpoints in a thread, one after the other, while training continues.
 
-    A checkpoint that the store does not take is reported through ``tell`` and training goes on; :meth:`close` raises
+    A checkpoint that the store does not take is reported through ``log`` and training continues; :meth:`close` raises
     if that was the last one. Any other error ends the run: :meth:`check` and the next :meth:`submit` raise it.
     """
 
@@ -199,7 +199,7 @@ class CheckpointWriter:
         store: CheckpointStore,
         keep: int,
         before_marker: Callable[[], None],
-        tell: Callable[[str], None],
+        log: Callable[[str], None],
         require_lease: Callable[[], None] = lambda: None,
     ) -> None:
         """``require_lease`` raises LeaseLostError where another process has the run: nothing is written then."""
@@ -207,7 +207,7 @@ class CheckpointWriter:
         self._store = store
         self._keep = keep
         self._before_marker = before_marker
-        self._tell = tell
+        self._log = log
         self._not_written: UserError | None = None
         self._best_kept: int | None = None
         # one being written, one waiting: more would hold more copies of the model in memory
@@ -265,7 +265,7 @@ class CheckpointWriter:
             raise
         except (UserError, OSError) as error:
             self._not_written = UserError(f"checkpoint of step {checkpoint.step} not written: {error}")
-            self._tell(f"CHECKPOINT NOT WRITTEN at step {checkpoint.step}: {error}; training goes on")
+            self._log(f"CHECKPOINT NOT WRITTEN at step {checkpoint.step}: {error}; training continues")
             return
         self._not_written = None
         try:
@@ -274,7 +274,7 @@ class CheckpointWriter:
                 self._best_kept = best_step
             self._store.retain(self._keep, self._best_kept)
         except (UserError, OSError) as error:
-            self._tell(f"older checkpoints not deleted yet, which is tried again after the next one: {error}")
+            self._log(f"older checkpoints not deleted yet, which is tried again after the next one: {error}")
 
 
 def _name(step: int) -> str:

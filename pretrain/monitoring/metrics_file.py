@@ -1,4 +1,4 @@
-"""``metrics.jsonl``: one row of metrics per line, oldest first, written while a run goes on.
+"""``metrics.jsonl``: one row of metrics per line, oldest first, written during the run.
 
 In a local folder, rows are appended. An object store cannot append: there, rows go to parts of bounded size,
 ``metrics/part-NNNNNNNNN.jsonl``, named by the number of rows before them, of which only the last is written again. When
@@ -24,7 +24,7 @@ Row = dict[str, Any]
 
 
 def read_rows(folder: Folder) -> list[Row]:
-    """Rows of a run's metrics, oldest first, also of a run that is going on; none where there are none.
+    """Rows of a run's metrics, oldest first, also during a run; none where there are none.
 
     Raises UserError for a line that is no row. A last line that is not complete yet is left out.
     """

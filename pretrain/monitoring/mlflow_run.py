@@ -1,15 +1,15 @@
-"""One MLflow run per pretraining run. Whatever MLflow does, it never raises an error here: training goes on."""
+"""One MLflow run per pretraining run. Whatever MLflow does, it never raises an error here: training continues."""
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from dataprep.runtime.storage import Folder
 from pretrain.monitoring.metrics_file import Row
@@ -25,6 +25,8 @@ PROGRESS_METRICS = ("last_step", "last_validation_step")
 # The run is found again by its uid. Runs of the first version have the address of their folder alone.
 UID_TAG = "bulkformer.uid"
 FOLDER_TAG = "bulkformer.run"
+
+_CREDENTIALS = re.compile(r"(?<=//)[^/\s]*@")
 
 
 class MlflowRun:
@@ -176,10 +178,9 @@ def flattened(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def without_credentials(address: str) -> str:
-    """An address as it may be shown: without the user and password that may stand before the host."""
-    parts = urlsplit(address)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else address
+def without_credentials(text: str) -> str:
+    """An address, or a message with addresses, as it may be shown: without user and password before the host."""
+    return _CREDENTIALS.sub("", text)
 
 
 def _progress_metric(row: Row) -> str:
@@ -200,4 +201,4 @@ def _metrics(rows: Sequence[Row]) -> list[Any]:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__
+    return without_credentials(" ".join(str(error).split()))[:160] or type(error).__name__

@@ -18,10 +18,10 @@ STEPS_BEFORE = 2
 class StepProfile:
     """Records ``steps`` steps on rank 0 and leaves ``profile/step-N.json.gz`` in the run's folder."""
 
-    def __init__(self, steps: int, folder: Folder, tell: Callable[[str], None]) -> None:
+    def __init__(self, steps: int, folder: Folder, log: Callable[[str], None]) -> None:
         self._steps = steps
         self._folder = folder
-        self._tell = tell
+        self._log = log
         self._seen = 0
         self._profiler: Any = None
 
@@ -47,4 +47,4 @@ class StepProfile:
             trace = Path(local) / "trace.json.gz"
             recorded.export_chrome_trace(str(trace))
             self._folder.upload(trace, name)
-        self._tell(f"profile: {self._folder.uri}/{name} (open it in chrome://tracing or ui.perfetto.dev)")
+        self._log(f"profile: {self._folder.uri}/{name} (open it in chrome://tracing or ui.perfetto.dev)")

@@ -129,8 +129,8 @@ class StepClock:
 class SlowWorkerWatch:
     """Notices a worker that all others wait for."""
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self._tell = tell
+    def __init__(self, log: Callable[[str], None]) -> None:
+        self._log = log
         self._suspect = -1
         self._steps = 0
 
@@ -147,7 +147,7 @@ class SlowWorkerWatch:
         self._steps = self._steps + 1 if same else int(ratio > SLOW_RATIO)
         self._suspect = slowest
         if self._steps == SLOW_STEPS:
-            self._tell(
+            self._log(
                 f"SLOW WORKER: rank {slowest} has taken {ratio:.1f} times as long as the others for {SLOW_STEPS} steps"
             )
         return {"slowest_rank": slowest, "slowest_ratio": ratio}

@@ -34,7 +34,7 @@ class RunRecord:
         folder: Folder,
         from_step: int,
         mlflow_run: MlflowRun | None,
-        tell: Callable[[str], None],
+        log: Callable[[str], None],
         require_lease: Callable[[], None] = lambda: None,
     ) -> None:
         """``from_step``: optimizer steps done at the checkpoint that the run resumes from; later rows are redone.
@@ -45,7 +45,7 @@ class RunRecord:
         require_lease()
         self._file, rows_before = MetricsFile.resume(folder, from_step)
         self._mlflow = mlflow_run
-        self._tell = tell
+        self._log = log
         self._lock = threading.Lock()
         self._storing = threading.Lock()
         self._to_store: list[str] = []
@@ -103,15 +103,15 @@ class RunRecord:
         try:
             self._send_thread.join()
         except UserError as error:
-            self._tell(f"MLflow: {error}")
+            self._log(f"MLflow: {error}")
         give_up_at = time.monotonic() + CLOSE_PATIENCE_SECONDS
         while not self._send_waiting(tracked):
             if time.monotonic() >= give_up_at:
-                self._tell("MLflow does not answer: what it lacks is in metrics.jsonl and is sent at the next start")
+                self._log("MLflow does not answer: what it lacks is in metrics.jsonl and is sent at the next start")
                 return
             time.sleep(SEND_EVERY_SECONDS)
         problem = tracked.finish("FINISHED" if export else "KILLED", export)
-        self._tell(f"MLflow: {problem}" if problem else f"MLflow run: {tracked.address()}")
+        self._log(f"MLflow: {problem}" if problem else f"MLflow run: {tracked.address()}")
 
     def _keep_storing(self) -> None:
         while not self._closing.wait(SEND_EVERY_SECONDS):
@@ -134,7 +134,7 @@ class RunRecord:
                 rows = list(islice(self._to_send, ROWS_PER_REQUEST))
             problem = tracked.send(rows)
             if problem is not None:
-                self._complain("mlflow", f"MLflow does not answer ({problem}); training goes on, metrics follow later")
+                self._complain("mlflow", f"MLflow does not answer ({problem}); training continues, metrics follow")
                 return False
             with self._lock:
                 for _ in rows:
@@ -146,4 +146,4 @@ class RunRecord:
         """Say it once: an outage of an hour is one line, not a thousand."""
         if topic not in self._complained:
             self._complained.add(topic)
-            self._tell(message)
+            self._log(message)

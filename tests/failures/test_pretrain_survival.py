@@ -89,7 +89,7 @@ def test_a_worker_killed_in_mid_epoch_costs_nothing_but_time(corpus, storage, un
 
 
 def test_an_object_store_that_is_away_for_a_while_is_waited_for(corpus, storage, s3_server, uninterrupted):
-    """Stopped while checkpoints are being written and windows read; training goes on when it is back."""
+    """Stopped while checkpoints are being written and windows read; training continues when it is back."""
 
     began = []
 

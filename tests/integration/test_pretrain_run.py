@@ -210,7 +210,7 @@ def test_what_mlflow_missed_is_sent_later_each_step_once(s3_server, mlflow_serve
         first.close(None)
     finally:
         mlflow_server.start()
-    assert any("training goes on" in line for line in lines)
+    assert any("training continues" in line for line in lines)
     second = record(30)
     add(second, range(31, 41))
     second.close(None)

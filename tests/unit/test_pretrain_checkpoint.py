@@ -233,7 +233,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_one_before(small_disk):
         writer.close()
     assert store.steps() == [1]
     assert store.newest_good(tell).step == 1
-    assert any("training goes on" in line for line in lines)
+    assert any("training continues" in line for line in lines)
     assert not [path for path in small_disk.rglob("*") if path.name.endswith(".partial")], "nothing is left behind"
 
 
@@ -256,7 +256,7 @@ def test_a_checkpoint_that_cannot_be_written_is_told_and_raised_at_the_end(tmp_p
     writer.submit(make_checkpoint(1), None)
     with pytest.raises(UserError, match="checkpoint of step 1 not written"):
         writer.close()
-    assert "training goes on" in lines[0]
+    assert "training continues" in lines[0]
 
 
 def test_an_error_that_nobody_expected_ends_the_run_instead_of_blocking_it(store, monkeypatch):

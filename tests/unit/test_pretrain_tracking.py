@@ -30,7 +30,7 @@ def lines() -> list[str]:
 
 
 def test_rows_are_in_the_folder_when_the_record_is_closed(folder, lines):
-    record = RunRecord(folder, from_step=0, mlflow_run=None, tell=lines.append)
+    record = RunRecord(folder, from_step=0, mlflow_run=None, log=lines.append)
     for step in (1, 2, 3):
         record.add(row(step))
     record.close(export=None)
@@ -41,7 +41,7 @@ def test_rows_are_in_the_folder_when_the_record_is_closed(folder, lines):
 
 def test_rows_after_the_checkpoint_that_a_run_goes_on_from_are_redone(folder, lines):
     folder.write_text(METRICS_FILE, "".join(json.dumps(row(step)) + "\n" for step in (1, 2, 3, 4)))
-    record = RunRecord(folder, from_step=2, mlflow_run=None, tell=lines.append)
+    record = RunRecord(folder, from_step=2, mlflow_run=None, log=lines.append)
     record.add(row(3) | {"loss": 9.0})
     record.close(export=None)
     assert [(line["step"], line["loss"]) for line in read_rows(folder)] == [(1, 1.0), (2, 0.5), (3, 9.0)]
@@ -52,7 +52,7 @@ def test_an_mlflow_server_that_is_away_delays_nobody_and_is_mentioned_once(folde
     monkeypatch.setattr(tracking, "SEND_EVERY_SECONDS", 0.05)
     monkeypatch.setattr(tracking, "CLOSE_PATIENCE_SECONDS", 0.2)
     run = MlflowRun("e", "n", folder.uri, {}, {}, system_metrics=False, run_uid="a1")
-    record = RunRecord(folder, from_step=0, mlflow_run=run, tell=lines.append)
+    record = RunRecord(folder, from_step=0, mlflow_run=run, log=lines.append)
     started = time.monotonic()
     for step in range(1, 200):
         record.add(row(step))
@@ -60,11 +60,11 @@ def test_an_mlflow_server_that_is_away_delays_nobody_and_is_mentioned_once(folde
     time.sleep(0.5)
     record.close(export=None)
     assert len(read_rows(folder)) == 199
-    assert sum("training goes on" in line for line in lines) == 1
+    assert sum("training continues" in line for line in lines) == 1
 
 
 def test_rows_that_cannot_be_stored_are_an_error_at_the_end(folder, lines, tmp_path):
-    record = RunRecord(folder, from_step=0, mlflow_run=None, tell=lines.append)
+    record = RunRecord(folder, from_step=0, mlflow_run=None, log=lines.append)
     record.add(row(1))
     (tmp_path / "run" / METRICS_FILE).mkdir(parents=True)
     with pytest.raises(OSError, match=METRICS_FILE):
@@ -91,7 +91,7 @@ def test_a_line_of_progress_says_where_how_well_how_fast_and_how_long_still():
 
 def test_an_error_that_nobody_expected_while_storing_ends_the_run(folder, lines, monkeypatch):
     monkeypatch.setattr(tracking, "SEND_EVERY_SECONDS", 0.01)
-    record = RunRecord(folder, from_step=0, mlflow_run=None, tell=lines.append)
+    record = RunRecord(folder, from_step=0, mlflow_run=None, log=lines.append)
 
     def out_of_memory(*_: object) -> None:
         raise MemoryError("no room")
@@ -141,12 +141,12 @@ def test_an_error_that_nobody_expected_in_mlflow_is_said_once_and_tried_again(fo
         log_batch(*arguments, **more)
 
     monkeypatch.setattr(run._client, "log_batch", failing)
-    record = RunRecord(folder, from_step=0, mlflow_run=run, tell=lines.append)
+    record = RunRecord(folder, from_step=0, mlflow_run=run, log=lines.append)
     record.add(row(1))
     record.close(export=None)
     history = run._client.get_metric_history(run.run_id, "loss")
     assert [point.step for point in history] == [1]
-    assert sum("training goes on" in line for line in lines) == 1
+    assert sum("training continues" in line for line in lines) == 1
 
 
 def test_a_run_started_anew_under_an_old_name_is_another_mlflow_run(experiment):
@@ -179,6 +179,16 @@ def test_the_address_of_a_server_is_shown_without_its_password(experiment, monke
     run = begun(experiment, "a1")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://user:secret@mlflow.example:5000/base/")
     assert run.address().startswith("https://mlflow.example:5000/base/#/experiments/")
+
+
+@pytest.mark.parametrize("login", ["user:secret", "user:sec@ret", "secret"])
+def test_what_mlflow_says_of_a_server_that_does_not_answer_has_no_password(folder, monkeypatch, login):
+    """MLflow puts the address that it was given into its messages."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{login}@127.0.0.1:9")
+    problem = MlflowRun("e", "n", folder.uri, {}, {}, False, "a1").send([])
+    assert problem is not None
+    assert "127.0.0.1" in problem
+    assert "sec" not in problem
 
 
 def test_mlflow_still_has_the_monitor_that_is_started_directly_and_it_is_started_again(experiment, monkeypatch):
