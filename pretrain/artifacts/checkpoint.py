@@ -248,7 +248,6 @@ class CheckpointWriter:
         while (item := self._waiting.get()) is not None:
             checkpoint, best_step = item
             try:
-                self._require_lease()
                 self._write(checkpoint, best_step)
             except LeaseLostError:
                 raise
@@ -260,7 +259,8 @@ class CheckpointWriter:
 
     def _write(self, checkpoint: Checkpoint, best_step: int | None) -> None:
         try:
-            self._store.write(checkpoint, self._before_marker)
+            self._require_lease()
+            self._store.write(checkpoint, self._confirm)
         except LeaseLostError:
             raise
         except (UserError, OSError) as error:
@@ -275,6 +275,11 @@ class CheckpointWriter:
             self._store.retain(self._keep, self._best_kept)
         except (UserError, OSError) as error:
             self._log(f"older checkpoints not deleted yet, which is tried again after the next one: {error}")
+
+    def _confirm(self) -> None:
+        """Called when all files of a checkpoint are there, and only its marker is not."""
+        self._before_marker()
+        self._require_lease()
 
 
 def _name(step: int) -> str:

@@ -320,11 +320,30 @@ def test_a_writer_whose_run_another_process_has_taken_over_touches_nothing(store
 
 
 def test_a_checkpoint_that_was_being_written_when_the_run_was_taken_over_gets_no_marker(store):
-    def taken_over() -> None:
-        raise LeaseLostError("process 9 on new has taken over run first: this one stops")
+    answers = iter([False, True])
 
-    writer = CheckpointWriter(store, 1, taken_over, told()[1])
+    def require_lease() -> None:
+        if next(answers):
+            raise LeaseLostError("process 9 on new has taken over run first: this one stops")
+
+    writer = CheckpointWriter(store, 1, lambda: None, told()[1], require_lease)
     writer.submit(make_checkpoint(5), None)
     with pytest.raises(LeaseLostError):
         writer.close()
     assert store.steps() == []
+
+
+def test_an_outage_in_which_nobody_can_say_who_has_the_run_costs_that_checkpoint_alone(store):
+    answers = iter([UserError("the object store does not answer"), None, None])
+
+    def require_lease() -> None:
+        if answer := next(answers):
+            raise answer
+
+    lines, tell = told()
+    writer = CheckpointWriter(store, 1, lambda: None, tell, require_lease)
+    writer.submit(make_checkpoint(5), None)
+    writer.submit(make_checkpoint(6), None)
+    writer.close()
+    assert store.steps() == [6]
+    assert lines == ["CHECKPOINT NOT WRITTEN at step 5: the object store does not answer; training continues"]
