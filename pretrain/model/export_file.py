@@ -127,7 +127,7 @@ def require_place(folder: Folder, training: Mapping[str, Any], overwrite: bool) 
     """
     if folder.is_local and Path(folder.path).is_file():
         raise UserError(f"{folder.uri} is a file: choose another folder", exit_code=2)
-    names = folder.children()
+    names = [name for name in folder.children() if not name.startswith(".")]
     found = _parsed(folder, CONFIG_FILE) if CONFIG_FILE in names else _parsed(folder, WRITING_FILE)
     if not names or (overwrite and _is_half_an_export(names)):
         return
