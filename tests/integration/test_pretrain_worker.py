@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,11 +21,14 @@ from made_corpora import make_corpus
 
 from dataprep.corpus import GRAPH_FILE, Corpus, GeneGraph
 from dataprep.runtime.command_line import UserError
+from dataprep.runtime.lease import Holder, LeaseKey, Process
 from dataprep.runtime.storage import Folder
 from pretrain.artifacts.checkpoint import Checkpoint, CheckpointStore
+from pretrain.artifacts.run_settings import RunIdentity
 from pretrain.config import RunSettings
 from pretrain.data.stream import ProfileStream
 from pretrain.data.window_reader import read_window
+from pretrain.model.export_file import open_export
 from pretrain.monitoring.metrics_file import read_rows
 from pretrain.training.code_identity import code_fingerprint
 from pretrain.training.job import TrainingJob
@@ -47,6 +51,11 @@ class Coordinator:
         self._was_asked = threading.Event()
         self.post = SimpleNamespace(remote=self._post)
         self.stop_requested = SimpleNamespace(remote=self._answer)
+        self.stopped_after: int | None = None
+        self.stop_after = SimpleNamespace(remote=self._note_stop)
+
+    def _note_stop(self, step: int) -> None:
+        self.stopped_after = step
 
     def _post(self, kind: str, content: Any) -> None:
         if kind == "line":
@@ -84,7 +93,7 @@ def without_ray(one_worker, monkeypatch) -> None:
     monkeypatch.setattr("ray.train.torch.get_device", lambda: torch.device("cuda" if ON_GPU else "cpu"))
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setattr("ray.train.get_preemption_info", lambda: None)
-    monkeypatch.setattr("ray.get", lambda value, timeout: value)
+    monkeypatch.setattr("ray.get", lambda value, timeout=None: value)
     monkeypatch.setattr("pretrain.training.observers.notices.POLL_SECONDS", 0.01)
     # concerns the whole process, to its end
     monkeypatch.setattr("pretrain.training.worker.retain_freed_memory", lambda _: True)
@@ -118,7 +127,8 @@ def start(without_ray, corpus, tmp_path):
         }
         settings = RunSettings(corpus=corpus.folder.uri, storage=str(tmp_path / "runs"), name=name, **(base | changes))
         coordinator = coordinator or Coordinator()
-        train(TrainingJob(settings, code_fingerprint(), coordinator))
+        lease = LeaseKey(Folder(settings.storage) / name, "lease.json", f"run {name}", "this driver")
+        train(TrainingJob(settings, code_fingerprint(), coordinator, RunIdentity("a1"), lease))
         return coordinator
 
     return start
@@ -138,6 +148,7 @@ def test_a_stopped_run_resumes_in_mid_epoch_and_repeats_the_uninterrupted_one_to
     start("whole")
     stopped = start("stopped", Coordinator(stop_after=6))
     assert "stopped as asked after step 6, with a checkpoint" in stopped.lines
+    assert stopped.stopped_after == 6
     assert len(values(run_folder("stopped"), "loss")) == 6
     resumed = start("stopped")
     assert "resuming from the checkpoint of step 6" in resumed.lines
@@ -221,3 +232,40 @@ def test_what_is_not_finite_is_not_applied_and_names_its_step(start, run_folder,
     with pytest.raises(UserError, match=rf"step 5: the {what} of 12 profiles is not finite \(row_id "):
         start("exploding")
     assert CheckpointStore(run_folder("exploding") / "checkpoints").steps() == [3, 4]
+
+
+def test_a_run_asked_to_stop_in_its_last_step_has_finished(start, run_folder):
+    coordinator = start("late", Coordinator(stop_after=8))
+    assert coordinator.stopped_after is None
+    assert open_export(f"{run_folder('late').uri}/export").training["step"] == 8
+
+
+TAKEN_OVER = "process 9 on new has taken over run taken: this one stops$"
+
+
+def test_a_run_that_another_driver_has_taken_over_ends_and_leaves_everything_to_that_one(start, run_folder):
+    """The other one comes while step 5 is shown; from then on nothing is written."""
+
+    class Witness(Coordinator):
+        def _post(self, kind: str, content: Any) -> None:
+            if kind == "row" and content["step"] == 5:
+                folder.write_bytes("lease.json", Holder("another", Process("new", 9)).to_bytes())
+
+    folder = run_folder("taken")
+    with pytest.raises(UserError, match=TAKEN_OVER):
+        start("taken", Witness(), checkpoint={"every_steps": 6})
+    assert [row["step"] for row in read_rows(folder) if row["step"] > 5] == []
+    assert [step for step in CheckpointStore(folder / "checkpoints").steps() if step > 5] == []
+    assert not folder.exists("export/config.json")
+    with pytest.raises(UserError, match=TAKEN_OVER):
+        start("taken")
+
+
+def test_a_best_step_that_was_never_saved_is_forgotten_on_resume(start, run_folder):
+    """As the first version could leave it: later steps would have to beat a score that nothing is left of."""
+    start("unsaved", max_steps=4, checkpoint={"every_steps": 4})
+    store = CheckpointStore(run_folder("unsaved") / "checkpoints")
+    checkpoint = store.read(4)
+    store.write(replace(checkpoint, state={**checkpoint.state, "best": [3, 0.0]}))
+    start("unsaved")
+    assert CheckpointStore(store.folder).read_state(8)["best"][0] in store.steps()
