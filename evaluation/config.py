@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field, model_validator
 
+from dataprep.genes.identifiers import GeneId, RepeatedGenes
 from dataprep.runtime.command_line import CommandSettings, Settings
 from dataprep.runtime.plugins import ExtensibleSettings
 from dataprep.sources import Units
@@ -13,6 +15,10 @@ from pretrain.config import Kernel, Pooling, Precision
 
 Level = Literal["sample", "gene", "expression"]
 Splits = Literal["train", "validation", "test", "all"]
+
+# Settings of embedding that are about one kind of input.
+_OF_H5AD = ("units", "layer", "gene_id", "gene_column", "gene_aliases", "repeated_genes", "log_offset")
+_OF_CORPORA = ("split",)
 
 
 class EmbedSettings(CommandSettings):
@@ -37,7 +43,15 @@ class EmbedSettings(CommandSettings):
     )
     units: Units | None = Field(None, description="what the values of an .h5ad are; checked, never guessed")
     layer: str | None = Field(None, description="layer of an .h5ad that holds the values; default: X")
-    gene_column: str | None = Field(None, description="column of an .h5ad's var with the Ensembl ids; default: index")
+    gene_id: GeneId = Field("ensembl", description="how an .h5ad names its genes, as in a build file")
+    gene_aliases: str | None = Field(
+        None, description="CSV of former symbols and Entrez ids, for an .h5ad that names its genes so: name, ensembl_id"
+    )
+    repeated_genes: RepeatedGenes = Field(
+        "refuse", description="several rows of an .h5ad with the name of one gene: refuse, sum them, or take the first"
+    )
+    log_offset: float = Field(1.0, gt=0, le=1, description="what was added before the logarithm, for log units")
+    gene_column: str | None = Field(None, description="column of an .h5ad's var with the genes' names; default: index")
     kernel: Kernel = Field("fused", description="how attention and graph product are computed")
     precision: Precision = Field("fp32", description="bf16: bfloat16 autocast over fp32 parameters")
     compile: bool = Field(
@@ -57,7 +71,19 @@ class EmbedSettings(CommandSettings):
             raise ValueError("an .h5ad is embedded in this process: --workers is for a corpus")
         if self.reads_h5ad and self.units is None:
             raise ValueError("an .h5ad does not say what its values are: give --units (counts, tpm, ...)")
+        self._refuse_without_effect(_OF_CORPORA if self.reads_h5ad else _OF_H5AD, f"for input {self.input}")
+        if self.units is not None and not self.units.startswith("log"):
+            self._refuse_without_effect(("log_offset",), f"with units {self.units}, which are no logarithms")
+        if self.level != "sample":
+            self._refuse_without_effect(("pooling",), f"for level {self.level}, which pools nothing")
+        if self.kernel != "fused" and self.compile:
+            self._refuse_without_effect(("compile",), f"with kernel {self.kernel}")
         return self
+
+    def _refuse_without_effect(self, names: Sequence[str], where: str) -> None:
+        given = [f"--{name.replace('_', '-')}" for name in names if name in self.model_fields_set]
+        if given:
+            raise ValueError(f"{' and '.join(given)} would have no effect {where}")
 
     @property
     def reads_h5ad(self) -> bool:

@@ -11,7 +11,7 @@ from dataprep.runtime.terminal import log
 from evaluation.config import RunSettings
 from evaluation.inference.embedder import Embedder, require_same_vocabulary
 from evaluation.scores.mlflow_results import metric_values, send_results
-from evaluation.scores.results import TaskResult, print_results, results_json, write_results
+from evaluation.scores.results import TaskResult, print_results, require_replaceable, results_json, write_results
 from evaluation.tasks.context import TaskContext
 from evaluation.tasks.registry import tasks
 from evaluation.tasks.task import Needs, NotApplicableError, Task
@@ -20,6 +20,8 @@ from pretrain.model.export_file import WEIGHTS_FILE
 
 def run(settings: RunSettings) -> dict[str, Any]:
     """Score, print, write and track; returns what ``--json`` prints."""
+    if settings.output:
+        require_replaceable(settings.output)
     embedder = Embedder.open(settings.model, settings.kernel, settings.precision, settings.batch_size).load()
     corpus = open_corpus(settings.corpus)
     require_same_vocabulary(embedder.vocabulary, corpus.vocabulary, corpus.folder.uri)

@@ -11,12 +11,19 @@ from typing import Any
 import numpy as np
 
 from dataprep.corpus import open_corpus
+from dataprep.genes.vocabulary import read_aliases
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.terminal import log, tracked
 from dataprep.sources import H5adSource
 from evaluation.config import EmbedSettings
 from evaluation.embed.content import Content, content_of, open_embedder
-from evaluation.embed.embedding_file import AnnDataWriter, ParquetWriter, genes_metadata, whole_file
+from evaluation.embed.embedding_file import (
+    AnnDataWriter,
+    ParquetWriter,
+    genes_metadata,
+    require_replaceable,
+    whole_file,
+)
 from evaluation.embed.workers import embedded_by_workers
 from evaluation.inference.embedder import Embedder, require_same_vocabulary
 from evaluation.inference.profiles import ProfileStream, corpus_stream, h5ad_stream, splits_named
@@ -25,6 +32,7 @@ from evaluation.inference.profiles import ProfileStream, corpus_stream, h5ad_str
 def embed(settings: EmbedSettings) -> dict[str, Any]:
     """Write embeddings and return what was written. Raises UserError before anything is written where inputs are wrong
     at first sight; nothing half-written stays in any case."""
+    require_replaceable(settings.output)
     embedder = open_embedder(settings)
     if not settings.workers:
         embedder.load()
@@ -65,13 +73,16 @@ def open_stream(settings: EmbedSettings, embedder: Embedder) -> ProfileStream:
         source = H5adSource(
             name=settings.input,
             path=settings.input,
-            gene_id="ensembl",
+            gene_id=settings.gene_id,
+            repeated_genes=settings.repeated_genes,
+            log_offset=settings.log_offset,
             units=settings.units,
             layer=settings.layer,
             gene_column=settings.gene_column,
             study="embedded",
         )
-        return h5ad_stream(settings.input, source, embedder.vocabulary)
+        aliases = read_aliases(settings.gene_aliases) if settings.gene_aliases else {}
+        return h5ad_stream(settings.input, source, embedder.vocabulary, aliases)
     corpus = open_corpus(settings.input)
     require_same_vocabulary(embedder.vocabulary, corpus.vocabulary, corpus.folder.uri)
     stream = corpus_stream(corpus, splits_named(settings.split))

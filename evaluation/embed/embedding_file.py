@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import IO, Protocol
 
 import h5py
 import numpy as np
@@ -35,6 +35,29 @@ class Writer(Protocol):
     def write(self, sample_ids: Sequence[str], values: np.ndarray) -> None: ...
 
 
+def require_replaceable(address: str) -> None:
+    """Raise UserError where there is a file already that is not one of embeddings; one of those is replaced."""
+    folder_address, name = split_file_address(address)
+    folder = Folder(folder_address)
+    if not folder.exists(name) or (folder.is_local and (Path(folder.path) / name).is_dir()):
+        return
+    try:
+        with folder.open(name) as stream:
+            ours = _is_embeddings(name, stream)
+    except (pa.ArrowInvalid, OSError):
+        ours = False
+    if not ours:
+        raise UserError(f"{address} exists and holds no embeddings: remove it, or give another --output", exit_code=2)
+
+
+def _is_embeddings(name: str, stream: IO[bytes]) -> bool:
+    """Whether the file has the mark that the writers below put into it."""
+    if name.endswith(".h5ad"):
+        with h5py.File(stream, "r") as file:
+            return "bulkformer" in file.get("uns", {})
+    return {b"level", b"vocabulary_sha256"} <= (pq.read_schema(stream).metadata or {}).keys()
+
+
 @contextmanager
 def whole_file(address: str) -> Iterator[Path]:
     """A local path to write to, which becomes the file at ``address`` (also ``s3://``) when the block ends well."""
@@ -42,9 +65,9 @@ def whole_file(address: str) -> Iterator[Path]:
     folder = Folder(folder_address)
     if not folder.is_local:
         folder.require_reachable()
-        with tempfile.TemporaryDirectory(prefix="embedding-") as room:
-            yield Path(room) / name
-            folder.upload(Path(room) / name, name)
+        with tempfile.TemporaryDirectory(prefix="embedding-") as scratch:
+            yield Path(scratch) / name
+            folder.upload(Path(scratch) / name, name)
         return
     target = Path(folder.path) / name
     if target.is_dir():
@@ -81,8 +104,8 @@ class ParquetWriter:
 
     def write(self, sample_ids: Sequence[str], values: np.ndarray) -> None:
         """Add the next profiles, to the file or to what waits until a row group is full."""
-        # One buffer: small results that waited one by one, between the large tensors of the model that come and go,
-        # would keep the allocator from using that memory again.
+        # one buffer, not a list of small arrays: long-lived allocations between the model's large tensors would
+        # fragment the memory that these are to reuse
         if self._values is None:
             profiles = max(1, _ROW_GROUP_BYTES // values[:1].nbytes)
             self._values = np.empty((profiles, *values.shape[1:]), np.float32)

@@ -85,7 +85,7 @@ def embedded_by_workers(settings: EmbedSettings, corpus: Corpus) -> Iterator[np.
                 for chunk in batch.column("values").chunks:
                     yield _floats(chunk)
         except ray.exceptions.RayError as error:
-            raise user_error_in(error) or error from None
+            raise user_error_in(error) or UserError(f"an embedding worker died: {_first_line(error)}") from None
 
 
 def _absolute(settings: EmbedSettings) -> EmbedSettings:
@@ -94,6 +94,10 @@ def _absolute(settings: EmbedSettings) -> EmbedSettings:
     if settings.genes and names_a_file(settings.genes):
         given["genes"] = settings.genes
     return settings.model_copy(update={name: Folder(address).uri for name, address in given.items() if address})
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _floats(chunk: pa.FixedSizeBinaryArray) -> np.ndarray:

@@ -42,6 +42,10 @@ class LabelRules:
     missing: tuple[str, ...]
     seed: int
 
+    def is_missing(self, value: str) -> bool:
+        """Whether a value stands for none; upper and lower case are the same here."""
+        return value.casefold() in {word.casefold() for word in self.missing}
+
 
 def usable_labels(samples: pa.Table, rules: LabelRules, max_labels: int) -> list[LabelledProfiles]:
     """Label columns worth classifying, those with most samples first, at most ``max_labels``.
@@ -88,9 +92,8 @@ def _label_columns(samples: pa.Table) -> list[str]:
 
 def _values(samples: pa.Table, column: str, rules: LabelRules) -> np.ndarray:
     """The label of every sample, empty where it has none."""
-    missing = set(rules.missing)
     values = [value or "" for value in samples.column(column).to_pylist()]
-    return np.array(["" if value in missing else value for value in values], dtype=str)
+    return np.array(["" if rules.is_missing(value) else value for value in values], dtype=str)
 
 
 def _class_sizes(samples: pa.Table, column: str, rules: LabelRules) -> Counter[str]:
@@ -98,7 +101,7 @@ def _class_sizes(samples: pa.Table, column: str, rules: LabelRules) -> Counter[s
 
 
 def _report_missing(samples: pa.Table, column: str, rules: LabelRules) -> None:
-    words = Counter(value for value in samples.column(column).to_pylist() if value in rules.missing)
+    words = Counter(value for value in samples.column(column).to_pylist() if value and rules.is_missing(value))
     if words:
         named = ", ".join(f"{word!r} {count:,}" for word, count in words.most_common())
         log(f"label {column}: {words.total():,} samples count as unlabelled ({named}; classification.missing_labels)")

@@ -8,9 +8,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dataprep.runtime.command_line import UserError
 from dataprep.runtime.terminal import log
 from evaluation.scores.results import TaskResult
-from pretrain.monitoring.mlflow_run import MLFLOW_LIMITS, flattened, without_credentials
+from pretrain.monitoring.mlflow_run import MLFLOW_LIMITS, find_or_create_experiment, flattened, without_credentials
 
 _RESULTS_FILE = "results.json"
 _LONGEST_PARAMETER = 500
@@ -26,7 +27,7 @@ def send_results(
 ) -> str | None:
     """Send to the server at ``MLFLOW_TRACKING_URI`` and return the run's id.
 
-    Without an address nothing happens. A server that is away costs a line, not the results.
+    Without an address nothing happens. A server that is unavailable costs a line, not the results.
     """
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         return None
@@ -37,13 +38,12 @@ def send_results(
 
     try:
         client = mlflow.MlflowClient()
-        found = client.get_experiment_by_name(experiment)
-        experiment_id = found.experiment_id if found else client.create_experiment(experiment)
+        experiment_id = find_or_create_experiment(client, experiment)
         run_id = client.create_run(experiment_id, tags=dict(tags), run_name=name).info.run_id
         client.log_batch(run_id, metrics=_metrics(results), params=_parameters(settings))
         client.log_text(run_id, results_text, _RESULTS_FILE)
         client.set_terminated(run_id)
-    except (MlflowException, OSError) as error:
+    except (MlflowException, UserError, OSError) as error:
         reason = without_credentials(" ".join(str(error).split()))
         log(f"MLflow did not take the results ({reason[:160]}); they are shown here all the same")
         return None

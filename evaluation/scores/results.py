@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
+from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder, split_file_address
 from dataprep.runtime.terminal import write_result
 from evaluation.scores.intervals import Interval
@@ -112,6 +113,25 @@ def score_rows(results: Sequence[TaskResult]) -> pa.Table:
     names = ("task", "subject", "method", "metric")
     schema = pa.schema([(name, pa.string()) for name in names] + [(n, pa.float64()) for n in ("value", "low", "high")])
     return pa.Table.from_pylist(rows, schema=schema)
+
+
+def require_replaceable(address: str) -> None:
+    """Raise UserError where there is a file already that does not hold results; one of results is replaced."""
+    folder_address, name = split_file_address(address)
+    folder = Folder(folder_address)
+    if not folder.exists(name):
+        return
+    try:
+        content = folder.read_bytes(name)
+        if name.endswith(".json"):
+            ours = "bulkformer.model" in json.loads(content)["about"]
+        else:
+            ours = pq.read_schema(pa.BufferReader(content)).names == score_rows([]).column_names
+    except (ValueError, KeyError, TypeError, IsADirectoryError):
+        # pyarrow's errors and those of JSON are ValueErrors
+        ours = False
+    if not ours:
+        raise UserError(f"{address} exists and holds no results: remove it, or give another --output", exit_code=2)
 
 
 def write_results(address: str, results: Sequence[TaskResult], about: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from dataprep.runtime.command_line import Settings
 from dataprep.runtime.terminal import log
+from dataprep.sources.source import MISSING_LABELS
 from evaluation.config import Splits
 from evaluation.inference.labels import LabelledProfiles, LabelRules, named_label, usable_labels
 from evaluation.inference.profiles import splits_named
@@ -24,8 +25,6 @@ from evaluation.tasks.task import Needs, NotApplicableError, Task
 from pretrain.config import Pooling
 
 _RAW = "raw expression"
-# What tables of public cohorts write where a label is not known; `dataprep build` leaves such values empty.
-_MISSING = ("NA", "N/A", "NaN", "nan", "[Not Available]", "[Not Applicable]", "Not Reported", "not reported")
 
 
 class ClassificationSettings(Settings):
@@ -33,7 +32,9 @@ class ClassificationSettings(Settings):
 
     split: Splits = Field("all", description="which profiles; pretraining has seen those of train, without labels")
     pooling: Pooling = Field("mean", description="of gene embeddings; all = max + mean + median")
-    missing_labels: list[str] = Field([*_MISSING], description="values that are no class but stand for a missing label")
+    missing_labels: list[str] = Field(
+        [*MISSING_LABELS], description="values that stand for a missing label, in any case"
+    )
     min_class_samples: int = Field(10, ge=2, description="classes with fewer samples are left out")
     max_labels: int = Field(4, ge=1, description="labels to classify where none is named, those with most samples")
     max_profiles: int = Field(2000, ge=20, description="labelled profiles of one label to use, at the most")

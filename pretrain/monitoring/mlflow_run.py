@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder
 from pretrain.monitoring.metrics_file import Row
 from pretrain.monitoring.mlflow_internals import SystemMetrics
@@ -121,7 +122,7 @@ class MlflowRun:
         return f"{server}/#/experiments/{self._experiment_id}/runs/{self.run_id}"
 
     def _begin(self) -> str:
-        self._experiment_id = self._find_or_create_experiment()
+        self._experiment_id = find_or_create_experiment(self._client, self._experiment)
         found = self._find()
         if found is None:
             tags = {UID_TAG: self._run_uid, FOLDER_TAG: self._folder_uri, **self._tags}
@@ -155,16 +156,20 @@ class MlflowRun:
             if not token:
                 return
 
-    def _find_or_create_experiment(self) -> str:
-        found = self._client.get_experiment_by_name(self._experiment)
-        return str(found.experiment_id if found else self._client.create_experiment(self._experiment))
-
     def _log_parameters(self, run_id: str) -> None:
         from mlflow.entities import Param
 
         parameters = [Param(key, str(value)[:6000]) for key, value in self._parameters.items()]
         for start in range(0, len(parameters), ROWS_PER_REQUEST):
             self._client.log_batch(run_id, params=parameters[start : start + ROWS_PER_REQUEST])
+
+
+def find_or_create_experiment(client: Any, name: str) -> str:
+    """The id of an experiment. Raises UserError for one that was deleted, whose name MLflow keeps taken."""
+    found = client.get_experiment_by_name(name)
+    if found is not None and found.lifecycle_stage == "deleted":
+        raise UserError(f"the MLflow experiment {name!r} is deleted: restore it, or name another one")
+    return str(found.experiment_id if found else client.create_experiment(name))
 
 
 def flattened(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

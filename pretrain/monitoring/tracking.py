@@ -107,7 +107,7 @@ class RunRecord:
         give_up_at = time.monotonic() + CLOSE_PATIENCE_SECONDS
         while not self._send_waiting(tracked):
             if time.monotonic() >= give_up_at:
-                self._log("MLflow does not answer: what it lacks is in metrics.jsonl and is sent at the next start")
+                self._log("MLflow has not taken all metrics: the rest is in metrics.jsonl, sent at the next start")
                 return
             time.sleep(SEND_EVERY_SECONDS)
         problem = tracked.finish("FINISHED" if export else "KILLED", export)
@@ -134,7 +134,7 @@ class RunRecord:
                 rows = list(islice(self._to_send, ROWS_PER_REQUEST))
             problem = tracked.send(rows)
             if problem is not None:
-                self._complain("mlflow", f"MLflow does not answer ({problem}); training continues, metrics follow")
+                self._complain("mlflow", f"MLflow takes no metrics yet ({problem}); training continues, metrics follow")
                 return False
             with self._lock:
                 for _ in rows:

@@ -70,7 +70,7 @@ def write_corpus(where, genes):
             "study_id": [f"{split}{row % 5}" for row, split in enumerate(splits)],
             "split": splits.tolist(),
             "row_id": pa.array(range(total), pa.int64()),
-            "source": ["made up"] * total,
+            "source": ["synthetic"] * total,
             "tissue": np.where(tissue, "liver", "brain").tolist(),
             "donor": [f"donor{row}" for row in range(total)],
         }
@@ -101,7 +101,7 @@ def write_model(where, genes):
 
 
 @pytest.fixture(scope="module")
-def room(tmp_path_factory):
+def folder(tmp_path_factory):
     """A folder with a corpus, a model that fits it, and one over other genes."""
     folder = tmp_path_factory.mktemp("evaluation")
     write_corpus(folder / "corpus", vocabulary())
@@ -123,8 +123,8 @@ def evaluation(monkeypatch, capsys):
     return call
 
 
-def embed_arguments(room, output, *more):
-    return ("embed", "--model", room / "model", "--input", room / "corpus", "--output", output, *more)
+def embed_arguments(folder, output, *more):
+    return ("embed", "--model", folder / "model", "--input", folder / "corpus", "--output", output, *more)
 
 
 def vectors(path, column="embedding"):
@@ -133,22 +133,22 @@ def vectors(path, column="embedding"):
     return table.column("sample_id").to_pylist(), values.flatten().to_numpy().reshape(len(values), -1)
 
 
-def one_shot(room, split="test"):
+def one_shot(folder, split="test"):
     """The model's output for a whole split at once."""
-    model = BulkFormer.from_pretrained(str(room / "model"))
-    _, expression = read_split(open_corpus(str(room / "corpus")), split)
+    model = BulkFormer.from_pretrained(str(folder / "model"))
+    _, expression = read_split(open_corpus(str(folder / "corpus")), split)
     with torch.inference_mode():
         return model(torch.from_numpy(expression.astype(np.float32)))
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max", "median", "all"])
-def test_streamed_sample_embeddings_equal_one_forward_pass(room, evaluation, tmp_path, pooling):
+def test_streamed_sample_embeddings_equal_one_forward_pass(folder, evaluation, tmp_path, pooling):
     output = tmp_path / "embedding.parquet"
     more = ("--split", "test", "--pooling", pooling, "--batch-size", 3, "--json")
-    code, out, err = evaluation(*embed_arguments(room, output, *more))
+    code, out, err = evaluation(*embed_arguments(folder, output, *more))
     assert code == 0, err
     assert json.loads(out) == {"output": str(output), "profiles": 30, "level": "sample", "width": 19}
-    genes = one_shot(room).gene_embedding.numpy()
+    genes = one_shot(folder).gene_embedding.numpy()
     parts = {"mean": genes.mean(1), "max": genes.max(1), "median": np.median(genes, axis=1)}
     expected = sum(parts.values()) if pooling == "all" else parts[pooling]
     names, found = vectors(output)
@@ -171,7 +171,7 @@ def test_memory_does_not_grow_with_the_cohort(tmp_path, level):
 def peak_bytes_of_embedding(place, level, profiles):
     """Of the command in a process of its own (getrusage would tell of this one's too, from which that is forked).
 
-    In small batches: two runs of the same differ by some of a batch's tensors, as the allocator finds room for them.
+    In small batches: two runs of the same differ by some of a batch's tensors, as the allocator finds folder for them.
     """
     arguments = embed_arguments(place, place / "out.parquet", "--level", level, "--batch-size", 2)
     code = (
@@ -186,40 +186,40 @@ def peak_bytes_of_embedding(place, level, profiles):
     return int(done.stdout.split()[-1]) * 1024
 
 
-def test_all_splits_are_written_in_order_of_row_id(room, evaluation, tmp_path):
-    assert evaluation(*embed_arguments(room, tmp_path / "all.parquet"))[0] == 0
+def test_all_splits_are_written_in_order_of_row_id(folder, evaluation, tmp_path):
+    assert evaluation(*embed_arguments(folder, tmp_path / "all.parquet"))[0] == 0
     assert vectors(tmp_path / "all.parquet")[0] == [f"sample{row}" for row in range(110)]
 
 
-def test_gene_level_has_one_vector_per_profile_and_chosen_gene(room, evaluation, tmp_path):
+def test_gene_level_has_one_vector_per_profile_and_chosen_gene(folder, evaluation, tmp_path):
     output = tmp_path / "genes.parquet"
     more = ("--split", "test", "--level", "gene", "--genes", "SYM7,ENSG00000000002.1", "--batch-size", 7)
-    assert evaluation(*embed_arguments(room, output, *more))[0] == 0
+    assert evaluation(*embed_arguments(folder, output, *more))[0] == 0
     table = pq.read_table(output)
     assert table.column("ensembl_id").to_pylist()[:4] == ["ENSG00000000007", "ENSG00000000002"] * 2
     assert table.column("sample_id").to_pylist()[:4] == ["sample80"] * 2 + ["sample81"] * 2
-    expected = one_shot(room).gene_embedding[:, [7, 2]].reshape(60, -1).numpy()
+    expected = one_shot(folder).gene_embedding[:, [7, 2]].reshape(60, -1).numpy()
     np.testing.assert_allclose(vectors(output)[1], expected, atol=1e-4)
 
 
-def test_protein_embeddings_stand_beside_those_of_genes(room, evaluation, tmp_path):
+def test_protein_embeddings_stand_beside_those_of_genes(folder, evaluation, tmp_path):
     proteins = torch.randn(GENES, 6, generator=torch.Generator().manual_seed(0))
     save_file({"gene_embedding": proteins}, tmp_path / "esm2.safetensors")
     output = tmp_path / "joined.parquet"
     more = ("--split", "test", "--level", "gene", "--genes", "SYM7,SYM2", "--protein-embeddings")
-    assert evaluation(*embed_arguments(room, output, *more, tmp_path / "esm2.safetensors"))[0] == 0
-    genes = one_shot(room).gene_embedding[:, [7, 2]]
+    assert evaluation(*embed_arguments(folder, output, *more, tmp_path / "esm2.safetensors"))[0] == 0
+    genes = one_shot(folder).gene_embedding[:, [7, 2]]
     expected = torch.cat([genes, proteins[[7, 2]].expand(30, 2, 6)], dim=2).reshape(60, -1)
     np.testing.assert_allclose(vectors(output)[1], expected.numpy(), atol=1e-4)
     save_file({"gene_embedding": proteins[:-1].clone()}, tmp_path / "short.safetensors")
-    code, _, err = evaluation(*embed_arguments(room, output, *more, tmp_path / "short.safetensors"))
+    code, _, err = evaluation(*embed_arguments(folder, output, *more, tmp_path / "short.safetensors"))
     assert (code, err.count("\n")) == (1, 1)
     assert "(119, 6) is not one row for each of the model's 120 genes" in err
 
 
-def test_workers_find_what_a_relative_path_names(room, evaluation, tmp_path, ray_session, monkeypatch):
+def test_workers_find_what_a_relative_path_names(folder, evaluation, tmp_path, ray_session, monkeypatch):
     """They have working directories of their own."""
-    monkeypatch.chdir(room)
+    monkeypatch.chdir(folder)
     (tmp_path / "genes.txt").write_text("SYM3\nSYM5\n")
     genes = os.path.relpath(tmp_path / "genes.txt")
     code, _, err = evaluation(
@@ -230,11 +230,11 @@ def test_workers_find_what_a_relative_path_names(room, evaluation, tmp_path, ray
 
 
 @pytest.mark.parametrize("level", ["sample", "gene", "expression"])
-def test_many_workers_write_what_one_writes(room, evaluation, tmp_path, ray_session, level):
+def test_many_workers_write_what_one_writes(folder, evaluation, tmp_path, ray_session, level):
     more = ("--level", level, "--batch-size", 4)
     for name, workers in (("one", 0), ("two", 2)):
         output = tmp_path / f"{name}.parquet"
-        code, _, err = evaluation(*embed_arguments(room, output, *more, "--workers", workers))
+        code, _, err = evaluation(*embed_arguments(folder, output, *more, "--workers", workers))
         assert code == 0, err
     column = "expression" if level == "expression" else "embedding"
     names, expected = vectors(tmp_path / "one.parquet", column)
@@ -243,11 +243,11 @@ def test_many_workers_write_what_one_writes(room, evaluation, tmp_path, ray_sess
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_expression_level_is_the_corrected_expression_also_as_anndata(room, evaluation, tmp_path):
-    expected = one_shot(room).expression.numpy()
+def test_expression_level_is_the_corrected_expression_also_as_anndata(folder, evaluation, tmp_path):
+    expected = one_shot(folder).expression.numpy()
     for name in ("expression.parquet", "expression.h5ad"):
         more = ("--split", "test", "--level", "expression", "--batch-size", 4)
-        assert evaluation(*embed_arguments(room, tmp_path / name, *more))[0] == 0
+        assert evaluation(*embed_arguments(folder, tmp_path / name, *more))[0] == 0
     np.testing.assert_allclose(vectors(tmp_path / "expression.parquet", "expression")[1], expected, atol=1e-4)
     written = anndata.read_h5ad(tmp_path / "expression.h5ad")
     np.testing.assert_allclose(written.X, expected, atol=1e-4)
@@ -264,10 +264,10 @@ def write_counts(path, gene_ids, samples=5):
     return counts
 
 
-def test_anndata_input_is_normalised_and_aligned_by_id_without_version(room, evaluation, tmp_path):
+def test_anndata_input_is_normalised_and_aligned_by_id_without_version(folder, evaluation, tmp_path):
     shuffled = np.random.default_rng(1).permutation(GENES)[:100]  # 20 genes are not measured
     counts = write_counts(tmp_path / "in.h5ad", [f"{vocabulary().ensembl_ids[gene]}.4" for gene in shuffled])
-    arguments = ("embed", "--model", room / "model", "--input", tmp_path / "in.h5ad", "--units", "counts")
+    arguments = ("embed", "--model", folder / "model", "--input", tmp_path / "in.h5ad", "--units", "counts")
     code, _, err = evaluation(*arguments, "--output", tmp_path / "out.parquet", "--batch-size", 2)
     assert code == 0, err
     assert "20 of the model's 120 genes are not measured" in err
@@ -275,17 +275,17 @@ def test_anndata_input_is_normalised_and_aligned_by_id_without_version(room, eva
     tpm = counts / counts.sum(axis=1, keepdims=True) * 1e6  # all genes have the same length
     expression[:, shuffled] = np.log1p(tpm).astype(np.float16)
     with torch.inference_mode():
-        expected = BulkFormer.from_pretrained(str(room / "model"))(torch.from_numpy(expression)).gene_embedding.mean(
+        expected = BulkFormer.from_pretrained(str(folder / "model"))(torch.from_numpy(expression)).gene_embedding.mean(
             dim=1
         )
     np.testing.assert_allclose(vectors(tmp_path / "out.parquet")[1], expected.numpy(), atol=1e-3)
 
 
-def test_values_that_are_not_what_they_are_declared_leave_nothing_behind(room, evaluation, tmp_path):
+def test_values_that_are_not_what_they_are_declared_leave_nothing_behind(folder, evaluation, tmp_path):
     write_counts(tmp_path / "in.h5ad", vocabulary().ensembl_ids)
     with h5py.File(tmp_path / "in.h5ad", "r+") as file:
         file["X"][4, 3] = 0.5
-    arguments = ("embed", "--model", room / "model", "--input", tmp_path / "in.h5ad", "--units", "counts")
+    arguments = ("embed", "--model", folder / "model", "--input", tmp_path / "in.h5ad", "--units", "counts")
     for name in ("out.parquet", "out.h5ad"):
         code, _, err = evaluation(*arguments, "--output", tmp_path / name)
         assert code == 1
@@ -293,13 +293,14 @@ def test_values_that_are_not_what_they_are_declared_leave_nothing_behind(room, e
     assert [path.name for path in tmp_path.iterdir()] == ["in.h5ad"]
 
 
-def test_failing_keeps_the_file_that_was_there(room, evaluation, tmp_path):
+def test_failing_keeps_the_file_that_was_there(folder, evaluation, tmp_path):
     output = tmp_path / "out.parquet"
-    output.write_text("earlier")
+    assert evaluation(*embed_arguments(folder, output, "--split", "test"))[0] == 0
+    earlier = output.read_bytes()
     write_counts(tmp_path / "in.h5ad", [f"ENSG{900 + number:011d}" for number in range(10)])
-    arguments = ("embed", "--model", room / "model", "--input", tmp_path / "in.h5ad", "--units", "counts")
+    arguments = ("embed", "--model", folder / "model", "--input", tmp_path / "in.h5ad", "--units", "counts")
     assert evaluation(*arguments, "--output", output)[0] == 1
-    assert output.read_text() == "earlier"
+    assert output.read_bytes() == earlier
 
 
 @pytest.mark.parametrize(
@@ -322,6 +323,11 @@ def test_failing_keeps_the_file_that_was_there(room, evaluation, tmp_path):
             "no such file",
         ),
         (
+            ("embed", "--model", "model", "--input", "corpus", "--output", "x.parquet", "--units", "counts"),
+            2,
+            "--units would have no effect for input corpus",
+        ),
+        (
             ("embed", "--model", "model", "--input", "corpus", "--output", "x.h5ad", "--level", "gene"),
             2,
             "ends in .parquet",
@@ -333,21 +339,21 @@ def test_failing_keeps_the_file_that_was_there(room, evaluation, tmp_path):
         ),
     ],
 )
-def test_mistakes_get_one_line_and_leave_nothing(room, evaluation, monkeypatch, arguments, code, message):
-    monkeypatch.chdir(room)
-    before = sorted(path.name for path in room.iterdir())
+def test_mistakes_get_one_line_and_leave_nothing(folder, evaluation, monkeypatch, arguments, code, message):
+    monkeypatch.chdir(folder)
+    before = sorted(path.name for path in folder.iterdir())
     found, _, err = evaluation(*arguments)
     assert (found, len(err.splitlines())) == (code, 1), err
     assert message in err
-    assert sorted(path.name for path in room.iterdir()) == before
+    assert sorted(path.name for path in folder.iterdir()) == before
 
 
 FAST = ("--imputation.resamples", 100, "--imputation.ranks", "2,4", "--classification.trees", 10, "--batch-size", 8)
 
 
-def test_run_scores_the_model_beside_baselines_on_every_task(room, evaluation, tmp_path):
+def test_run_scores_the_model_beside_baselines_on_every_task(folder, evaluation, tmp_path):
     output = tmp_path / "results.json"
-    arguments = ("run", "--model", room / "model", "--corpus", room / "corpus", "--output", output, "--json", *FAST)
+    arguments = ("run", "--model", folder / "model", "--corpus", folder / "corpus", "--output", output, "--json", *FAST)
     code, out, err = evaluation(*arguments)
     assert code == 0, err
     results = {result["task"]: result for result in json.loads(output.read_text())["results"]}
@@ -366,8 +372,8 @@ def test_run_scores_the_model_beside_baselines_on_every_task(room, evaluation, t
     assert "imputation/gene_mean/mse" in json.loads(out.splitlines()[-1])["scores"]
 
 
-def test_scores_can_be_written_as_a_flat_table_and_are_the_same_each_time(room, evaluation, tmp_path):
-    arguments = ("run", "--model", room / "model", "--corpus", room / "corpus", "--tasks", "imputation", *FAST)
+def test_scores_can_be_written_as_a_flat_table_and_are_the_same_each_time(folder, evaluation, tmp_path):
+    arguments = ("run", "--model", folder / "model", "--corpus", folder / "corpus", "--tasks", "imputation", *FAST)
     for name in ("one.parquet", "two.parquet"):
         assert evaluation(*arguments, "--split", "validation", "--output", tmp_path / name)[0] == 0
     table = pq.read_table(tmp_path / "one.parquet")
@@ -375,24 +381,24 @@ def test_scores_can_be_written_as_a_flat_table_and_are_the_same_each_time(room, 
     assert table.equals(pq.read_table(tmp_path / "two.parquet"))
 
 
-def test_a_tracking_server_that_is_away_costs_one_line_only(room, evaluation, monkeypatch, tmp_path):
+def test_a_tracking_server_that_is_unavailable_costs_one_line_only(folder, evaluation, monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     output = tmp_path / "results.json"
-    arguments = ("run", "--model", room / "model", "--corpus", room / "corpus", "--tasks", "imputation", *FAST)
+    arguments = ("run", "--model", folder / "model", "--corpus", folder / "corpus", "--tasks", "imputation", *FAST)
     code, _, err = evaluation(*arguments, "--output", output)
     assert code == 0
     assert sum("MLflow did not take the results" in line for line in err.splitlines()) == 1
     assert output.is_file()
 
 
-def test_results_reach_mlflow(room, evaluation, monkeypatch, tmp_path):
+def test_results_reach_mlflow(folder, evaluation, monkeypatch, tmp_path):
     import mlflow
 
     address = f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     monkeypatch.setenv("A_SECRET_OF_THE_ENVIRONMENT", "hunter2hunter2")
-    arguments = ("run", "--model", room / "model", "--corpus", room / "corpus", "--tasks", "imputation", *FAST)
+    arguments = ("run", "--model", folder / "model", "--corpus", folder / "corpus", "--tasks", "imputation", *FAST)
     code, out, err = evaluation(*arguments, "--json")
     assert code == 0, err
     client = mlflow.MlflowClient(address)
@@ -401,7 +407,7 @@ def test_results_reach_mlflow(room, evaluation, monkeypatch, tmp_path):
     assert run.info.status == "FINISHED"
     assert run.data.metrics["imputation/probabilistic_PCA/pearson"] > 0.5
     assert run.data.params["imputation.mask_rate"] == "0.15"
-    assert run.data.tags["bulkformer.corpus_sha256"] == open_corpus(str(room / "corpus")).fingerprint
+    assert run.data.tags["bulkformer.corpus_sha256"] == open_corpus(str(folder / "corpus")).fingerprint
     assert "hunter2hunter2" not in str(run.to_dictionary())
     path = client.download_artifacts(run.info.run_id, "results.json", str(tmp_path))
     assert json.loads(Path(path).read_text())["results"][0]["task"] == "imputation"
