@@ -20,6 +20,7 @@ from dataprep.config import ExportSettings
 from dataprep.corpus import SPLITS, Corpus, iterate_row_groups, open_corpus
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder, split_file_address
+from dataprep.runtime.store_errors import one_line
 
 
 def export(settings: ExportSettings) -> dict[str, Any]:
@@ -34,18 +35,27 @@ def export(settings: ExportSettings) -> dict[str, Any]:
     folder.require_reachable()
     if not name.endswith(".h5ad"):
         raise UserError(f"{settings.output} does not end in .h5ad", exit_code=2)
-    if folder.exists(name):
-        raise UserError(f"{settings.output} exists", exit_code=2)
+    _require_absent(folder, name)
     splits = SPLITS if settings.split == "all" else (settings.split,)
     obs = _observations(corpus, splits)
     if not len(obs):
         raise UserError(f"{corpus.folder.uri} has no profiles in split {settings.split}")
     with tempfile.TemporaryDirectory() as scratch:
         written = Path(scratch) / "export.h5ad"
-        _write(corpus, splits, obs, written)
+        try:
+            _write(corpus, splits, obs, written)
+        except OSError as error:
+            raise UserError(f"{scratch}, where the file is prepared: {one_line(error)}") from None
+        # somebody may have written it in the meantime
+        _require_absent(folder, name)
         folder.upload(written, name)
         size = written.stat().st_size
     return {"output": settings.output, "samples": len(obs), "genes": corpus.genes, "bytes": size}
+
+
+def _require_absent(folder: Folder, name: str) -> None:
+    if folder.exists(name):
+        raise UserError(f"{folder.uri}/{name} exists", exit_code=2)
 
 
 def _observations(corpus: Corpus, splits: tuple[str, ...]) -> pd.DataFrame:

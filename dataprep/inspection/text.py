@@ -77,6 +77,7 @@ def describe(corpus: Corpus, values: ValueSummary) -> dict[str, Any]:
         "smallest": values.smallest,
         "largest": values.largest,
         "graph_edges": graph.edges if graph is not None else None,
+        "graph_fingerprint": graph.fingerprint if graph is not None else None,
     }
 
 

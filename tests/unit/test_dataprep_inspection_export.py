@@ -32,6 +32,7 @@ def test_inspect_counts_profiles_missing_values_and_edges(corpus: Corpus, capsys
     assert report["zero_share"] == pytest.approx((values == 0).mean())
     assert report["largest"] == np.nanmax(values)
     assert report["graph_edges"] == corpus.graph().edges
+    assert report["graph_fingerprint"] == corpus.graph().fingerprint
     text = capsys.readouterr().out
     assert "150 of 150 samples read" in text
     assert "every checksum right" in text
@@ -78,3 +79,15 @@ def test_an_export_replaces_nothing(corpus: Corpus, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"does not end in \.h5ad"):
         export(export_settings(corpus, tmp_path / "x.csv"))
     assert (tmp_path / "x.h5ad").read_text() == "mine"
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_export(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("dataprep.anndata_export._write", full)
+    with pytest.raises(UserError, match=r"where the file is prepared: .*No space left on device$"):
+        export(export_settings(corpus, tmp_path / "x.h5ad"))
+    assert not (tmp_path / "x.h5ad").exists()
