@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -95,11 +95,11 @@ def map_genes(
         by_date = _genes_of_dates(rows, known)
     known = [by_date.get(number, gene) for number, gene in enumerate(known)]
     unknown = np.array([gene is None for gene in known], bool)
-    no_gene = unknown & np.array([is_blank(row.name) or is_summary(row.name) for row in rows], bool)
+    no_gene = _where(unknown, lambda number: is_blank(rows[number].name) or is_summary(rows[number].name))
     unrecognised = unknown & ~no_gene
     if 2 * unrecognised.sum() > len(rows) - no_gene.sum() or no_gene.all():
         raise UserError(f"{where}: {_why_unknown(rows, known, kind)}")
-    counted = ~unknown | (unrecognised & np.array([row.looks_like_gene for row in rows], bool))
+    counted = ~unknown | _where(unrecognised, lambda number: rows[number].looks_like_gene)
     columns = np.array([_column(row, gene, vocabulary) for row, gene in zip(rows, known, strict=True)])
     repeats = _repeated_rows(rows, known if kind == "ensembl" else columns.tolist())
     if len(repeats) and repeated_genes == "refuse":
@@ -123,11 +123,11 @@ def map_genes(
 
 def strip_version(gene_id: str) -> str:
     """ENSG00000141510 from ENSG00000141510.18, and from ENSG00000141510.18_PAR_Y and ENSGR0000141510."""
-    return _OLD_PAR_Y.sub(r"ENSG0\1", gene_id.partition(".")[0].partition("_")[0])
+    plain = gene_id.partition(".")[0].partition("_")[0]
+    return _OLD_PAR_Y.sub(r"ENSG0\1", plain) if plain.startswith("ENSGR") else plain
 
 
-@dataclass(frozen=True)
-class _Row:
+class _Row(NamedTuple):
     """A row of a source: its name, and the parts of it that may identify a gene, empty where it has none."""
 
     name: str
@@ -183,7 +183,7 @@ def _with_aliases(rows: Sequence[_Row], known: Sequence[str | None], aliases: Ma
 def _genes_of_dates(rows: Sequence[_Row], known: Sequence[str | None]) -> dict[int, str]:
     """Genes, by row, of symbols that a spreadsheet turned into dates: where a date occurs once, and all genes that it
     can stand for but one are in the source under their own names."""
-    dates = {number: row.date for number, row in enumerate(rows) if row.date and known[number] is None}
+    dates = {number: row.date for number, row in enumerate(rows) if known[number] is None and row.date}
     if not dates:
         return {}
     times, symbols, taken = Counter(dates.values()), {row.symbol for row in rows}, set(known)
@@ -198,6 +198,13 @@ def _genes_of_dates(rows: Sequence[_Row], known: Sequence[str | None]) -> dict[i
         if times[date] == 1 and len(free) == 1:
             genes[number] = free[0]
     return genes
+
+
+def _where(rows: np.ndarray, holds: Callable[[int], bool]) -> np.ndarray:
+    """Those of some rows, bool [S], for whose number something holds; the others are not looked at."""
+    chosen = np.zeros_like(rows)
+    chosen[[number for number in np.flatnonzero(rows).tolist() if holds(number)]] = True
+    return chosen
 
 
 def _column(row: _Row, gene: str | None, vocabulary: GeneVocabulary) -> int:

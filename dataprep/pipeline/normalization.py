@@ -63,18 +63,18 @@ def normalise(
     missing = np.isnan(linear)
     filled = np.where(missing, np.float32(0), linear) if missing.any() else linear
     totals = filled.sum(axis=1, dtype=np.float64)
-    weighted = filled * _weights(source.units, chosen)
     left_out = _unchecked_sum(raw.values[:, ~genes.counted], source.units)
     named = _unchecked_sum(raw.values[:, ~genes.counted & genes.unrecognised], source.units)
-    unrecognised = named + filled[:, chosen.unrecognised].sum(axis=1, dtype=np.float64)
+    outside, unrecognised = (filled @ flags.astype(np.float32) for flags in (chosen.columns < 0, chosen.unrecognised))
+    largest_share, largest = _largest(filled, _weights(source.units, chosen))
     return NormalisedProfiles(
         expression=expression,
         totals=totals,
         missing_share=missing.mean(axis=1),
-        largest_share=_share(weighted.max(axis=1), weighted.sum(axis=1, dtype=np.float64)),
-        largest_row=counted[weighted.argmax(axis=1)],
-        outside_share=_share(filled[:, chosen.columns < 0].sum(axis=1, dtype=np.float64), totals),
-        unrecognised_share=_share(unrecognised, totals + named),
+        largest_share=largest_share,
+        largest_row=counted[largest],
+        outside_share=_share(outside, totals),
+        unrecognised_share=_share(unrecognised + named, totals + named),
         left_out_share=_share(left_out, totals + left_out),
     )
 
@@ -87,7 +87,7 @@ def log1p_tpm(linear: np.ndarray, units: Units, genes: GeneMapping, vocabulary_s
     NaN is not measured: it stays NaN and adds nothing. A profile that is zero throughout comes out as zero.
     """
     weight_per_gene = _weights(units, genes)
-    totals = np.nan_to_num(linear, nan=0.0) @ weight_per_gene
+    totals = (np.nan_to_num(linear, nan=0.0) if np.isnan(linear).any() else linear) @ weight_per_gene
     scale = np.divide(TPM_TOTAL, totals, out=np.zeros(len(totals), np.float64), where=totals > 0)
     tpm = _onto_vocabulary(linear, weight_per_gene, genes, vocabulary_size)
     tpm *= scale[:, None].astype(np.float32)
@@ -194,6 +194,12 @@ def _unchecked_sum(values: np.ndarray, units: Units) -> np.ndarray:
             else np.exp2(np.minimum(values, _LARGEST_LOGARITHM))
         )
     return np.maximum(values, 0).sum(axis=1)
+
+
+def _largest(linear: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The share of each profile's transcripts that its largest gene holds, float64 [n], and that gene's row."""
+    rows = np.array([(profile * weights).argmax() for profile in linear], np.int64)
+    return _share(linear[np.arange(len(linear)), rows] * weights[rows], linear @ weights), rows
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
