@@ -122,8 +122,9 @@ def map_genes(
 
 
 def strip_version(gene_id: str) -> str:
-    """ENSG00000141510 from ENSG00000141510.18, and from ENSG00000141510.18_PAR_Y and ENSGR0000141510."""
-    plain = gene_id.partition(".")[0].partition("_")[0]
+    """ENSG00000141510 from ENSG00000141510.18, and from ENSG00000141510.18_PAR_Y, ENSGR0000141510 and
+    ENSG00000141510|TP53."""
+    plain = gene_id.partition(".")[0].partition("_")[0].partition("|")[0]
     return _OLD_PAR_Y.sub(r"ENSG0\1", plain) if plain.startswith("ENSGR") else plain
 
 

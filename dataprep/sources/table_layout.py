@@ -90,6 +90,8 @@ def find_layout(
     if value_column is not None:
         kept = [columns.index(value_column, 1)]
         return TableLayout(delimiter, columns, tuple(kept), (), comments + 1)
+    if drop_annotation:
+        _require_samples(address, columns)
     candidates = [number for number, name in enumerate(columns) if number and name not in drop_columns]
     annotation = {n for n in candidates if drop_annotation and _is_annotation(columns[n], n, rows, decimal)}
     empty = {number for number in candidates if not columns[number] and _cells(rows, number) == []}
@@ -105,6 +107,8 @@ def find_layout(
 def decimal_hint(text: str, decimal: str) -> str:
     """What to do about a number that is written with the other decimal mark."""
     other = "," if decimal == "." else "."
+    if re.fullmatch(rf"-?\d{{1,3}}(\{other}\d{{3}})+", text.strip()):
+        return f" (thousands must not be divided; if {other!r} is the decimal mark: setting decimal: {other!r})"
     return f" (setting decimal: {other!r})" if re.fullmatch(rf"-?\d+\{other}\d+", text.strip()) else ""
 
 
@@ -113,7 +117,7 @@ def _comment_lines(lines: Sequence[str], delimiter: str) -> int:
     if lines[0].startswith(("#1.2", "#1.3")) and len(lines) > 1:
         return 2
     count = 0
-    while count < len(lines) - 1 and lines[count].startswith("#"):
+    while count < len(lines) - 1 and (lines[count].startswith("#") or not lines[count].strip()):
         fields, below = (len(next(csv.reader([lines[n]], delimiter=delimiter), [])) for n in (count, count + 1))
         if below - fields in (0, 1) and fields > 1 and not lines[count + 1].startswith("#"):
             break
@@ -173,6 +177,17 @@ def _require_header(address: str, header: list[str], rows: list[list[str]]) -> N
         f"{address} has no header{what}: its first line is {first!r} with {', '.join(others[:3])}; put the names of "
         f"the samples above"
     )
+
+
+def _require_samples(address: str, columns: tuple[str, ...]) -> None:
+    """Refuse a table whose columns are genes."""
+    symbols = gene_reference().ensembl_id_of
+    genes = [name for name in columns[1:] if _ENSEMBL.fullmatch(name) or name in symbols]
+    if len(genes) > 2 and 2 * len(genes) > len(columns) - 1:
+        raise UserError(
+            f"{address}: {len(genes):,} of its {len(columns) - 1:,} columns are genes, e.g. {genes[0]!r} "
+            f"(orientation: samples_x_genes)"
+        )
 
 
 def _require_present(address: str, columns: tuple[str, ...], wanted: list[str]) -> None:

@@ -31,6 +31,7 @@ _KINDS = {
     b"RDX": "an R data file; write its table as text",
     b"X\n\x00\x00": "an R data file (RDS); write its table as text",
     b"{": "JSON",
+    b"[{": "JSON",
     b"<": "a web page or XML, perhaps an error page in place of the file",
     b"version https://git-lfs": "a Git LFS pointer; the file itself was not downloaded",
     b"!Series_": "a GEO series matrix",

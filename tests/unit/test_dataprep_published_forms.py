@@ -155,6 +155,30 @@ def test_annotation_that_the_sample_metadata_names_is_refused_or_read(tmp_path: 
     assert list(profiles) == ["Start", *SAMPLES]
 
 
+def test_a_table_whose_columns_are_genes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"40 of its 40 columns are genes, e\.g\. .*\(orientation: samples_x_genes\)"):
+        read(tmp_path, delimited(COUNTS.T, SAMPLES, gene_ids()))
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_empty_lines_are_no_rows(ending: str, tmp_path: Path) -> None:
+    assert_right(read(tmp_path, f"\n\n{TABLE}\n\n".replace("\n", ending))[1])
+
+
+def test_ids_may_be_joined_with_symbols(tmp_path: Path) -> None:
+    text = TABLE
+    for gene, symbol in zip(gene_ids(), symbols(), strict=True):
+        text = text.replace(f"{gene}\t", f"{gene}.3|{symbol}\t")
+    assert_right(read(tmp_path, text)[1])
+
+
+def test_numbers_with_divided_thousands_are_refused(tmp_path: Path) -> None:
+    lines = [line.split("\t") for line in delimited(COUNTS * 100, gene_ids(), SAMPLES).splitlines()]
+    rows = [line if number == 0 else [line[0], *(f"{int(n):,}" for n in line[1:])] for number, line in enumerate(lines)]
+    with pytest.raises(UserError, match=r"no column holds numbers, e\.g\. '\d+,\d00' \(thousands must not be divided"):
+        read(tmp_path, "\n".join("\t".join(row) for row in rows) + "\n")
+
+
 def test_a_comment_of_featurecounts_is_skipped(tmp_path: Path) -> None:
     comment = '# Program:featureCounts v2.0.1; Command:"featureCounts" "-a" "x.gtf"\n'
     assert_right(read(tmp_path, comment + with_columns(Chr="1", Start=5, End=9, Strand="+", Length=3))[1])
