@@ -26,8 +26,8 @@ _LARGEST_BATCH = 64
 class Embedder:
     """A model that embeds and reconstructs profiles in batches of at most ``batch_size``.
 
-    Its tensors are loaded when they are first needed: whoever hands the work to others needs none. Whoever works
-    himself calls :meth:`load` first, so that a damaged export is found before anything else is done.
+    Its tensors are loaded when they are first needed, so a process that only distributes work needs none. A process
+    that computes calls :meth:`load` first, so that a damaged export is found before anything else is done.
     """
 
     export: ModelExport
