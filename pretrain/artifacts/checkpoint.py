@@ -321,11 +321,14 @@ def _checksum(place: Folder, name: str) -> str:
 def _says_damaged(error: Exception) -> bool:
     """Whether an error while reading is about the files; that a store does not answer says nothing about them."""
     if isinstance(error, UserError):
-        return isinstance(error, DamagedCheckpointError)
-    if isinstance(error, OSError):
-        missing = isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError)
-        return missing or error.errno == errno.EIO
-    return isinstance(error, KeyError | TypeError | ValueError | SafetensorError)
+        # Folder makes one line of a disk's errors
+        return isinstance(error, DamagedCheckpointError) or _is_unreadable(error.__context__)
+    absent = isinstance(error, FileNotFoundError | NotADirectoryError)
+    return absent or isinstance(error, KeyError | TypeError | ValueError | SafetensorError)
+
+
+def _is_unreadable(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.EIO, errno.EISDIR)
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,5 +1,6 @@
 """A checkpoint exists when its marker does, and is what it was when it was written."""
 
+import errno
 import hashlib
 import itertools
 import json
@@ -143,6 +144,27 @@ def test_the_last_good_checkpoint_stays_whatever_is_damaged_after_it(store):
         damage(store, step)
     CheckpointStore(store.folder).retain(keep=1, best_step=3)
     assert store.steps() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EISDIR])
+def test_a_checkpoint_that_the_disk_cannot_read_is_damaged(store, monkeypatch, number):
+    for step in (1, 2):
+        store.write(make_checkpoint(step))
+    read = Folder.read_bytes
+
+    def unreadable(folder: Folder, name: str) -> bytes:
+        if "step-00000002" in folder.uri and name == WEIGHTS:
+
+            def fail() -> bytes:
+                raise OSError(number, "no")
+
+            return folder.attempt(fail)
+        return read(folder, name)
+
+    monkeypatch.setattr(Folder, "read_bytes", unreadable)
+    lines, log = told()
+    assert CheckpointStore(store.folder).newest_good(log).step == 1
+    assert len(lines) == 1
 
 
 def test_an_outage_while_checkpoints_are_verified_deletes_nothing(store, monkeypatch):
