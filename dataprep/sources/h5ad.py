@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import h5py
 import numpy as np
@@ -109,17 +109,28 @@ def _rows(matrix: h5py.Dataset | h5py.Group, start: int, stop: int) -> np.ndarra
 def _opened(address: str) -> Iterator[h5py.File]:
     folder, name = split_file_address(address)
     try:
-        with Folder(folder).open(name) as stream, h5py.File(stream, "r") as file:
+        with Folder(folder).open(name) as stream, h5py.File(_unpacked(address, stream), "r") as file:
             if "obs" not in file or "var" not in file:
                 raise UserError(f"{address} is not an AnnData file: it has no obs and var")
             yield file
     except FileNotFoundError:
         raise UserError(f"no such file: {address}") from None
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"{address} is not a readable HDF5 file: {_one_line(error)}") from None
-    except (KeyError, AttributeError, TypeError) as error:
+    except (KeyError, IndexError, AttributeError, TypeError, ValueError) as error:
         # parts that anndata expects are missing or of another kind, as in a file whose writer was interrupted
         raise UserError(f"{address} is not an AnnData file as anndata writes it: {_one_line(error)}") from None
+
+
+def _unpacked(address: str, stream: IO[bytes]) -> IO[bytes]:
+    """The stream, which has to be seekable HDF5: it cannot be read while it is compressed."""
+    compressed = stream.read(2) == b"\x1f\x8b"
+    stream.seek(0)
+    if compressed:
+        raise UserError(f"{address} is compressed with gzip; unpack it first")
+    return stream
 
 
 def _one_line(error: Exception) -> str:

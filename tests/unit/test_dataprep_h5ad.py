@@ -1,5 +1,6 @@
 """AnnData files are read by rows, dense or sparse, from X or a layer."""
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -135,3 +136,25 @@ def test_a_file_that_was_cut_off_is_one_line(tmp_path: Path) -> None:
     address.write_bytes(address.read_bytes()[: address.stat().st_size // 2])
     with pytest.raises(UserError, match=r"x\.h5ad is not a readable HDF5 file"):
         source().list_samples(str(address))
+
+
+def test_values_that_are_text_or_do_not_fit_their_indices_are_one_line(tmp_path: Path) -> None:
+    text, cut = tmp_path / "text.h5ad", tmp_path / "cut.h5ad"
+    write(text, VALUES.astype(np.float32))
+    with h5py.File(text, "a") as file:
+        del file["X"]
+        file["X"] = np.full((6, 9), b"high")
+    write(cut, scipy.sparse.csr_matrix(VALUES.astype(np.float32)))
+    with h5py.File(cut, "a") as file:
+        indices = file["X/indices"][:-5]
+        del file["X/indices"]
+        file["X/indices"] = indices
+    for path in (text, cut):
+        with pytest.raises(UserError, match=rf"{path.name} is not an AnnData file as anndata writes it: .*\w"):
+            list(source().read_samples(str(path), 0, 6))
+
+
+def test_a_compressed_file_is_named_as_one(tmp_path: Path) -> None:
+    (tmp_path / "x.h5ad").write_bytes(gzip.compress(b"any"))
+    with pytest.raises(UserError, match="is compressed with gzip; unpack it first"):
+        source().list_samples(str(tmp_path / "x.h5ad"))
