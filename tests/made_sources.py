@@ -12,9 +12,9 @@ import yaml
 from dataprep.config import BuildSettings
 from dataprep.genes.vocabulary import default_vocabulary, read_vocabulary
 from dataprep.pipeline.deciding import apply_quality_control, require_profiles
-from dataprep.pipeline.gene_report import report_sources
 from dataprep.pipeline.listing import list_files, samples_table
 from dataprep.pipeline.reading import ReadTask, task_blocks, thresholds
+from dataprep.pipeline.source_report import report_sources
 from dataprep.runtime.command_line import read_settings
 
 GENES = 40

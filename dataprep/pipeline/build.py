@@ -12,9 +12,9 @@ from dataprep.corpus import Manifest, begin_corpus, finish_corpus, require_free
 from dataprep.genes.vocabulary import default_vocabulary, read_aliases, read_vocabulary
 from dataprep.pipeline.coordinator import start_coordinator
 from dataprep.pipeline.deciding import apply_quality_control, assign_splits, require_profiles
-from dataprep.pipeline.gene_report import report_sources
 from dataprep.pipeline.listing import list_files, samples_by_source, samples_table
 from dataprep.pipeline.reading import found_by_reading, quiet_ray_data, read_profiles
+from dataprep.pipeline.source_report import report_sources
 from dataprep.pipeline.writing import make_manifest, write_shards, write_tables
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.ray_session import connected

@@ -1,4 +1,4 @@
-"""What tasks tell the driver while they run: how far they are, and the user's mistake one of them met.
+"""What tasks report to the driver while they run: their progress, and the first mistake of the user that one meets.
 
 A mistake goes this way rather than as an exception: Ray Data would add its own words to the message, print every
 traceback on the terminal and leave the other tasks running to their end.
@@ -61,7 +61,7 @@ def reporting(coordinator: Any) -> Iterator[None]:
 
 
 def has_failed(coordinator: Any) -> bool:
-    """In a task: whether there is no point in going on."""
+    """In a task: whether another one has failed already."""
     return ray.get(coordinator.mistake.remote()) is not None
 
 

@@ -13,11 +13,11 @@ from dataprep.runtime.command_line import UserError
 def split_studies(profiles_of: Mapping[str, int], settings: SplitSettings, seed: int) -> dict[str, str]:
     """The split of every study, given its number of profiles.
 
-    Named studies go where they are named, all others to train. Otherwise studies are taken in an order that depends
-    on the seed and their names alone, and each goes to test, else to validation, where it fits into what that split
-    may still take, else to train; a split that would stay empty gets
-    the smallest study that another can spare. Raises
-    :class:`UserError` for a named study that is not there and where nothing is left to train on.
+    Named studies go where they are named, all others to train. Without names, studies are taken in an order that
+    depends on the seed and their names alone. Each goes to test if it fits into what test may still take, else to
+    validation on the same condition, else to train; a split that would stay empty gets the smallest study that another
+    can spare.
+    Raises :class:`UserError` for a named study that is not there, and where nothing is left to train on.
     """
     split_of = _by_name(profiles_of, settings) if settings.by_name else _by_fraction(profiles_of, settings, seed)
     if profiles_of and "train" not in split_of.values():
@@ -38,14 +38,14 @@ def _by_name(profiles_of: Mapping[str, int], settings: SplitSettings) -> dict[st
 
 def _by_fraction(profiles_of: Mapping[str, int], settings: SplitSettings, seed: int) -> dict[str, str]:
     total = sum(profiles_of.values())
-    room = {"test": settings.test_fraction * total, "validation": settings.validation_fraction * total}
-    wanted = [split for split, profiles in room.items() if profiles > 0]
+    capacity = {"test": settings.test_fraction * total, "validation": settings.validation_fraction * total}
+    wanted = [split for split, profiles in capacity.items() if profiles > 0]
     split_of: dict[str, str] = {}
-    for study in sorted(profiles_of, key=lambda study: _place(seed, study)):
-        chosen = next((split for split in wanted if profiles_of[study] <= room[split]), "train")
+    for study in sorted(profiles_of, key=lambda study: _order_of(seed, study)):
+        chosen = next((split for split in wanted if profiles_of[study] <= capacity[split]), "train")
         split_of[study] = chosen
         if chosen != "train":
-            room[chosen] -= profiles_of[study]
+            capacity[chosen] -= profiles_of[study]
     for split in wanted:
         studies_in = Counter(split_of.values())
         spare = [study for study, chosen in split_of.items() if studies_in[chosen] > 1]
@@ -55,5 +55,5 @@ def _by_fraction(profiles_of: Mapping[str, int], settings: SplitSettings, seed: 
     return split_of
 
 
-def _place(seed: int, study: str) -> bytes:
+def _order_of(seed: int, study: str) -> bytes:
     return hashlib.sha256(f"{seed}/{study}".encode()).digest()

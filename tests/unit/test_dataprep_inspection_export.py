@@ -10,7 +10,8 @@ from dataprep.__main__ import COMMANDS
 from dataprep.anndata_export import export
 from dataprep.config import ExportSettings, InspectSettings
 from dataprep.corpus import Corpus, read_split
-from dataprep.inspection.text import inspect_corpus
+from dataprep.corpus.manifest import SourceSummary
+from dataprep.inspection.text import as_text, inspect_corpus
 from dataprep.runtime.command_line import UserError, main
 from tests.made_corpora import make_corpus
 
@@ -36,6 +37,19 @@ def test_inspect_counts_profiles_missing_values_and_edges(corpus: Corpus, capsys
     text = capsys.readouterr().out
     assert "150 of 150 samples read" in text
     assert "every checksum right" in text
+
+
+def test_inspect_shows_the_share_of_reads_outside_the_vocabulary(
+    corpus: Corpus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {"samples": 9, "kept": 9, "genes": 60_000, "unknown_genes": 7, "merged_genes": 0, "vocabulary_genes": 20}
+    sources = [SourceSummary(name="new", outside_share=0.254, **found), SourceSummary(name="old", **found)]
+    report = inspect_corpus(InspectSettings.model_construct(corpus=corpus.folder.uri))
+    lines = as_text(report | {"sources": [source.model_dump() for source in sources]}).splitlines()
+    assert next(line for line in lines if line.startswith("source ")).endswith("reads outside")
+    assert next(line for line in lines if line.startswith("new ")).split()[-1] == "25.4%"
+    # corpora of earlier versions did not count it
+    assert next(line for line in lines if line.startswith("old ")).split()[-1] == "20"
 
 
 def test_inspect_of_a_damaged_corpus_ends_with_one_line_and_exit_code_1(

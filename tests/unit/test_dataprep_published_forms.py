@@ -368,3 +368,17 @@ def test_labels_may_have_any_name(tmp_path: Path) -> None:
     samples, profiles = read(tmp_path, TABLE, samples="s.tsv")
     assert_right(profiles)
     assert samples[[f"label:{name}" for name in header[1:]]].to_numpy().tolist() == [list("abcde")] * 4
+
+
+def test_samples_that_two_sources_share_are_said_to_be_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sources = []
+    for name, values in (("one", COUNTS), ("two", COUNTS[::-1])):
+        (tmp_path / f"{name}.tsv").write_text(delimited(values, gene_ids(), [SAMPLES[0], *names(name, 3)]))
+        sources.append({"name": name, "path": f"{name}.tsv", "gene_id": "ensembl", "units": "counts", "study": "x"})
+    samples, _ = read_without_ray(build_settings(tmp_path, sources))
+    said = capsys.readouterr().err
+    assert "two: 1 of 4 samples are refused as duplicate_sample_id, e.g. of one: s_000" in said
+    assert "two: 3 of 4 samples are refused as duplicate_profile, e.g. of one: one_001" in said
+    assert samples["reason"].notna().sum() == 4

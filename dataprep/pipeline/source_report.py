@@ -1,4 +1,4 @@
-"""What a build says of the genes of its sources, and when it stops."""
+"""What a build says about its sources, and when it stops for the genes of one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pandas as pd
 
 from dataprep.config import BuildSettings
 from dataprep.corpus import SourceSummary
+from dataprep.pipeline import quality_control as qc
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.terminal import log
 
@@ -59,6 +60,11 @@ def describe(summary: SourceSummary, samples: pd.DataFrame) -> list[str]:
         lines.append(f"{summary.repeated_genes:,} rows repeat the name of a gene")
     if summary.missing_values:
         lines.append(f"{summary.missing_values:,} values are missing and count as not measured")
+    # decided after the samples were read and counted
+    for reason in (qc.DUPLICATE_SAMPLE, qc.DUPLICATE_PROFILE):
+        if count := int((own["reason"] == reason).sum()):
+            example = own.loc[own["reason"] == reason, "value"].iloc[0]
+            lines.append(f"{count:,} of {summary.samples:,} samples are refused as {reason}, e.g. of {example}")
     return [f"{summary.name}: {line}" for line in lines]
 
 
