@@ -81,7 +81,8 @@ ALIASES = {"7157": TP53, "P53": TP53, "OLD": XIST}
 
 
 @pytest.mark.parametrize(
-    ("gene_id", "kind"), [("P53|7157", "symbol_entrez"), ("?|7157", "symbol_entrez"), ("P53", "symbol")]
+    ("gene_id", "kind"),
+    [("P53|7157", "symbol_entrez"), ("?|7157", "symbol_entrez"), ("P53", "symbol"), ("7157", "symbol")],
 )
 def test_a_former_symbol_or_entrez_number_finds_its_gene(gene_id: str, kind: GeneId) -> None:
     genes = map_genes("x", [gene_id], kind, default_vocabulary(), ALIASES)
