@@ -50,6 +50,9 @@ class SubmitSettings(LocalSettings):
     address: str | None = Field(
         None, description="dashboard of the cluster, http://HOST:8265; without it RAY_API_SERVER_ADDRESS or the state"
     )
+    token_file: Path | None = Field(
+        None, description="file with the token of the cluster at --address; plain HTTP shows it to the network between"
+    )
     working_dir: Path = Field(Path(), description="folder that is sent along and becomes the job's")
     name: str | None = Field(None, description="submission id of the job; made up if not given")
     wait: bool = Field(True, description="follow the log and exit as the job does")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
 import socket
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,48 +32,59 @@ _ATTEMPTS = 2
 
 
 def up(settings: UpSettings, services: Sequence[Service] = SERVICES) -> dict[str, Any]:
-    """Start what does not run, wait until all of it answers, and return the services' addresses.
+    """Start what does not run, wait until all of it answers, print the addresses and return them.
 
     Safe to repeat: what runs is left alone, with the settings it was started with. If it is interrupted, what was
-    started is on record, and a second `up` or a `down` goes on from there.
+    started is on record, and a second `up` or a `down` continues from there.
     """
     folder = StateFolder.at(settings.state)
-    folder.make()
-    with folder.locked():
-        state = folder.read()
-        fresh = [service for service in services if not _runs(service, state)]
-        for service in fresh:
-            stop(service, folder, state)
-        state = _with_ports(state, fresh)
-        folder.write(state)
-        place = Place(folder, state.ports, folder.credentials(), settings)
-        folder.write_private(folder.environment_file.name, shell_lines(job_environment(place), FOREIGN_VARIABLES))
-        began = time.monotonic()
-        for service in fresh:
-            _start(service, place, state)
-        for service in services:
-            _wait_for(service, place, state)
-            how = f"started in {time.monotonic() - began:.1f} s" if service in fresh else "already running"
-            _say(f"{service.name:<7} {_address(service, state)}  {how}")
-    _say(f"settings for your shell: . {folder.environment_file}")
-    return {service.name: _address(service, state) for service in services}
+    with _one_line_for_file_errors(folder):
+        is_earlier = folder.exists and folder.is_unmarked_state
+        folder.make()
+        with folder.locked():
+            state = folder.read()
+            fresh = [service for service in services if not _runs(service, folder, state)]
+            if is_earlier and len(fresh) < len(services):
+                _say("what runs is of an earlier version, and other users can reach it: `down`, then `up` again")
+            for service in fresh:
+                stop(service, folder, state)
+            state = _with_ports(state, folder, fresh)
+            folder.write(state)
+            place = Place(folder, state.ports, folder.credentials(), settings)
+            folder.write_private(folder.environment_file.name, shell_lines(job_environment(place), FOREIGN_VARIABLES))
+            began = time.monotonic()
+            for service in fresh:
+                _start(service, place, state)
+            for service in services:
+                _wait_for(service, place, state)
+                how = f"started in {time.monotonic() - began:.1f} s" if service in fresh else "already running"
+                _say(f"{service.name}: {how}")
+    addresses = {service.name: _address(service, state) for service in services}
+    if not settings.json_line:
+        for name, address in addresses.items():
+            print(f"{name:<7} {address}")
+    _say(f"settings for your shell: . {shlex.quote(str(folder.environment_file))}")
+    return addresses
 
 
 def down(settings: DownSettings) -> dict[str, Any]:
     """End every process of the services, jobs included, and return how many there were. Safe to repeat."""
     folder = StateFolder.at(settings.state)
-    with ExitStack() as stack:
-        if folder.exists:
+    with _one_line_for_file_errors(folder), ExitStack() as stack:
+        folder.require_ours()
+        # an empty folder is no state, and stays empty
+        is_state = folder.exists and folder.is_ours
+        if is_state:
             stack.enter_context(folder.locked())
         state = _state_or_none(folder)
         ended = 0
         # the object store last, so that what others still have to write finds it
         for service in reversed(SERVICES):
             ended += stop(service, folder, state, settings.grace_seconds)
-        if folder.exists:
+        if is_state and settings.delete_data:
+            folder.delete()
+        elif is_state:
             folder.write(State(ports=state.ports))
-            if settings.delete_data:
-                folder.delete()
     _say(f"ended {ended} processes" if ended else "nothing was running")
     return {"ended": ended}
 
@@ -80,23 +92,27 @@ def down(settings: DownSettings) -> dict[str, Any]:
 def status(settings: StatusSettings) -> list[dict[str, Any]]:
     """Print how the services are. Raises :class:`UserError` if one that was started does not answer."""
     folder = StateFolder.at(settings.state)
-    state = folder.read()
-    if not state.processes:
-        raise UserError(f"no services were started in {folder.path}; `python -m cluster up` does it")
-    place = Place(folder, state.ports, folder.credentials(), UpSettings(state=folder.path))
-    rows = [_row(service, place, state) for service in SERVICES if service.name in state.processes]
-    # standard output belongs to the JSON, if that is asked for
-    Console(stderr=settings.json_line).print(_table(rows))
-    if silent := [row["service"] for row in rows if not row["answers"]]:
-        if settings.json_line:
-            print(json.dumps(rows))
-        raise UserError(f"{', '.join(silent)} should run and does not answer; `python -m cluster up` starts it again")
+    with _one_line_for_file_errors(folder):
+        state = folder.read() if folder.exists and folder.is_ours else State()
+        if not state.processes:
+            raise UserError(f"no services were started in {folder.path}; `python -m cluster up` does it")
+        place = Place(folder, state.ports, folder.credentials(), UpSettings(state=folder.path))
+        rows = [_row(service, place, state) for service in SERVICES if service.name in state.processes]
+    silent = [row["service"] for row in rows if not row["answers"]]
+    if not settings.json_line:
+        Console().print(_table(rows))
+    elif silent:
+        print(json.dumps(rows))
+    if silent:
+        raise UserError(
+            f"not answering, though started earlier: {', '.join(silent)}; `python -m cluster up` starts what is missing"
+        )
     return rows
 
 
 def stop(service: Service, folder: StateFolder, state: State, grace_seconds: float = 5.0) -> int:
     """End all processes of one service and return how many there were."""
-    mark, root = _mark(service, folder), state.processes.get(service.name)
+    mark, root = folder.mark(service.name), state.processes.get(service.name)
     ended = processes.end(lambda: processes.belonging_to(mark, root), grace_seconds)
     service.clean(folder, state.ports)
     return ended
@@ -107,7 +123,7 @@ def _start(service: Service, place: Place, state: State) -> None:
     home.mkdir(mode=0o700, exist_ok=True)
     command = service.prepare(place)
     started = processes.start(
-        command, _mark(service, place.folder), service.environment(place), home, place.folder.log(service.name)
+        command, place.folder.mark(service.name), service.environment(place), home, place.folder.log(service.name)
     )
     state.processes[service.name] = started
     # on record at once: an interruption from here on leaves nothing behind that `down` would not know
@@ -125,7 +141,7 @@ def _wait_for(service: Service, place: Place, state: State) -> None:
                 f"{service.name} does not answer at {_address(service, state)} after "
                 f"{place.settings.timeout_seconds:.0f} s. {_end_of(log)}"
             )
-        if not _runs(service, state):
+        if not _runs(service, place.folder, state):
             if attempts == _ATTEMPTS:
                 raise UserError(f"{service.name} ended while it was starting. {_end_of(log)}")
             attempts += 1
@@ -139,7 +155,7 @@ def _end_of(log: Path) -> str:
     return "\n  ".join((f"The end of {log}:", *lines))
 
 
-def _with_ports(state: State, fresh: Sequence[Service]) -> State:
+def _with_ports(state: State, folder: StateFolder, fresh: Sequence[Service]) -> State:
     """The state with ports for the services to be started: the ones they had, else the usual ones, else free ones.
 
     Raises :class:`UserError` where a service would have to move while others that know its address run: a service
@@ -148,7 +164,7 @@ def _with_ports(state: State, fresh: Sequence[Service]) -> State:
     ports = dict(state.ports)
     with ExitStack() as reserved:
         for position, service in enumerate(SERVICES):
-            is_known = any(_runs(other, state) for other in SERVICES[position + 1 :])
+            is_known = any(_runs(other, folder, state) for other in SERVICES[position + 1 :])
             for name, usual in service.ports.items():
                 if name in ports and service not in fresh:
                     continue
@@ -178,9 +194,8 @@ def _reserve(wishes: Sequence[int | None], reserved: ExitStack) -> int:
     raise UserError("no free port on 127.0.0.1")
 
 
-def _runs(service: Service, state: State) -> bool:
-    process = state.processes.get(service.name)
-    return process is not None and process.find() is not None
+def _runs(service: Service, folder: StateFolder, state: State) -> bool:
+    return processes.find(state.processes.get(service.name), folder.mark(service.name)) is not None
 
 
 def _state_or_none(folder: StateFolder) -> State:
@@ -196,7 +211,7 @@ def _row(service: Service, place: Place, state: State) -> dict[str, Any]:
         "service": service.name,
         "address": _address(service, state),
         "pid": state.processes[service.name].pid,
-        "answers": _runs(service, state) and service.answers(place),
+        "answers": _runs(service, place.folder, state) and service.answers(place),
     }
 
 
@@ -215,8 +230,13 @@ def _address(service: Service, state: State) -> str:
     return f"http://{LOOPBACK}:{state.ports[_main_port(service)]}"
 
 
-def _mark(service: Service, folder: StateFolder) -> str:
-    return f"{folder.path}#{service.name}"
+@contextmanager
+def _one_line_for_file_errors(folder: StateFolder) -> Iterator[None]:
+    """A full disk, missing permissions and the like as one line."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{error.filename or folder.path}: {error.strerror or error}") from None
 
 
 def _say(line: str) -> None:

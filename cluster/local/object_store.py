@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import s3fs
 from botocore.exceptions import BotoCoreError, ClientError
 
+from cluster.local.certificates import self_signed_certificate
 from cluster.local.service import ANSWER_SECONDS, BUCKET, LOOPBACK, Place, own_environment, program
 from cluster.local.state import Credentials, StateFolder
 
+_CERTIFICATE = "tls.crt"
+_KEY = "tls.key"
+
 
 class ObjectStore:
-    """SeaweedFS: master, volume server, filer and S3 gateway in one process."""
+    """SeaweedFS: master, volume server, filer and S3 gateway in one process.
+
+    Clients reach the gateway alone. The ports behind it want a certificate that only this folder has.
+    """
 
     name = "s3"
     ports: Mapping[str, int | None] = {
@@ -30,17 +39,22 @@ class ObjectStore:
     }
 
     def prepare(self, place: Place) -> list[str]:
-        home = place.folder.path / "s3"
+        home = place.folder.path / self.name
         (home / "data").mkdir(mode=0o700, exist_ok=True)
-        place.folder.write_private("s3/identities.json", json.dumps(_identities(place.credentials)))
-        place.folder.write_private("s3/security.toml", _internal_keys(place.credentials))
+        if not (home / _KEY).exists():
+            certificate, key = self_signed_certificate(LOOPBACK)
+            place.folder.write_private(f"{self.name}/{_CERTIFICATE}", certificate)
+            place.folder.write_private(f"{self.name}/{_KEY}", key)
+        place.folder.write_private(f"{self.name}/identities.json", json.dumps(_identities(place.credentials)))
+        place.folder.write_private(f"{self.name}/security.toml", _security(place.credentials))
         port = place.ports
+        # paths are below its working directory: it would split one with a comma
         return [
             program("weed"),
-            f"-logdir={home}",
+            "-logdir=.",
             "-logtostderr=true",
             "server",
-            f"-dir={home / 'data'}",
+            "-dir=data",
             f"-ip={LOOPBACK}",
             f"-ip.bind={LOOPBACK}",
             "-master.telemetry=false",
@@ -62,15 +76,15 @@ class ObjectStore:
             f"-s3.port.grpc={port['s3_grpc']}",
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
-            f"-s3.config={home / 'identities.json'}",
+            "-s3.config=identities.json",
             "-s3.iam=false",
             # a misspelt bucket is an error here, as it is in the cloud
             "-s3.autoCreateBucket=false",
         ]
 
     def environment(self, place: Place) -> dict[str, str]:
-        # AWS_* in the environment would be a second identity of the gateway
-        return {name: value for name, value in own_environment().items() if not name.startswith("AWS_")}
+        # AWS_* in the environment would be a second identity of the gateway, WEED_* is stronger than the files
+        return {name: value for name, value in own_environment().items() if not name.startswith(("AWS_", "WEED_"))}
 
     def answers(self, place: Place) -> bool:
         """Whether an object can be written; the bucket is made on the way."""
@@ -94,11 +108,12 @@ class ObjectStore:
 
     def clean(self, folder: StateFolder, ports: Mapping[str, int]) -> None:
         # SeaweedFS puts sockets into /tmp, whatever it is told, and leaves them when it is ended
-        for name, port in ports.items():
-            if name in self.ports:
-                for socket in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # noqa: S108
-                    if socket.stat().st_uid == os.getuid():
-                        socket.unlink(missing_ok=True)
+        for name in self.ports.keys() & ports.keys():
+            for path in Path("/tmp").glob(f"seaweedfs-*-{ports[name]}.sock"):  # noqa: S108
+                with suppress(FileNotFoundError):
+                    status = path.lstat()
+                    if stat.S_ISSOCK(status.st_mode) and status.st_uid == os.getuid():
+                        path.unlink()
 
 
 def storage_options(place: Place) -> dict[str, str]:
@@ -122,7 +137,21 @@ def _identities(credentials: Credentials) -> dict[str, object]:
     }
 
 
-def _internal_keys(credentials: Credentials) -> str:
-    """Have the filer and volume servers behind the gateway refuse whoever does not hold the key."""
-    sections = ("jwt.signing", "jwt.signing.read", "jwt.filer_signing", "jwt.filer_signing.read")
-    return "".join(f'[{section}]\nkey = "{credentials.s3_internal_key}"\n' for section in sections)
+def _security(credentials: Credentials) -> str:
+    """SeaweedFS's security.toml: behind the gateway, which checks S3 signatures, nobody but itself is let in.
+
+    Master, volume server and filer speak HTTP and gRPC with whoever shows the certificate; requests for data also
+    carry tokens.
+    """
+    signing = ("jwt.signing", "jwt.signing.read", "jwt.filer_signing", "jwt.filer_signing.read")
+    identity = f'cert = "{_CERTIFICATE}"\nkey = "{_KEY}"\n'
+    authority = f'ca = "{_CERTIFICATE}"\n'
+    return "".join(
+        (
+            *(f'[{section}]\nkey = "{credentials.s3_internal_key}"\n' for section in signing),
+            f"[grpc]\n{authority}",
+            *(f"[grpc.{part}]\n{identity}" for part in ("master", "volume", "filer", "s3", "client")),
+            *(f"[https.{part}]\n{identity}{authority}" for part in ("master", "volume", "filer")),
+            f"[https.client]\nenabled = true\n{identity}{authority}",
+        )
+    )

@@ -1,8 +1,8 @@
 """Start processes that outlive us, recognise them later, and end exactly those.
 
-A process is known by its pid together with its start time, so that another one that got a recycled pid is never
-taken for it. What it starts in turn (Ray's raylet, workers and jobs; MLflow's server workers) is known by being its
-descendant or, where the parent is gone, by a mark that it inherits in its environment.
+A process is known by its pid together with when it was started, so that another one that got a recycled pid is never
+taken for it, and by a mark in its environment. What it starts in turn (Ray's raylet, workers and jobs; MLflow's server
+workers) is known by being its descendant or, where the parent is gone, by the mark, which it inherits.
 """
 
 from __future__ import annotations
@@ -20,27 +20,52 @@ import psutil
 from dataprep.runtime.command_line import UserError
 
 MARK = "BULKFORMER_EMBEDDED_SERVICE"
-# Start times are derived from the boot time, which moves a little when the clock is set.
 _SAME_START_SECONDS = 2.0
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _POLL_SECONDS = 0.1
 _KILL_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
 class ProcessId:
-    """A process that was started once, and no other one with the same pid."""
+    """A process that was started once, and no other one with the same pid.
+
+    Linux tells when a process was started in clock ticks since boot. Those stay as they are when the clock is set,
+    whereas ``started_at``, in seconds since 1970, is derived from the clock and moves with it. It decides only where
+    there are no ticks: on other systems, which keep the time of the start itself, and in older state files.
+    """
 
     pid: int
     started_at: float
+    boot_id: str | None = None
+    start_ticks: int | None = None
+
+    @classmethod
+    def of(cls, pid: int) -> ProcessId:
+        """The process that has this pid now. Raises psutil.NoSuchProcess if there is none."""
+        return cls(pid, psutil.Process(pid).create_time(), *_boot_and_ticks(pid))
 
     def find(self) -> psutil.Process | None:
         """The process if it still runs."""
         try:
             process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started_at) < _SAME_START_SECONDS
+            if self.start_ticks is not None:
+                same = _boot_and_ticks(self.pid) == (self.boot_id, self.start_ticks)
+            else:
+                same = abs(process.create_time() - self.started_at) < _SAME_START_SECONDS
             return process if same and process.status() != psutil.STATUS_ZOMBIE else None
         except psutil.NoSuchProcess:
             return None
+
+
+def _boot_and_ticks(pid: int) -> tuple[str, int] | tuple[None, None]:
+    """The boot of the machine, and when the process was started in clock ticks since then; None where unknown."""
+    try:
+        # the second field, the program's name in parentheses, may itself hold spaces and parentheses
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return _BOOT_ID.read_text().strip(), int(fields[19])
+    except (OSError, ValueError, IndexError):
+        return None, None
 
 
 def start(argv: Sequence[str], mark: str, environment: Mapping[str, str], folder: Path, log: Path) -> ProcessId:
@@ -65,17 +90,22 @@ def start(argv: Sequence[str], mark: str, environment: Mapping[str, str], folder
             start_new_session=True,
             umask=0o077,
         )
-    started = ProcessId(process.pid, psutil.Process(process.pid).create_time())
+    started = ProcessId.of(process.pid)
     # it is meant to outlive us: without a return code the Popen object would warn that nobody waits for it
     process.returncode = 0
     return started
 
 
+def find(root: ProcessId | None, mark: str) -> psutil.Process | None:
+    """The process that was started with this mark, if it still runs. In a copy of a state folder, none of those."""
+    process = root.find() if root is not None else None
+    return process if process is not None and not _has_another_mark(process, mark) else None
+
+
 def belonging_to(mark: str, root: ProcessId | None) -> list[psutil.Process]:
     """All running processes of a service: the one started, its descendants, and what carries its mark."""
     found: dict[int, psutil.Process] = {}
-    process = root.find() if root is not None else None
-    if process is not None:
+    if (process := find(root, mark)) is not None:
         for member in (process, *_descendants(process)):
             found[member.pid] = member
     for member in psutil.process_iter():
@@ -129,6 +159,15 @@ def _mark_of(process: psutil.Process) -> str | None:
     except (psutil.Error, OSError):
         # not ours to look at, or gone meanwhile
         return None
+
+
+def _has_another_mark(process: psutil.Process, mark: str) -> bool:
+    try:
+        environment = process.environ()
+    except (psutil.Error, OSError):
+        return False
+    # it is empty for an instant while a program starts
+    return bool(environment) and environment.get(MARK) != mark
 
 
 def _runs(process: psutil.Process) -> bool:

@@ -23,6 +23,7 @@ from dataprep.runtime.command_line import UserError
 LOOPBACK = "127.0.0.1"
 BUCKET = "bulkformer"
 REGION = "us-east-1"
+MLFLOW_USER = "bulkformer"
 ANSWER_SECONDS = 5.0
 # These would send a client elsewhere or with other credentials than ours.
 FOREIGN_VARIABLES = (
@@ -31,6 +32,8 @@ FOREIGN_VARIABLES = (
     "AWS_ENDPOINT_URL_S3",
     "MLFLOW_RUN_ID",
     "MLFLOW_S3_ENDPOINT_URL",
+    "MLFLOW_TRACKING_AUTH",
+    "MLFLOW_TRACKING_TOKEN",
     "RAY_ADDRESS",
     "RAY_API_SERVER_ADDRESS",
     "RAY_AUTH_TOKEN",
@@ -81,6 +84,8 @@ def job_environment(place: Place) -> dict[str, str]:
         "AWS_REGION": REGION,
         "AWS_DEFAULT_REGION": REGION,
         "MLFLOW_TRACKING_URI": place.address("mlflow"),
+        "MLFLOW_TRACKING_USERNAME": MLFLOW_USER,
+        "MLFLOW_TRACKING_PASSWORD": place.credentials.mlflow_password,
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "RAY_ADDRESS": f"{LOOPBACK}:{place.ports['ray']}",
         "RAY_API_SERVER_ADDRESS": place.address("dashboard"),
@@ -115,9 +120,9 @@ def program(name: str) -> str:
     return found
 
 
-def get(url: str, token: str | None = None) -> bytes | None:
+def get(url: str, authorization: str) -> bytes | None:
     """Body of an answer with status 200, else None."""
-    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})  # noqa: S310
+    request = urllib.request.Request(url, headers={"Authorization": authorization})  # noqa: S310
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=ANSWER_SECONDS) as answer:

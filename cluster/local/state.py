@@ -1,9 +1,11 @@
 """What is known of the embedded services between two commands: a folder that only its owner can read.
 
 STATE/
-  state.json        ports and processes (no secrets)
-  credentials.json  generated once
-  env               the settings of a shell or job that uses the services: `. STATE/env`
+  bulkformer-services.json  says that `up` made the folder; nothing is changed or deleted in one without it
+  state.json                ports and processes (no secrets)
+  credentials.json          generated once
+  env                       the settings of a shell or job that uses the services: `. STATE/env`
+  .gitignore, .rayignore    keep all of it out of repositories and out of what is sent along with jobs
   logs/  s3/  mlflow/  ray/
 """
 
@@ -16,17 +18,23 @@ import secrets
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from cluster.local.processes import ProcessId
 from dataprep.runtime.command_line import UserError
 
+MARKER = "bulkformer-services.json"
+_MARK = {"made_by": "python -m cluster up", "version": 1}
 _FORMAT = 1
 # All that is ever made in the folder, and so all that is ever deleted.
-_FILES = ("state.json", "credentials.json", "ray-token", "env", "lock")
+_FILES = ("state.json", "credentials.json", "ray-token", "env", "lock", ".gitignore", ".rayignore")
 _FOLDERS = ("logs", "s3", "mlflow", "ray")
+_PARTIAL = ".partial"
+# What versions that made no marker kept as credentials: names and numbers of hexadecimal digits.
+_UNMARKED_CREDENTIALS = {"s3_access_key": 20, "s3_secret_key": 40, "s3_internal_key": 64, "ray_token": 64}
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,16 @@ class Credentials:
     s3_secret_key: str = field(repr=False)
     s3_internal_key: str = field(repr=False)
     ray_token: str = field(repr=False)
+    mlflow_password: str = field(repr=False)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """All of them but the access key's name."""
+        return (self.s3_secret_key, self.s3_internal_key, self.ray_token, self.mlflow_password)
+
+    @classmethod
+    def generate(cls) -> Credentials:
+        return cls(*(secrets.token_hex(size) for size in (10, 20, 32, 32, 20)))
 
 
 @dataclass(frozen=True)
@@ -62,6 +80,29 @@ class StateFolder:
         return self.path.is_dir()
 
     @property
+    def is_marked(self) -> bool:
+        """Whether `up` made this folder."""
+        mark = _read_json(self.path / MARKER)
+        return isinstance(mark, dict) and mark.get("made_by") == _MARK["made_by"]
+
+    @property
+    def is_unmarked_state(self) -> bool:
+        """Whether a version that made no marker made this folder: by all of its names and by the credentials' form."""
+        made = {*_FILES, *_FOLDERS}
+        credentials = _read_json(self.path / "credentials.json")
+        return (
+            isinstance(credentials, dict)
+            and {name: len(str(value)) for name, value in credentials.items()} == _UNMARKED_CREDENTIALS
+            and (self.path / "lock").is_file()
+            and (self.path / "logs").is_dir()
+            and all(name in made for name in self._names())
+        )
+
+    @property
+    def is_ours(self) -> bool:
+        return self.is_marked or self.is_unmarked_state
+
+    @property
     def environment_file(self) -> Path:
         return self.path / "env"
 
@@ -69,28 +110,73 @@ class StateFolder:
     def token_file(self) -> Path:
         return self.path / "ray-token"
 
+    def mark(self, service: str) -> str:
+        """What the processes of a service carry in their environment."""
+        return f"{self.path}#{service}"
+
     def log(self, service: str) -> Path:
         return self.path / "logs" / f"{service}.log"
 
     def make(self) -> None:
-        """Make the folder, or see to it that an existing one is readable by its owner only.
+        """Make the folder, or see to it that an existing one is ours and readable by its owner only.
 
-        Raises :class:`UserError` for a folder of something else.
+        Raises :class:`UserError` for a folder of something or somebody else, in which nothing is changed.
         """
-        if self.exists and (names := {entry.name for entry in self.path.iterdir()}) and names.isdisjoint(_FILES):
-            raise UserError(f"--state {self.path} holds other files ({min(names)}); name a folder of its own", 2)
+        if self.path.exists() and not self.exists:
+            raise UserError(f"--state {self.path} is a file; name a folder", 2)
+        self._require_own()
+        if self.exists and not self.is_ours and (name := self._other_name()):
+            raise UserError(f"--state {self.path} holds other files ({name}); name a folder of its own", 2)
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path.chmod(0o700)
+        if not self.is_marked:
+            self.write_private(MARKER, json.dumps(_MARK) + "\n")
+        for name in (".gitignore", ".rayignore"):
+            if not (self.path / name).exists():
+                self.write_private(name, "*\n")
         (self.path / "logs").mkdir(mode=0o700, exist_ok=True)
 
+    def require_ours(self) -> None:
+        """Raises :class:`UserError` for a folder that is another user's, or holds anything and was not made by `up`."""
+        self._require_own()
+        if self.exists and not self.is_ours and (name := self._other_name()):
+            raise UserError(
+                f"{self.path} was not made by `python -m cluster up` (it holds {name}); nothing in it was touched"
+            )
+
     def delete(self) -> None:
-        """Delete all that was made in the folder, and the folder if nothing else is in it."""
+        """Delete all that was made in the folder, and the folder if nothing else is in it.
+
+        Of a link only the link is deleted, not what it points to.
+        """
         for name in _FOLDERS:
-            shutil.rmtree(self.path / name, ignore_errors=True)
-        for name in _FILES:
+            if (self.path / name).is_symlink():
+                (self.path / name).unlink()
+            elif (self.path / name).is_dir():
+                shutil.rmtree(self.path / name)
+        for name in (*_FILES, MARKER):
             (self.path / name).unlink(missing_ok=True)
-        if not any(self.path.iterdir()):
+        for partial in self.path.glob(f".*{_PARTIAL}"):
+            if partial.name.startswith(tuple(f".{name}." for name in (*_FILES, MARKER))):
+                partial.unlink()
+        with suppress(OSError):  # other files are in it, or it is where a disk is mounted
             self.path.rmdir()
+
+    def _require_own(self) -> None:
+        if self.exists and self.path.stat().st_uid != os.geteuid():
+            raise UserError(f"--state {self.path} belongs to another user; name a folder of your own", 2)
+
+    def _other_name(self) -> str | None:
+        """The name of something in the folder that shows that it is not ours, None where it is empty."""
+        return min(self._names(), key=lambda name: (name in {*_FILES, *_FOLDERS}, name), default=None)
+
+    def _names(self) -> list[str]:
+        """Names of what is in the folder, without files that a command is about to put there, or was when it died."""
+        return [
+            entry.name
+            for entry in self.path.iterdir()
+            if not (entry.name.startswith(".") and entry.name.endswith(_PARTIAL))
+        ]
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -124,24 +210,42 @@ class StateFolder:
         """The credentials of this state, generated where there are none yet."""
         file = self.path / "credentials.json"
         if not file.exists():
-            made = Credentials(
-                secrets.token_hex(10), secrets.token_hex(20), secrets.token_hex(32), secrets.token_hex(32)
-            )
-            self.write_private(file.name, json.dumps(asdict(made)) + "\n")
-        try:
-            return Credentials(**json.loads(file.read_text()))
-        except (ValueError, TypeError):
-            raise UserError(f"{file} is damaged; `down --delete-data` starts anew") from None
+            self.write_private(file.name, json.dumps(asdict(Credentials.generate())) + "\n")
+        return self._complete(_read_json(file))
 
-    def write_private(self, name: str, content: str) -> Path:
+    def _complete(self, content: Any) -> Credentials:
+        """The credentials in ``content``; those that an earlier version did not have are generated and kept."""
+        names = {field.name for field in fields(Credentials)}
+        valid = (
+            isinstance(content, dict) and content.keys() <= names and all(isinstance(v, str) for v in content.values())
+        )
+        if not valid or not content.keys() >= _UNMARKED_CREDENTIALS.keys():
+            raise UserError(f"{self.path / 'credentials.json'} is damaged; `down --delete-data` starts anew")
+        if content.keys() < names:
+            content = {**asdict(Credentials.generate()), **content}
+            self.write_private("credentials.json", json.dumps(content) + "\n")
+        return Credentials(**content)
+
+    def write_private(self, name: str, content: str | bytes) -> Path:
         """Write a file that only its owner can read, whole or not at all."""
         target = self.path / name
-        temporary = target.with_name(f".{target.name}.partial")
-        temporary.unlink(missing_ok=True)
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
-            stream.write(content)
-        temporary.replace(target)
+        # a name of its own, since two commands may make the folder at the same time
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}{_PARTIAL}")
+        try:
+            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+                stream.write(content.encode() if isinstance(content, str) else content)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
         return target
+
+
+def _read_json(file: Path) -> Any:
+    """What is in the file, None where there is no such file or it is none."""
+    try:
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
 def shell_lines(variables: Mapping[str, str], unset: tuple[str, ...]) -> str:

@@ -17,6 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 import s3fs
+from running_jobs import wait_until
+from stranger import grpc_call, http_request, listening_ports, needs_root, outcomes
 
 from cluster.__main__ import run
 from cluster.config import DownSettings, UpSettings
@@ -26,7 +28,41 @@ from cluster.local.processes import MARK
 from cluster.local.state import StateFolder
 
 ROOT = Path(__file__).parents[2]
+MAIN_PORTS = {"s3": "s3", "mlflow": "mlflow", "ray": "dashboard"}
 LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+ACTOR = """
+import ray, time
+ray.init(log_to_driver=False)
+@ray.remote
+class Napper:
+    def nap(self): time.sleep(600)
+ray.get(Napper.remote().nap.remote())
+"""
+RAY_CALLS = (
+    "/ray.rpc.InternalKVGcsService/InternalKVKeys",
+    "/ray.rpc.JobInfoGcsService/GetAllJobInfo",
+    "/ray.rpc.NodeManagerService/GetNodeStats",
+    "/ray.rpc.NodeManagerService/ShutdownRaylet",
+    "/ray.rpc.ObjectManagerService/FreeObjects",
+    "/ray.rpc.CoreWorkerService/PushTask",
+    "/ray.rpc.CoreWorkerService/Exit",
+    "/ray.rpc.LogService/ListLogs",
+    "/ray.rpc.ReporterService/GetTraceback",
+    "/ray.rpc.RayletDriver/ClusterInfo",
+)
+RAY_REQUESTS = (
+    ("GET", "/"),
+    ("GET", "/metrics"),
+    ("GET", "/logs"),
+    ("GET", "/api/jobs/"),
+    ("GET", "/api/v0/tasks"),
+    ("GET", "/worker/traceback?pid=1"),
+    ("GET", "/api/packages/gcs/x.zip"),
+    ("POST", "/api/job_agent/jobs/"),
+    ("POST", "/get_or_create_runtime_env"),
+    ("DELETE", "/api/jobs/long"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +149,7 @@ def test_a_second_up_leaves_what_runs_alone(state: Path):
 
     assert again.returncode == 0, again.stderr
     assert again.stderr.count("already running") == len(SERVICES)
+    assert again.stdout.splitlines() == [f"{name:<7} {address(state, port)}" for name, port in MAIN_PORTS.items()]
     assert pids(state) == before
     assert (state / "env").read_text() == environment
 
@@ -123,11 +160,11 @@ def test_status_shows_all_services_and_no_secret(state: Path):
 
     assert table.returncode == 0, table.stderr
     assert all(service.name in table.stdout for service in SERVICES)
+    assert not table.stderr
     rows = json.loads(as_json.stdout)
     assert {row["service"]: row["pid"] for row in rows} == pids(state)
     assert all(row["answers"] for row in rows)
-    shown = table.stdout + table.stderr + as_json.stdout + as_json.stderr
-    assert not [secret for secret in secrets_of(state) if secret in shown]
+    assert not [secret for secret in secrets_of(state) if secret in table.stdout + as_json.stdout + as_json.stderr]
 
 
 def test_the_object_store_refuses_wrong_credentials_and_unknown_buckets(state: Path):
@@ -146,10 +183,6 @@ def test_the_object_store_refuses_wrong_credentials_and_unknown_buckets(state: P
     )
     with pytest.raises(FileNotFoundError):
         right.pipe_file("misspelt/x", b"")
-
-
-def test_the_object_store_cannot_be_read_past_its_gateway(state: Path):
-    assert http_status(f"{address(state, 's3_filer')}/buckets/bulkformer/") == 401
 
 
 @pytest.mark.parametrize("path", ["/api/jobs/", "/nodes?view=summary", "/api/packages/gcs/x.zip"])
@@ -214,7 +247,7 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_end_it(state: Path):
         message = following.stderr.read()
 
     assert following.returncode == 1
-    assert message.startswith("error: job long goes on; ")
+    assert message.startswith("error: job long keeps running; ")
     token = StateFolder.at(state).credentials().ray_token
     assert '"status": "STOPPED"' not in get(f"{address(state, 'dashboard')}/api/jobs/long", token)
     assert '"status": "FAILED"' not in get(f"{address(state, 'dashboard')}/api/jobs/long", token)
@@ -225,6 +258,32 @@ def test_what_ray_tells_of_its_jobs_holds_no_secret(state: Path):
 
     assert "inherits" in told
     assert not [secret for secret in secrets_of(state) if secret in told]
+
+
+@needs_root
+def test_no_port_of_ray_does_anything_for_another_user(state: Path):
+    """With a job at work (the one that goes on after ctrl-C), so that there are workers as well."""
+    submitted = cluster("submit", "--state", str(state), "--no-wait", "--", "python", "-c", ACTOR)
+    assert submitted.returncode == 0, submitted.stderr
+    head = psutil.Process(pids(state)["ray"])
+    wait_until(lambda: any("Napper" in " ".join(child.cmdline()) for child in head.children(recursive=True)), 90,
+               lambda: "the job has no worker")  # fmt: skip
+    ports = listening_ports([head, *head.children(recursive=True)])
+    assert len(ports) > 10
+    calls = [grpc_call(port, method) for port in ports for method in RAY_CALLS]
+    requests = [http_request(port, *request) for port in ports for request in RAY_REQUESTS]
+
+    answers = outcomes([*calls, *requests])
+
+    # by a port of another protocol, or by one that has no such method
+    refused = ("UNAUTHENTICATED", "UNIMPLEMENTED", "UNAVAILABLE", "DEADLINE", "UNKNOWN")
+    assert not [answer for answer in answers[: len(calls)] if not answer.startswith(refused)]
+    assert any(answer.startswith("UNAUTHENTICATED") for answer in answers)
+    public = ("# HELP", "success", "raylet: success", "<!doctype html>")  # measurements, health, the empty dashboard
+    given = [answer for answer in answers[len(calls) :] if answer.startswith("2")]
+    assert not [answer for answer in given if not answer.removeprefix("200 ").startswith(public)]
+    assert not [secret for secret in secrets_of(state) if any(secret in answer for answer in answers)]
+    assert cluster("status", "--state", str(state)).returncode == 0
 
 
 def test_the_submission_command_of_ray_works_with_the_settings_of_the_shell(state: Path):

@@ -3,8 +3,10 @@
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cluster.local import processes
@@ -34,7 +36,33 @@ def test_a_recycled_pid_is_not_taken_for_the_process(start):
     started = start("import time; time.sleep(600)", "one")
 
     assert started.find() is not None
+    assert replace(started, start_ticks=started.start_ticks - 1).find() is None
+    assert replace(started, boot_id="another boot").find() is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems keep the time of the start itself")
+def test_a_clock_that_is_set_does_not_make_another_process_of_it(start, monkeypatch: pytest.MonkeyPatch):
+    started = start("import time; time.sleep(600)", "one")
+    # Linux derives the time at which a process was started from the clock
+    as_shown_now = psutil.Process.create_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: as_shown_now(process) - 3)
+
+    assert started.find() is not None
+
+
+def test_a_record_of_an_earlier_version_is_told_by_the_time_of_the_start(start):
+    started = start("import time; time.sleep(600)", "one")
+
+    assert ProcessId(started.pid, started.started_at).find() is not None
     assert ProcessId(started.pid, started.started_at - 60).find() is None
+
+
+def test_a_process_with_another_mark_is_not_ours_though_it_is_on_record(start):
+    started = start("import time; time.sleep(600)", "one")
+
+    assert processes.find(started, "one") is not None
+    assert processes.find(started, "copy of one") is None
+    assert not processes.belonging_to("copy of one", started)
 
 
 def test_what_ignores_the_request_to_end_is_ended(start, tmp_path: Path):

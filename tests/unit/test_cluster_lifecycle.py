@@ -1,0 +1,131 @@
+"""What `up`, `status` and `down` do with services, seen with one that only sleeps."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from cluster.__main__ import run
+from cluster.config import DownSettings, UpSettings
+from cluster.local import lifecycle
+from cluster.local.lifecycle import down, up
+from cluster.local.service import Place
+from cluster.local.state import StateFolder
+from dataprep.runtime.command_line import UserError
+
+
+class Sleeper:
+    name = "sleeper"
+    ports: Mapping[str, int | None] = {"sleeper": None}
+
+    def prepare(self, place: Place) -> list[str]:
+        return ["/bin/sleep", "300"]
+
+    def environment(self, place: Place) -> dict[str, str]:
+        return dict(os.environ)
+
+    def answers(self, place: Place) -> bool:
+        return True
+
+    def clean(self, folder: StateFolder, ports: Mapping[str, int]) -> None:
+        return
+
+
+@pytest.fixture
+def services(monkeypatch: pytest.MonkeyPatch) -> list[Sleeper]:
+    sleeping = [Sleeper()]
+    monkeypatch.setattr(lifecycle, "SERVICES", tuple(sleeping))
+    monkeypatch.setattr(lifecycle, "job_environment", lambda place: {})
+    return sleeping
+
+
+@pytest.fixture(params=["state", "a b", "it's", "a#b?c%20", '"quoted"', "comma,colon:"])
+def state(request: pytest.FixtureRequest, services, tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path / request.param
+    down(DownSettings(state=tmp_path / request.param, grace_seconds=1))
+
+
+def pid(state: Path) -> int:
+    return StateFolder.at(state).read().processes["sleeper"].pid
+
+
+def test_up_prints_addresses_on_standard_output_and_everything_else_beside_it(state: Path, services, capsys):
+    addresses = up(UpSettings(state=state), services)
+
+    output = capsys.readouterr()
+    assert output.out == f"sleeper {addresses['sleeper']}\n"
+    assert "started in" in output.err
+
+
+def test_a_second_up_leaves_what_runs_alone_also_after_the_clock_was_set(state: Path, services):
+    up(UpSettings(state=state), services)
+    before = pid(state)
+    # as if the clock had been set forward since: the time of the start, derived from it, is 3 s later now
+    content = json.loads((state / "state.json").read_text())
+    content["processes"]["sleeper"]["started_at"] -= 3
+    (state / "state.json").write_text(json.dumps(content))
+
+    up(UpSettings(state=state), services)
+
+    assert pid(state) == before
+
+
+def test_a_copy_of_a_state_folder_does_not_hold_the_services_of_the_original(services, tmp_path: Path):
+    up(UpSettings(state=tmp_path / "state"), services)
+    before = pid(tmp_path / "state")
+    shutil.copytree(tmp_path / "state", tmp_path / "copy")
+
+    assert down(DownSettings(state=tmp_path / "copy", delete_data=True)) == {"ended": 0}
+    assert run(["status", "--state", str(tmp_path / "state")]) == 0
+
+    assert pid(tmp_path / "state") == before
+    assert down(DownSettings(state=tmp_path / "state")) == {"ended": 1}
+
+
+def test_a_second_command_while_one_is_at_work_is_one_line(services, tmp_path: Path, capsys):
+    folder = StateFolder.at(tmp_path / "state")
+    folder.make()
+    with folder.locked():
+        for command in (["up"], ["down"], ["down", "--delete-data"]):
+            assert run([*command, "--state", str(folder.path)]) == 1
+            assert capsys.readouterr().err == f"error: another up or down is at work in {folder.path}\n"
+
+
+def test_down_ends_what_runs_though_its_folder_is_gone(services, tmp_path: Path):
+    up(UpSettings(state=tmp_path / "state"), services)
+    shutil.rmtree(tmp_path / "state")
+
+    assert down(DownSettings(state=tmp_path / "state", grace_seconds=1)) == {"ended": 1}
+    assert not (tmp_path / "state").exists()
+
+
+def test_status_of_services_that_are_gone_is_a_table_and_one_line(services, tmp_path: Path, capsys):
+    up(UpSettings(state=tmp_path / "state"), services)
+    down(DownSettings(state=tmp_path / "state", grace_seconds=1))
+    folder = StateFolder.at(tmp_path / "state")
+    capsys.readouterr()
+    assert run(["status", "--state", str(folder.path)]) == 1
+    assert (
+        capsys.readouterr().err == f"error: no services were started in {folder.path}; `python -m cluster up` does it\n"
+    )
+
+    # a machine that was switched off
+    up(UpSettings(state=folder.path), services)
+    before = folder.read()
+    down(DownSettings(state=folder.path, grace_seconds=1))
+    folder.write(before)
+    capsys.readouterr()
+    assert run(["status", "--state", str(folder.path)]) == 1
+    output = capsys.readouterr()
+    assert "no" in output.out
+    assert output.err.startswith("error: not answering, though started earlier: sleeper; ")
+
+
+def test_a_folder_that_cannot_be_written_to_is_one_line(services, tmp_path: Path):
+    (tmp_path / "file").write_text("x")
+
+    with pytest.raises(UserError, match=r"file.*Not a directory"):
+        up(UpSettings(state=tmp_path / "file" / "state"), services)
