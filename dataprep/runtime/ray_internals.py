@@ -1,7 +1,7 @@
 """Every name of Ray that is not part of its documented interface, and why it is used.
 
-Ray is pinned to one version in pyproject.toml. ``tests/integration/test_ray_internals.py`` fails when a name has gone,
-and when Ray no longer does what made it necessary.
+Ray is pinned to one version in pyproject.toml. ``tests/integration/pretrain/test_ray_internals.py`` fails when a name
+has gone, and when Ray no longer does what made it necessary.
 """
 
 from __future__ import annotations

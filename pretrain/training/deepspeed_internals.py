@@ -1,7 +1,8 @@
 """Every name of DeepSpeed that is not part of its documented interface, and why it is used.
 
-DeepSpeed is pinned to one version in pyproject.toml. ``tests/integration/test_pretrain_deepspeed_internals.py`` fails
-when a name has gone, and when DeepSpeed no longer does what made it necessary.
+DeepSpeed is pinned to one version in pyproject.toml.
+``tests/integration/pretrain/test_pretrain_deepspeed_internals.py`` fails when a name has gone, and when DeepSpeed no
+longer does what made it necessary.
 """
 
 from __future__ import annotations

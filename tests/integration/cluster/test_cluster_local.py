@@ -27,7 +27,7 @@ from cluster.local.object_store import ObjectStore
 from cluster.local.processes import MARK
 from cluster.local.state import StateFolder
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 MAIN_PORTS = {"s3": "s3", "mlflow": "mlflow", "ray": "dashboard"}
 LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 

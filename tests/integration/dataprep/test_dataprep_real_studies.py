@@ -12,7 +12,7 @@ from dataprep.corpus import Corpus, open_corpus, read_split, verify
 from dataprep.pipeline.build import build
 from dataprep.runtime.command_line import UserError, read_settings
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DATA = Path(os.environ.get("BULKFORMER_REAL_DATA", ROOT.parent / "shared" / "data"))
 EXAMPLE = ROOT / "examples" / "real_studies.yaml"
 CHOSEN = [

@@ -13,7 +13,7 @@ import yaml
 from dataprep.corpus import open_corpus, read_split
 from tests.made_sources import counts, gene_ids, names, write_vocabulary
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 EXAMPLES = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), flags=re.DOTALL)
 
 

@@ -25,7 +25,7 @@ from pretrain.monitoring.mlflow_run import MlflowRun
 from pretrain.monitoring.tracking import RunRecord
 
 PROFILES = 40
-LOSSES = Path(__file__).parents[1] / "golden" / "losses_tiny.json"
+LOSSES = Path(__file__).parents[2] / "golden" / "losses_tiny.json"
 
 
 @pytest.fixture(scope="module")

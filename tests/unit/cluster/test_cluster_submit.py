@@ -129,7 +129,7 @@ def test_too_much_to_send_is_refused_with_sizes(tmp_path: Path):
 
 
 def test_the_repository_itself_is_small():
-    assert Package.of(Path(__file__).parents[2]).require_size() < 20 * 2**20
+    assert Package.of(Path(__file__).parents[3]).require_size() < 20 * 2**20
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from cluster.local.processes import ProcessId
 from cluster.local.state import State, StateFolder
 from dataprep.runtime.command_line import UserError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LOCAL, ABROAD = "http://127.0.0.1:8265", "http://head.example:8265"
 NO_TOKEN = {"RAY_AUTH_MODE": "disabled"}
 

@@ -10,7 +10,7 @@ from dataprep.config import BuildSettings, InspectSettings, SimulateSettings
 from dataprep.runtime.command_line import UserError, read_settings
 
 SOURCE = {"name": "x", "path": "x.tsv", "gene_id": "ensembl", "units": "counts", "study": "x"}
-EXAMPLE = Path(__file__).parents[2] / "examples" / "real_studies.yaml"
+EXAMPLE = Path(__file__).parents[4] / "examples" / "real_studies.yaml"
 
 
 def read(tmp_path: Path, *arguments: str, **content: Any) -> BuildSettings:
