@@ -125,7 +125,8 @@ class StateFolder:
         if self.path.exists() and not self.exists:
             raise UserError(f"--state {self.path} is a file; name a folder", 2)
         self._require_own()
-        if self.exists and not self.is_ours and (name := self._other_name()):
+        # in this order: another command may be making the folder, and makes its marker first
+        if self.exists and (name := self._other_name()) and not self.is_ours:
             raise UserError(f"--state {self.path} holds other files ({name}); name a folder of its own", 2)
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path.chmod(0o700)
@@ -139,7 +140,7 @@ class StateFolder:
     def require_ours(self) -> None:
         """Raises :class:`UserError` for a folder that is another user's, or holds anything and was not made by `up`."""
         self._require_own()
-        if self.exists and not self.is_ours and (name := self._other_name()):
+        if self.exists and (name := self._other_name()) and not self.is_ours:
             raise UserError(
                 f"{self.path} was not made by `python -m cluster up` (it holds {name}); nothing in it was touched"
             )

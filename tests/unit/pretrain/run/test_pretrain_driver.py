@@ -100,7 +100,7 @@ def work_until_taken_over(folder: Folder) -> None:
 
 
 def test_a_run_that_is_taken_over_is_interrupted_with_that_message(settings, folder, monkeypatch):
-    monkeypatch.setattr(driver, "Lease", lambda *given: Lease(*given, heartbeat_seconds=0.05))
+    monkeypatch.setattr(driver, "Lease", lambda *given: Lease(*given, heartbeat_seconds=0.05, silence_seconds=0.5))
 
     def as_ray_train_does(*_: object) -> None:
         raise SystemExit(0)
