@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from cluster.jobs.access import connect
 from cluster.jobs.package import Package
 from cluster.local.state import StateFolder
 from dataprep.runtime.command_line import UserError
+from dataprep.runtime.terminal import log
 
 if TYPE_CHECKING:
     from ray.job_submission import JobStatus, JobSubmissionClient
@@ -32,7 +32,7 @@ def submit(settings: SubmitSettings, entrypoint: Sequence[str]) -> dict[str, Any
     package = _package(settings)
     client = connect(settings)
     name = _submitted(client, settings, package, shlex.join(entrypoint))
-    _say(f"job {name} submitted to {client.get_address()}")
+    log(f"job {name} submitted to {client.get_address()}")
     if not settings.wait:
         return {"job": name, "status": "SUBMITTED"}
     try:
@@ -56,7 +56,7 @@ def _package(settings: SubmitSettings) -> Package:
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}") from None
     for file in package.files_with_secrets:
-        _say(f"not sent along, since it holds credentials of the services on this machine: {file}")
+        log(f"not sent along, since it holds credentials of the services on this machine: {file}")
     return package
 
 
@@ -89,7 +89,3 @@ def _last_line(error: Exception) -> str:
     """The exception at the end of the server's traceback."""
     lines = [line.strip() for line in str(error).splitlines() if len(line.strip()) > 1]
     return lines[-1].removeprefix("ValueError: ") if lines else type(error).__name__
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import socket
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,6 +22,7 @@ from cluster.local.service import FOREIGN_VARIABLES, LOOPBACK, Place, Service, j
 from cluster.local.state import State, StateFolder, shell_lines
 from cluster.local.tracking_server import Tracking
 from dataprep.runtime.command_line import UserError
+from dataprep.runtime.terminal import log, write_result
 
 SERVICES: tuple[Service, ...] = (ObjectStore(), Tracking(), RayHead())
 _POLL_SECONDS = 0.25
@@ -44,8 +44,9 @@ def up(settings: UpSettings, services: Sequence[Service] = SERVICES) -> dict[str
         with folder.locked():
             state = folder.read()
             fresh = [service for service in services if not _runs(service, folder, state)]
-            if is_earlier and len(fresh) < len(services):
-                _say("what runs is of an earlier version, and other users can reach it: `down`, then `up` again")
+            running = [state.processes[service.name] for service in services if service not in fresh]
+            if any(process.is_of_earlier_version for process in running) or (is_earlier and running):
+                log("what runs is of an earlier version, and other users can reach it: `down`, then `up` again")
             for service in fresh:
                 stop(service, folder, state)
             state = _with_ports(state, folder, fresh)
@@ -58,12 +59,16 @@ def up(settings: UpSettings, services: Sequence[Service] = SERVICES) -> dict[str
             for service in services:
                 _wait_for(service, place, state)
                 how = f"started in {time.monotonic() - began:.1f} s" if service in fresh else "already running"
-                _say(f"{service.name}: {how}")
+                log(f"{service.name}: {how}")
     addresses = {service.name: _address(service, state) for service in services}
     if not settings.json_line:
         for name, address in addresses.items():
-            print(f"{name:<7} {address}")
-    _say(f"settings for your shell: . {shlex.quote(str(folder.environment_file))}")
+            write_result(f"{name:<7} {address}")
+    environment_file = shlex.quote(str(folder.environment_file))
+    log(f"settings for your shell: . {environment_file}")
+    if Tracking.name in addresses:
+        variables = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        log(f"MLflow asks browsers for {variables}, which are in {environment_file}")
     return addresses
 
 
@@ -85,7 +90,7 @@ def down(settings: DownSettings) -> dict[str, Any]:
             folder.delete()
         elif is_state:
             folder.write(State(ports=state.ports))
-    _say(f"ended {ended} processes" if ended else "nothing was running")
+    log(f"ended {ended} processes" if ended else "nothing was running")
     return {"ended": ended}
 
 
@@ -102,7 +107,7 @@ def status(settings: StatusSettings) -> list[dict[str, Any]]:
     if not settings.json_line:
         Console().print(_table(rows))
     elif silent:
-        print(json.dumps(rows))
+        write_result(json.dumps(rows))
     if silent:
         raise UserError(
             f"not answering, though started earlier: {', '.join(silent)}; `python -m cluster up` starts what is missing"
@@ -132,18 +137,18 @@ def _start(service: Service, place: Place, state: State) -> None:
 
 def _wait_for(service: Service, place: Place, state: State) -> None:
     """Return when the service answers. Raises :class:`UserError` with the end of its log if it does not."""
-    log = place.folder.log(service.name)
+    log_file = place.folder.log(service.name)
     give_up_at = time.monotonic() + place.settings.timeout_seconds
     attempts = 1
     while not service.answers(place):
         if time.monotonic() > give_up_at:
             raise UserError(
                 f"{service.name} does not answer at {_address(service, state)} after "
-                f"{place.settings.timeout_seconds:.0f} s. {_end_of(log)}"
+                f"{place.settings.timeout_seconds:.0f} s. {_end_of(log_file)}"
             )
         if not _runs(service, place.folder, state):
             if attempts == _ATTEMPTS:
-                raise UserError(f"{service.name} ended while it was starting. {_end_of(log)}")
+                raise UserError(f"{service.name} ended while it was starting. {_end_of(log_file)}")
             attempts += 1
             stop(service, place.folder, state)
             _start(service, place, state)
@@ -237,7 +242,3 @@ def _one_line_for_file_errors(folder: StateFolder) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{error.filename or folder.path}: {error.strerror or error}") from None
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -24,6 +24,8 @@ _SAME_START_SECONDS = 2.0
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _POLL_SECONDS = 0.1
 _KILL_SECONDS = 30.0
+_ENVIRONMENT_SECONDS = 5.0
+_ENVIRONMENT_POLL_SECONDS = 0.002
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,11 @@ class ProcessId:
     def of(cls, pid: int) -> ProcessId:
         """The process that has this pid now. Raises psutil.NoSuchProcess if there is none."""
         return cls(pid, psutil.Process(pid).create_time(), *_boot_and_ticks(pid))
+
+    @property
+    def is_of_earlier_version(self) -> bool:
+        """Whether the process, which runs, was recorded by a version that did not keep the ticks that there are."""
+        return self.start_ticks is None and _boot_and_ticks(self.pid)[1] is not None
 
     def find(self) -> psutil.Process | None:
         """The process if it still runs."""
@@ -91,9 +98,17 @@ def start(argv: Sequence[str], mark: str, environment: Mapping[str, str], folder
             umask=0o077,
         )
     started = ProcessId.of(process.pid)
+    _wait_for_environment(psutil.Process(process.pid))
     # it is meant to outlive us: without a return code the Popen object would warn that nobody waits for it
     process.returncode = 0
     return started
+
+
+def _wait_for_environment(process: psutil.Process) -> None:
+    """Return when the mark can be seen: Linux shows an empty environment for an instant after a program's start."""
+    give_up_at = time.monotonic() + _ENVIRONMENT_SECONDS
+    while _runs(process) and _mark_of(process) is None and time.monotonic() < give_up_at:
+        time.sleep(_ENVIRONMENT_POLL_SECONDS)
 
 
 def find(root: ProcessId | None, mark: str) -> psutil.Process | None:
@@ -166,7 +181,7 @@ def _has_another_mark(process: psutil.Process, mark: str) -> bool:
         environment = process.environ()
     except (psutil.Error, OSError):
         return False
-    # it is empty for an instant while a program starts
+    # empty where the program has overwritten it with its title
     return bool(environment) and environment.get(MARK) != mark
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "NOTICE")] + sorted(
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "NOTICE")] + sorted(
     (ROOT / "docs").rglob("*.md")
 )
 CODE = ("benchmarks", "cluster", "dataprep", "docs", "evaluation", "examples", "pretrain", "tests")

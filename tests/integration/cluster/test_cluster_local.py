@@ -50,6 +50,7 @@ RAY_CALLS = (
     "/ray.rpc.LogService/ListLogs",
     "/ray.rpc.ReporterService/GetTraceback",
     "/ray.rpc.RayletDriver/ClusterInfo",
+    "/ray.rpc.RayletDataStreamer/Datapath",
 )
 RAY_REQUESTS = (
     ("GET", "/"),

@@ -13,7 +13,7 @@ from cluster.config import DownSettings, UpSettings
 from cluster.local import lifecycle
 from cluster.local.lifecycle import down, up
 from cluster.local.service import Place
-from cluster.local.state import StateFolder
+from cluster.local.state import MARKER, StateFolder
 from dataprep.runtime.command_line import UserError
 
 
@@ -83,6 +83,37 @@ def test_a_copy_of_a_state_folder_does_not_hold_the_services_of_the_original(ser
 
     assert pid(tmp_path / "state") == before
     assert down(DownSettings(state=tmp_path / "state")) == {"ended": 1}
+
+
+def test_services_that_an_earlier_version_started_go_on_are_named_each_time_and_end(services, tmp_path: Path, capsys):
+    services[0].name = "s3"
+    folder = StateFolder.at(tmp_path / "state")
+    up(UpSettings(state=folder.path), services)
+    before = folder.read()
+    leave_as_an_earlier_version(folder)
+    capsys.readouterr()
+
+    for _ in range(2):
+        up(UpSettings(state=folder.path), services)
+        assert "earlier version, and other users can reach it: `down`, then `up` again" in capsys.readouterr().err
+        assert folder.read().processes["s3"].pid == before.processes["s3"].pid
+
+    assert down(DownSettings(state=folder.path, grace_seconds=1)) == {"ended": 1}
+    up(UpSettings(state=folder.path), services)
+    assert "earlier version" not in capsys.readouterr().err
+    down(DownSettings(state=folder.path, grace_seconds=1))
+
+
+def leave_as_an_earlier_version(folder: StateFolder) -> None:
+    """Take away what the versions before marks did not write."""
+    for name in (MARKER, ".gitignore", ".rayignore"):
+        (folder.path / name).unlink()
+    for name, keys in (("credentials.json", ("mlflow_password",)), ("state.json", ("boot_id", "start_ticks"))):
+        content = json.loads((folder.path / name).read_text())
+        for entry in (content, content.get("processes", {}).get("s3", {})):
+            for key in keys:
+                entry.pop(key, None)
+        (folder.path / name).write_text(json.dumps(content))
 
 
 def test_a_second_command_while_one_is_at_work_is_one_line(services, tmp_path: Path, capsys):

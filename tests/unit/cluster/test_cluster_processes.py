@@ -65,6 +65,21 @@ def test_a_process_with_another_mark_is_not_ours_though_it_is_on_record(start):
     assert not processes.belonging_to("copy of one", started)
 
 
+def test_a_start_is_over_when_the_mark_can_be_seen(start, monkeypatch: pytest.MonkeyPatch):
+    """Linux shows an empty environment at first; `down` of a copied state would take the process for the copy's."""
+    shown, asked = psutil.Process.environ, []
+
+    def shown_later(process: psutil.Process) -> dict[str, str]:
+        asked.append(process.pid)
+        return {} if len(asked) < 4 else shown(process)
+
+    monkeypatch.setattr(psutil.Process, "environ", shown_later)
+    started = start("import time; time.sleep(600)", "one")
+    assert len(asked) == 4
+
+    assert processes.find(started, "copy of one") is None
+
+
 def test_what_ignores_the_request_to_end_is_ended(start, tmp_path: Path):
     started = start(STUBBORN, "one")
     wait_for_log(tmp_path / "log")
