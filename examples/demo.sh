@@ -38,5 +38,5 @@ python -m evaluation run --model "$demo/runs/$run/export" --corpus $demo/corpus 
     --label tissue --imputation.resamples 200 --classification.folds 5 --classification.trees 100
 
 step "done"
-echo "runs and artifacts: $MLFLOW_TRACKING_URI"
+echo "runs and artifacts: $MLFLOW_TRACKING_URI; user and password: MLFLOW_TRACKING_* in .local/env"
 echo "make down ends the services; make demo again uses them as they are"
