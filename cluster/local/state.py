@@ -215,7 +215,10 @@ class StateFolder:
         return self._complete(_read_json(file))
 
     def _complete(self, content: Any) -> Credentials:
-        """The credentials in ``content``; those that an earlier version did not have are generated and kept."""
+        """The credentials in ``content``; those that an earlier version did not have are generated.
+
+        They are kept once `up` has marked the folder, which until then is known by the credentials that it has.
+        """
         names = {field.name for field in fields(Credentials)}
         valid = (
             isinstance(content, dict) and content.keys() <= names and all(isinstance(v, str) for v in content.values())
@@ -224,7 +227,8 @@ class StateFolder:
             raise UserError(f"{self.path / 'credentials.json'} is damaged; `down --delete-data` starts anew")
         if content.keys() < names:
             content = {**asdict(Credentials.generate()), **content}
-            self.write_private("credentials.json", json.dumps(content) + "\n")
+            if self.is_marked:
+                self.write_private("credentials.json", json.dumps(content) + "\n")
         return Credentials(**content)
 
     def write_private(self, name: str, content: str | bytes) -> Path:

@@ -104,6 +104,19 @@ def test_services_that_an_earlier_version_started_go_on_are_named_each_time_and_
     down(DownSettings(state=folder.path, grace_seconds=1))
 
 
+def test_status_leaves_the_state_of_an_earlier_version_for_down_to_know(services, tmp_path: Path):
+    services[0].name = "s3"
+    folder = StateFolder.at(tmp_path / "state")
+    up(UpSettings(state=folder.path), services)
+    leave_as_an_earlier_version(folder)
+
+    assert run(["status", "--state", str(folder.path)]) == 0
+    assert folder.credentials().mlflow_password
+
+    assert down(DownSettings(state=folder.path, delete_data=True, grace_seconds=1)) == {"ended": 1}
+    assert not folder.exists
+
+
 def leave_as_an_earlier_version(folder: StateFolder) -> None:
     """Take away what the versions before marks did not write."""
     for name in (MARKER, ".gitignore", ".rayignore"):
