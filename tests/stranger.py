@@ -4,14 +4,15 @@
 status and the beginning of the answer, the gRPC status, or the name of the error.
 """
 
+import encodings.idna  # noqa: F401 - sockets look it up when they connect
 import http.client
 import json
 import os
 import ssl
 import subprocess
 import sys
-import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -120,16 +121,8 @@ def _main() -> None:
     os.setgid(NOBODY)
     os.setuid(NOBODY)
     assert not os.access(Path("/root"), os.R_OK)
-    results: list[str] = [""] * len(attempts)
-
-    def try_one(position: int) -> None:
-        results[position] = _outcome(attempts[position])
-
-    threads = [threading.Thread(target=try_one, args=(position,)) for position in range(len(attempts))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(len(attempts)) as pool:
+        results = list(pool.map(_outcome, attempts))
     print(json.dumps(results))
 
 
