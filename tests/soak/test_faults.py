@@ -1,8 +1,8 @@
-"""One run that meets, one after the other, what an audit of long runs tried: `make soak`.
+"""One run that meets the faults of `docs/long-runs.md`, one after the other: `make soak`.
 
 A store that throttles and whose credentials expire, a clock that is set back, a second driver of the same name,
-damaged newest checkpoints, a graph and a corpus that change under the run, a store whose answers nobody expects. After
-all of it the run has used every profile once per epoch, and its losses are those of a run that met nothing.
+damaged newest checkpoints, a graph and a corpus that change under the run, answers and errors that nobody expects.
+After all of it the run has used every profile once per epoch, and its losses are those of a run that met nothing.
 """
 
 import os
@@ -28,35 +28,39 @@ from dataprep.runtime.storage import Folder
 from pretrain.artifacts.checkpoint import CheckpointStore
 
 PROFILES = 70
-EPOCHS = 40
+EPOCHS = 60
 STEPS = 6 * EPOCHS
 CLOCK_STEP_SECONDS = 3
-# A module that Python imports at its start: `time.time` is behind by as many seconds as the file says.
-CLOCK = """
-import os, time
-_true = time.time
-def _behind():
+# A module that Python imports at its start. `time.time` is behind by as many seconds as one file says; where there is
+# another file, the thread that writes checkpoints meets an error that no store raises.
+FAULTS = """
+import hashlib, os, threading, time
+_true_time, _true_sha256 = time.time, hashlib.sha256
+_folder = os.environ["FAULTS"]
+def _time():
     try:
-        with open(os.environ["CLOCK_BEHIND"]) as file:
-            return _true() - float(file.read() or 0)
+        with open(os.path.join(_folder, "behind")) as file:
+            return _true_time() - float(file.read() or 0)
     except OSError:
-        return _true()
-time.time = _behind
+        return _true_time()
+def _sha256(*content, **options):
+    if threading.current_thread().name == "checkpoint-writer" and os.path.exists(os.path.join(_folder, "no-memory")):
+        raise MemoryError("no memory for a checksum")
+    return _true_sha256(*content, **options)
+time.time, hashlib.sha256 = _time, _sha256
 """
 
 
 @pytest.fixture
-def clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """How many seconds the clock of processes that are yet to start is behind, as the content of a file."""
-    (tmp_path / "clock").mkdir()
-    (tmp_path / "clock" / "sitecustomize.py").write_text(CLOCK)
-    behind = tmp_path / "behind"
-    behind.write_text("0")
-    monkeypatch.setenv("CLOCK_BEHIND", str(behind))
-    monkeypatch.setenv(
-        "PYTHONPATH", os.pathsep.join(filter(None, (str(tmp_path / "clock"), os.environ.get("PYTHONPATH"))))
-    )
-    return behind
+def inner_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder whose files say what processes that are yet to start meet inside."""
+    folder = tmp_path / "inner-faults"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(FAULTS)
+    before = os.environ.get("PYTHONPATH")
+    monkeypatch.setenv("FAULTS", str(folder))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(folder), before))))
+    return folder
 
 
 @pytest.fixture
@@ -97,7 +101,7 @@ class FaultyRun:
 
 @pytest.mark.timeout(3600)
 def test_a_run_that_meets_every_fault_ends_as_if_it_had_met_none(
-    s3_server, mlflow_server, proxy, clock, start_cluster, tmp_path, monkeypatch
+    s3_server, mlflow_server, proxy, inner_faults, start_cluster, tmp_path, monkeypatch
 ):
     splits = {"train": PROFILES, "validation": 8, "test": 0}
     corpus = make_corpus(s3_server.prefix("corpus"), splits, rows_per_shard=24)
@@ -120,12 +124,14 @@ def test_a_run_that_meets_every_fault_ends_as_if_it_had_met_none(
         assert len(proxy.injected) >= 20, proxy.injected
 
         # the clock is set back under driver, workers and Ray
-        clock.write_text(str(CLOCK_STEP_SECONDS))
+        (inner_faults / "behind").write_text(str(CLOCK_STEP_SECONDS))
         run.further()
 
-        # a second driver of the same name is refused, and the first goes on
-        run.refused("faulty")
+        # a second driver of the same name is refused, and the first continues
+        run.refused("is in the hands of")
         run.further(4)
+        # and forward again; gRPC in a process that starts would compare this clock with the true one
+        (inner_faults / "behind").unlink()
 
         # the newest checkpoints are damaged while the job is down: the run resumes from an older one
         run.job.kill()
@@ -144,13 +150,19 @@ def test_a_run_that_meets_every_fault_ends_as_if_it_had_met_none(
             with replaced(corpus.folder, name, other.folder.read_bytes(name)):
                 run.refused(complaint)
 
-        # a store that answers what nobody expects ends the run with its message, not with success or a hang
+        # a store that answers what nobody expects costs checkpoints, and each is said
         run.restart()
         run.further(4)
-        proxy.inject(Fault("Teapot", 418), times=1000, method="PUT", key_part="checkpoints")
-        assert run.job.wait() == 1, run.job.output
-        assert "Teapot" in run.job.output.splitlines()[-1], run.job.output
+        proxy.inject(Fault("Teapot", 418), times=2, method="PUT", key_part="checkpoints")
+        run.job.until("a checkpoint missed", lambda: "CHECKPOINT NOT WRITTEN at step" in run.job.output)
         proxy.heal()
+        run.further(4)
+
+        # an error that nobody expects ends the run with its message, neither with success nor never
+        (inner_faults / "no-memory").touch()
+        assert run.job.wait() == 1, run.job.output
+        assert "MemoryError: no memory for a checksum" in run.job.output.splitlines()[-1], run.job.output
+        (inner_faults / "no-memory").unlink()
 
         run.restart()
         assert run.job.wait(900) == 0, run.job.output
