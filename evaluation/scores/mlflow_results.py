@@ -1,10 +1,14 @@
-"""Results in MLflow: one run per evaluation, with settings, scores and the full results as a file."""
+"""Results in MLflow: one run per evaluation, with settings, scores and the full results as a file.
+
+MLflow is imported inside functions: it takes a second, and evaluations without a server do without it.
+"""
 
 from __future__ import annotations
 
 import math
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -68,8 +72,6 @@ def _allowed(text: str) -> str:
 
 
 def _metrics(results: Sequence[TaskResult]) -> list[Any]:
-    import time
-
     from mlflow.entities import Metric
 
     now = int(time.time() * 1000)

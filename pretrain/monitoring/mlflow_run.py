@@ -1,4 +1,7 @@
-"""One MLflow run per pretraining run. Whatever MLflow does, it never raises an error here: training continues."""
+"""One MLflow run per pretraining run. Whatever MLflow does, it never raises an error here: training continues.
+
+MLflow is imported inside functions: it takes a second, and only rank 0 needs it.
+"""
 
 from __future__ import annotations
 
