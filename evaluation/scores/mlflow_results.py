@@ -15,7 +15,7 @@ from typing import Any
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.terminal import log
 from evaluation.scores.results import TaskResult
-from pretrain.monitoring.mlflow_run import MLFLOW_LIMITS, find_or_create_experiment, flattened, without_credentials
+from pretrain.monitoring.mlflow_run import MLFLOW_DEFAULTS, find_or_create_experiment, flattened, without_credentials
 
 _RESULTS_FILE = "results.json"
 _LONGEST_PARAMETER = 500
@@ -35,7 +35,7 @@ def send_results(
     """
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         return None
-    for variable, value in MLFLOW_LIMITS.items():
+    for variable, value in MLFLOW_DEFAULTS.items():
         os.environ.setdefault(variable, value)
     import mlflow  # takes a second, and only a run with a server needs it
     from mlflow.exceptions import MlflowException

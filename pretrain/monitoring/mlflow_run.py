@@ -21,8 +21,13 @@ from pretrain.monitoring.mlflow_internals import SystemMetrics
 
 # MLflow refuses more than 1,000 metrics in one request
 ROWS_PER_REQUEST = 100
-# One request must fail fast: patience is ours, in a thread, and MLflow's own would block its end for minutes.
-MLFLOW_LIMITS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+# One request must fail fast: patience is ours, in a thread, and MLflow's own would block its end for minutes. Standard
+# output is for results, and MLflow would print the run's address there when the run ends.
+MLFLOW_DEFAULTS = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 
 # Of training rows and of validation rows, which have the same step as the training row before them.
 PROGRESS_METRICS = ("last_step", "last_validation_step")
@@ -51,7 +56,7 @@ class MlflowRun:
         begun_without_uid: bool = False,
     ) -> None:
         """``begun_without_uid``: the run was begun by the first version, whose MLflow runs have no uid."""
-        for variable, value in MLFLOW_LIMITS.items():
+        for variable, value in MLFLOW_DEFAULTS.items():
             os.environ.setdefault(variable, value)
         import mlflow  # takes a second, and only rank 0 needs it
 

@@ -130,7 +130,7 @@ def test_results_are_not_written_over_a_file_of_somebody_else(folder, capsys, tm
         assert (tmp_path / name).read_text() == content
 
 
-def test_a_deleted_experiment_is_named_as_the_cause(monkeypatch, tmp_path, capsys):
+def test_mlflow_names_a_deleted_experiment_and_prints_nothing_among_the_results(monkeypatch, tmp_path, capsys):
     import mlflow
 
     from evaluation.scores.mlflow_results import send_results
@@ -142,6 +142,8 @@ def test_a_deleted_experiment_is_named_as_the_cause(monkeypatch, tmp_path, capsy
     client.delete_experiment(client.create_experiment("old"))
     assert send_results("old", "run", {}, {}, [], "{}") is None
     assert "the MLflow experiment 'old' is deleted: restore it, or name another one" in capsys.readouterr().err
+    assert send_results("new", "run", {}, {}, [], "{}")
+    assert capsys.readouterr().out == ""
 
 
 def test_counts_said_to_be_tpm_are_refused(embed, tmp_path):
