@@ -19,6 +19,7 @@ from dataprep.pipeline.writing import make_manifest, write_shards, write_tables
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.ray_session import connected
 from dataprep.runtime.storage import Folder
+from dataprep.runtime.terminal import log
 
 
 def build(settings: BuildSettings) -> dict[str, Any]:
@@ -55,6 +56,8 @@ def build(settings: BuildSettings) -> dict[str, Any]:
         settings, vocabulary, samples, summaries, kept, entries, write_tables(folder, samples, kept, vocabulary)
     )
     finish_corpus(folder, manifest)
+    sizes = ", ".join(f"{name} {split.rows:,}" for name, split in manifest.splits.items())
+    log(f"{folder.uri}: {manifest.samples.kept:,} profiles written ({sizes})")
     return summary(folder, manifest)
 
 

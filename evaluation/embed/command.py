@@ -45,6 +45,7 @@ def embed(settings: EmbedSettings) -> dict[str, Any]:
         pieces = ((len(piece), piece) for piece in _pieces(settings, embedder, stream, content))
         for piece in tracked(pieces, len(stream.sample_ids), "embedding"):
             writer.write(list(itertools.islice(names, len(piece))), piece)
+    log(f"{settings.output}: {len(stream.sample_ids):,} profiles written")
     return {
         "output": settings.output,
         "profiles": len(stream.sample_ids),

@@ -54,7 +54,8 @@ def vectors(path):
 def test_genes_named_by_symbols_give_the_same_embeddings(embed, tmp_path):
     by_id = write_h5ad(tmp_path / "ids.h5ad", ensembl_ids())
     by_symbol = write_h5ad(tmp_path / "symbols.h5ad", [f"G{number}" for number in range(150)])
-    assert embed(by_id, "--units", "counts", output=tmp_path / "ids.parquet")[0] == 0
+    code, line = embed(by_id, "--units", "counts", output=tmp_path / "ids.parquet")
+    assert (code, line) == (0, f"{tmp_path / 'ids.parquet'}: 4 profiles written")
     more = ("--units", "counts", "--gene-id", "symbol")
     assert embed(by_symbol, *more, output=tmp_path / "symbols.parquet")[0] == 0
     np.testing.assert_array_equal(vectors(tmp_path / "ids.parquet"), vectors(tmp_path / "symbols.parquet"))
