@@ -31,7 +31,7 @@ from pydantic_settings import (
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend: shown as one line, without a traceback.
+    """A mistake that the user can fix: shown as one line, without a traceback.
 
     ``exit_code`` is 1 where the data or the machines are at fault, 2 where the arguments are.
     """
@@ -96,9 +96,12 @@ class Command:
 def main(package: str, summary: str, commands: Mapping[str, Command], argv: Sequence[str] | None = None) -> int:
     """Run ``python -m PACKAGE COMMAND ...`` and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments:
+        print(_overview(package, summary, commands), file=sys.stderr)
+        return 2
+    if arguments[0] in ("-h", "--help"):
         print(_overview(package, summary, commands))
-        return 0 if arguments else 2
+        return 0
     name, *rest = arguments
     if name not in commands:
         return _fail(f"unknown command {name!r}{nearest(name, commands)}; commands: {', '.join(commands)}", 2)

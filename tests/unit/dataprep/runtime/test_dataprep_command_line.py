@@ -2,7 +2,8 @@
 
 import pytest
 
-from dataprep.runtime.command_line import UserError, read_settings
+from dataprep.__main__ import COMMANDS
+from dataprep.runtime.command_line import UserError, main, read_settings
 from pretrain.config import RunSettings
 
 REQUIRED = ["--corpus", "c", "--storage", "s", "--name", "n"]
@@ -40,6 +41,14 @@ def test_the_command_line_switches_off_what_a_file_switches_on(tmp_path):
 
 def test_a_value_that_is_called_true_stays_a_value():
     assert read("--tracking.experiment", "true").tracking.experiment == "true"
+
+
+def test_help_is_a_result_and_a_missing_command_is_a_mistake(capsys):
+    assert main("dataprep", "summary", COMMANDS, ["--help"]) == 0
+    overview = capsys.readouterr()
+    assert main("dataprep", "summary", COMMANDS, []) == 2
+    assert capsys.readouterr() == ("", overview.out)
+    assert overview.err == ""
 
 
 def test_an_unknown_setting_names_the_nearest_valid_one():
