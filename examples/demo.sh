@@ -15,7 +15,7 @@ demo=s3://bulkformer/demo
 run=demo-$(date +%Y%m%d-%H%M%S)
 python -c "from dataprep.runtime.storage import Folder; Folder('s3://bulkformer').remove('demo')"
 
-step "a made-up cohort: 400 samples of 2,000 genes, 8 studies, raw counts"
+step "a simulated cohort: 400 samples of 2,000 genes, 8 studies, raw counts"
 python -m dataprep simulate --samples 400 --genes 2000 --output $demo/raw
 
 step "the corpus: TPM, quality control, split by study, Parquet"
@@ -38,5 +38,6 @@ python -m evaluation run --model "$demo/runs/$run/export" --corpus $demo/corpus 
     --label tissue --imputation.resamples 200 --classification.folds 5 --classification.trees 100
 
 step "done"
+echo "80 steps of a tiny model show that everything works; they are too few to score better than gene means" >&2
 echo "runs and artifacts: $MLFLOW_TRACKING_URI; user and password: MLFLOW_TRACKING_* in .local/env"
 echo "make down ends the services; make demo again uses them as they are"
