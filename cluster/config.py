@@ -27,7 +27,7 @@ class UpSettings(LocalSettings):
     # that read and prepare its data need some at the same time: with only the two cores of a small machine on offer,
     # the workers would take both and wait for ever for data that no task may read.
     cpus: int = Field(
-        default_factory=_default_cpus, ge=1, description="CPUs that Ray may hand out; more than the cores is fine"
+        default_factory=_default_cpus, ge=1, description="CPUs that Ray may allocate; more than there are cores is fine"
     )
     object_store_megabytes: int = Field(1024, ge=80, description="bound on the memory of Ray's object store")
     timeout_seconds: float = Field(180.0, gt=0, description="how long to wait for each service to answer")
@@ -54,5 +54,5 @@ class SubmitSettings(LocalSettings):
         None, description="file with the token of the cluster at --address; plain HTTP shows it to the network between"
     )
     working_dir: Path = Field(Path(), description="folder that is sent along and becomes the job's")
-    name: str | None = Field(None, description="submission id of the job; made up if not given")
+    name: str | None = Field(None, description="submission id of the job; generated if not given")
     wait: bool = Field(True, description="follow the log and exit as the job does")

@@ -58,7 +58,7 @@ class BuildSettings(ExtensibleSettings):
         default=0.25,
         ge=0,
         le=1,
-        description="of a source's reads in ids that are no known genes; more stops the build",
+        description="of a source's reads in ids of unknown genes; more stops the build",
     )
     max_outside_share: float = Field(
         default=0.9, ge=0, le=1, description="of a source's reads in genes outside the vocabulary; more stops the build"

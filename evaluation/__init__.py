@@ -1,1 +1,1 @@
-"""Judge pretrained models: embeddings, downstream tasks and their baselines."""
+"""Evaluate pretrained models: embeddings, downstream tasks and their baselines."""

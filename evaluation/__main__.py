@@ -31,4 +31,4 @@ COMMANDS = {
 
 if __name__ == "__main__":
     quiet_libraries()
-    sys.exit(main("evaluation", "Judge a pretrained model.", COMMANDS))
+    sys.exit(main("evaluation", "Evaluate a pretrained model.", COMMANDS))

@@ -3,7 +3,7 @@
 #     examples/real_studies.sh FOLDER
 # where FOLDER holds studies/NAME/expression.tsv.gz. Needs the services of `python -m cluster up` and, where former
 # gene symbols should count, GENE_ALIASES: a table made by `python -m dataprep.genes.make_aliases`.
-# A repeat goes on where the last one stopped: the corpus is kept, the run resumes.
+# A repeat continues where the last one stopped: the corpus is kept, the run resumes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 studies=${1:?usage: examples/real_studies.sh FOLDER}

@@ -1,4 +1,4 @@
-"""Bring the embedded services up, tell how they are, and end them."""
+"""Bring the embedded services up, report on them, and end them."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def down(settings: DownSettings) -> dict[str, Any]:
     folder = StateFolder.at(settings.state)
     with _one_line_for_file_errors(folder), ExitStack() as stack:
         folder.require_ours()
-        # an empty folder is no state, and stays empty
+        # an empty folder is not a state, and stays empty
         is_state = folder.exists and folder.is_ours
         if is_state:
             stack.enter_context(folder.locked())

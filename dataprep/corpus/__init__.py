@@ -7,7 +7,7 @@ A shard has two columns: ``row_id`` (int64) and ``expression`` (FixedSizeBinary:
 TPM, NaN where the source does not measure the gene). Row ids are dense over the corpus and ascend without a gap inside
 each shard and from shard to shard, so the row ids of any row group follow from the manifest alone. The expression
 column is stored plain: bytes of a file are bytes of the matrix, and reading is a view (six times the rate of a list
-column). The manifest is written last: a folder without one is no corpus.
+column). The manifest is written last: a folder without one is not a corpus.
 """
 
 from dataprep.corpus.corpus import Corpus, iterate_row_groups, iterate_rows, open_corpus, read_split

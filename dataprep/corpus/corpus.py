@@ -111,7 +111,7 @@ def open_corpus(folder: Folder | str) -> Corpus:
     try:
         text = folder.read_text(MANIFEST_FILE)
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{folder.uri} is no corpus: it has no {MANIFEST_FILE}") from None
+        raise UserError(f"{folder.uri} is not a corpus: it has no {MANIFEST_FILE}") from None
     manifest = parsed_manifest(folder, text)
     vocabulary = GeneVocabulary.from_arrow(read_table(folder, GENES_FILE))
     if vocabulary.fingerprint != manifest.vocabulary_sha256:

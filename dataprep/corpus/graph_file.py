@@ -77,7 +77,7 @@ class GeneGraph:
         table = read_table(folder, name)
         lacking = [column for column in _COLUMNS if column not in table.column_names]
         if lacking:
-            raise UserError(f"{folder.uri}/{name} is no gene graph: it has no column {', '.join(lacking)}")
+            raise UserError(f"{folder.uri}/{name} is not a gene graph: it has no column {', '.join(lacking)}")
         metadata = table.schema.metadata or {}
         graph = cls(
             source=table.column("src").to_numpy(),

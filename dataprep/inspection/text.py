@@ -48,7 +48,7 @@ class ValueSummary:
 def inspect_corpus(settings: InspectSettings) -> dict[str, Any]:
     """Verify every checksum, print a summary, and return it.
 
-    Raises :class:`UserError` for what is no corpus, or a damaged one.
+    Raises :class:`UserError` for what is not a corpus, or a damaged one.
     """
     corpus = open_corpus(settings.corpus)
     verify_tables(corpus)

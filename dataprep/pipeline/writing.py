@@ -1,7 +1,7 @@
 """Step 4 of a build: shards, tables and manifest.
 
 Blocks are shuffled by shard; one Ray task puts the profiles of a shard in order and writes it. The manifest comes last:
-without it the folder is no corpus.
+without it the folder is not a corpus.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ _VERSION_MARK = "?versionId="
 def plain_address(address: str) -> str:
     """The one form of an address: an absolute path, or ``s3://bucket/prefix`` without a slash at the end.
 
-    Raises :class:`UserError` for what is no address.
+    Raises :class:`UserError` for what is not an address.
     """
     if not address:
         raise UserError("an address is empty", exit_code=2)

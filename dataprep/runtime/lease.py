@@ -166,7 +166,7 @@ class Lease:
         self._thread = BackgroundThread(self._beat, "lease")
 
     def release(self) -> None:
-        """Give the lease back, if it is held still. A store that does not answer is no error: the lease runs out."""
+        """Give the lease back, if it is still held. If the store does not answer, the lease runs out."""
         self._releasing.set()
         if self._thread is not None:
             self._thread.join()

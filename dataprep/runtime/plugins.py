@@ -47,7 +47,7 @@ class ExtensibleSettings(CommandSettings):
     """
 
     plugins: Annotated[str, AfterValidator(load_plugins)] = Field(
-        default="", validate_default=True, description="modules to import first, which add to what there is"
+        default="", validate_default=True, description="modules that add sources, tasks or model sizes, with commas"
     )
 
 

@@ -133,7 +133,7 @@ class Folder:
         try:
             return self.attempt(operation)
         except NotADirectoryError:
-            raise UserError(f"{self.uri} is no folder: a part of the path is a file") from None
+            raise UserError(f"{self.uri} is not a folder: a part of the path is a file") from None
 
     def _get_with_etag(self, name: str) -> tuple[bytes, str]:
         # the stream asks for the content of this very ETag

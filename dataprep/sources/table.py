@@ -66,7 +66,7 @@ class TableSource(Source):
         return SampleList(_stripped(_read(address, self, layout, ()).column(0)))
 
     def read_samples(self, address: str, start: int, stop: int) -> Iterator[RawProfiles]:
-        """Raises :class:`UserError` naming the column for text that is no number, and for a file that is cut off or not
+        """Raises :class:`UserError` naming the column for text that is not a number, for a file that is cut off or not
         rectangular."""
         layout = _layout(address, self)
         if self.orientation == "genes_x_samples":

@@ -1,4 +1,4 @@
-"""Text files as people send them: compressed or not, whatever they are called; what is no text is named for what it is.
+"""Text files as people send them: compressed or not, whatever their names; files that are not text are named as such.
 
 The first bytes decide, not the suffix: a file called .gz may be plain, and one called .txt an Excel workbook.
 """
@@ -68,7 +68,7 @@ def decompressed(address: str) -> Iterator[pa.NativeFile]:
 def first_text(address: str, content: bytes, encoding: str) -> str:
     """The decoded beginning of a file, without a byte order mark; a character that is cut at its end is left out.
 
-    Raises :class:`UserError` for what is no text, or text in another encoding.
+    Raises :class:`UserError` for what is not text, or text in another encoding.
     """
     kind = _kind(address, content, encoding)
     if kind is not None:
@@ -100,7 +100,7 @@ def _uncompressed(name: str) -> PurePosixPath:
 
 
 def _kind(address: str, content: bytes, encoding: str) -> str | None:
-    """What a file is that is no text in the encoding, from its beginning."""
+    """What a file is that is not text in the encoding, from its beginning."""
     if content.startswith(b"PK\x03\x04"):
         workbook = b"xl/" in content or address.lower().endswith(".xlsx")
         return "an Excel workbook (xlsx); save it as text" if workbook else "a zip archive; unpack it first"

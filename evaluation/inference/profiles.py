@@ -105,10 +105,10 @@ def _report(address: str, sample_ids: Sequence[str], profiles: NormalisedProfile
     """Say what is unusual about these profiles, and who is the worst."""
     for share, what in (
         (profiles.missing_share, "of their values are missing"),
-        (profiles.unrecognised_share, "of their reads are in names that are no known genes"),
+        (profiles.unrecognised_share, "of their reads are in names of unknown genes"),
         (
             profiles.left_out_share,
-            "of their values are in rows that are no genes, which TPM leaves out",
+            "of their values are in rows that name no gene, which TPM leaves out",
         ),
     ):
         worst = int(share.argmax())
@@ -129,7 +129,7 @@ def _mapped(
     genes = map_genes(address, gene_ids, source.gene_id, vocabulary, aliases, source.repeated_genes)
     if genes.left_out:
         log(
-            f"{address}: {genes.left_out:,} rows that are no genes are left out of the sum of TPM, "
+            f"{address}: {genes.left_out:,} rows that name no gene are left out of the sum of TPM, "
             f"e.g. {', '.join(genes.left_out_examples)}"
         )
     absent = vocabulary.size - genes.measured

@@ -25,7 +25,7 @@ def register_task(task: T) -> T:
     if known is not None and (known.__module__, known.__qualname__) != (task.__module__, task.__qualname__):
         raise ValueError(f"two tasks are named {task.name!r}: {known.__module__} and {task.__module__}")
     if not task.name.isidentifier() or task.name in RunSettings.model_fields:
-        raise ValueError(f"{task.name!r} cannot name a task: it is no plain word, or a setting of the command itself")
+        raise ValueError(f"{task.name!r} cannot name a task: it is not a plain word or is a setting of the command")
     _tasks[task.name] = task
     return task
 

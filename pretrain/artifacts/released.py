@@ -101,7 +101,7 @@ def infer_shape(tensors: Mapping[str, Tensor], heads: int | None = None) -> Mode
     found, rest = divmod(dim, features.shape[1])
     if rest:
         raise UserError(
-            f"not a BulkFormer checkpoint: its width {dim} is no multiple of its heads' {features.shape[1]}"
+            f"not a BulkFormer checkpoint: its width {dim} is not a multiple of its heads' {features.shape[1]}"
         )
     if heads not in (None, found):
         raise UserError(

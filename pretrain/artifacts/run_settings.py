@@ -29,11 +29,11 @@ class RunIdentity:
 
 
 def require_run_folder(folder: Folder) -> None:
-    """Raise UserError where the folder holds something that is no run: nothing of that may be written over."""
+    """Raise UserError where the folder holds something that is not a run: nothing of that may be written over."""
     names = [name for name in folder.children() if not name.startswith(".") and name != LEASE_FILE]
     if names and SETTINGS_FILE not in names:
         raise UserError(
-            f"{folder.uri} is not empty and is no run: it has {', '.join(names[:3])}, and no {SETTINGS_FILE}; "
+            f"{folder.uri} is not empty and is not a run: it has {', '.join(names[:3])}, and no {SETTINGS_FILE}; "
             "choose another --name or --storage",
             exit_code=2,
         )

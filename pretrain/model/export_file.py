@@ -1,7 +1,7 @@
 """Model exports: what pretraining leaves and evaluation reads.
 
 An export is a folder (or ``s3://`` prefix) with ``config.json``, ``model.safetensors``, ``genes.parquet``,
-``gene_graph.parquet`` and ``README.md``. ``config.json`` is written last: without it the folder is no export. While it
+``gene_graph.parquet`` and ``README.md``. ``config.json`` is written last: no folder is an export without it. While it
 is being written there is ``writing.json``, so that an interrupted export is known for what it is.
 """
 
@@ -58,7 +58,7 @@ def open_export(uri: str) -> ModelExport:
     try:
         config = json.loads(folder.read_bytes(CONFIG_FILE))
     except FileNotFoundError:
-        raise UserError(f"{uri} is no model export: it has no {CONFIG_FILE}") from None
+        raise UserError(f"{uri} is not a model export: it has no {CONFIG_FILE}") from None
     except ValueError as error:
         raise UserError(f"{uri}/{CONFIG_FILE} is damaged: {error}") from None
     if config.get("format_version") != FORMAT_VERSION:
@@ -123,7 +123,7 @@ def require_place(folder: Folder, training: Mapping[str, Any], overwrite: bool) 
     """Raise UserError unless an export may be written to ``folder``.
 
     That is a folder that is new or empty, or holds an export of the same origin (the same run, or the same released
-    file), finished or interrupted; with ``overwrite``, an export of any origin. What is no export is never overwritten.
+    file), finished or interrupted; with ``overwrite``, an export of any origin. Nothing else is ever overwritten.
     """
     if folder.is_local and Path(folder.path).is_file():
         raise UserError(f"{folder.uri} is a file: choose another folder", exit_code=2)

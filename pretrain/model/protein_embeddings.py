@@ -66,10 +66,10 @@ def _read(address: str) -> tuple[Tensor, str | None]:
         try:
             Folder(folder).download(name, path)
             with safe_open(path, framework="pt") as file:
-                if PROTEIN_TENSOR not in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
+                if PROTEIN_TENSOR not in file.keys():  # noqa: SIM118 - a safetensors file is not a mapping
                     raise UserError(f"{address} holds no tensor {PROTEIN_TENSOR!r}")
                 return file.get_tensor(PROTEIN_TENSOR), (file.metadata() or {}).get("vocabulary_sha256")
         except FileNotFoundError:
             raise UserError(f"no such file: {address}", exit_code=2) from None
         except SafetensorError as error:
-            raise UserError(f"{address} is no safetensors file: {error}") from None
+            raise UserError(f"{address} is not a safetensors file: {error}") from None

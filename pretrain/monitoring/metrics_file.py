@@ -26,7 +26,7 @@ Row = dict[str, Any]
 def read_rows(folder: Folder) -> list[Row]:
     """Rows of a run's metrics, oldest first, also during a run; none where there are none.
 
-    Raises UserError for a line that is no row. A last line that is not complete yet is left out.
+    Raises UserError for a line that is not a row. A last line that is not complete yet is left out.
     """
     return [row for _, row in _read(folder)]
 
@@ -136,7 +136,8 @@ def _rows_in(folder: Folder, name: str) -> Iterator[tuple[bytes, Row]]:
         except (ValueError, KeyError, TypeError) as error:
             if number == len(lines):
                 return  # the last line is being written, or its writer was killed
-            raise UserError(f"{folder.uri}/{name}: line {number} is no row of metrics ({error}); remove it") from None
+            message = f"{folder.uri}/{name}: line {number} is not a row of metrics ({error}); remove it"
+            raise UserError(message) from None
         yield line, row
 
 

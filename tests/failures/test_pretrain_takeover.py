@@ -1,4 +1,4 @@
-"""One driver at a time: a second one is refused, and one that was taken for gone stops; Ctrl-C is no success."""
+"""One driver at a time: a second one is refused, and one that was taken for gone stops; Ctrl-C is not a success."""
 
 import json
 import os

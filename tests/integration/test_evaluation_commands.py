@@ -308,8 +308,8 @@ def test_failing_keeps_the_file_that_was_there(folder, evaluation, tmp_path):
     [
         (("embed", "--model", "stranger", "--input", "corpus", "--output", "x.parquet"), 1, "20 of the model's 120"),
         (("run", "--model", "stranger", "--corpus", "corpus"), 1, "over another vocabulary than the model"),
-        (("run", "--model", "corpus", "--corpus", "corpus"), 1, "is no model export"),
-        (("run", "--model", "model", "--corpus", "model"), 1, "is no corpus"),
+        (("run", "--model", "corpus", "--corpus", "corpus"), 1, "is not a model export"),
+        (("run", "--model", "model", "--corpus", "model"), 1, "is not a corpus"),
         (("run", "--model", "model", "--corpus", "corpus", "--label", "colour"), 1, "it has tissue, donor"),
         (("run", "--model", "model", "--corpus", "corpus", "--label", "donor"), 1, "2 are needed"),
         (("run", "--model", "model", "--corpus", "corpus", "--split", "train"), 2, "split"),

@@ -183,4 +183,4 @@ def test_a_corpus_without_manifest_is_no_corpus_for_any_command(
         ["export", "--corpus", corpus, "--output", str(tmp_path / "x.h5ad")],
     ):
         code, line = run(capsys, arguments)
-        assert (code, line) == (1, f"error: {corpus} is no corpus: it has no manifest.json")
+        assert (code, line) == (1, f"error: {corpus} is not a corpus: it has no manifest.json")

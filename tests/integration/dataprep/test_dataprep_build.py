@@ -187,7 +187,7 @@ def test_what_an_interrupted_build_left_is_no_corpus_and_is_cleared(tmp_path: Pa
     left.mkdir(parents=True)
     (left / "part-00077.parquet").write_bytes(b"half")
     (tmp_path / "corpus" / BEGUN_FILE).touch()
-    with pytest.raises(UserError, match="is no corpus"):
+    with pytest.raises(UserError, match="is not a corpus"):
         open_corpus(str(tmp_path / "corpus"))
     built(build_settings(tmp_path, [write_source(tmp_path, "a")]))
     assert [path.name for path in left.iterdir()] == ["part-00000.parquet"]
@@ -214,6 +214,7 @@ def test_a_simulated_cohort_builds_with_its_own_file(tmp_path: Path, capsys: pyt
     report: dict[str, Any] = json.loads(said.out.splitlines()[-1])
     assert report["samples"] == {"read": 80, "kept": 80, "rejected": {}}
     assert "simulated_01: 20 samples read, 20 pass, 0 refused" in said.err
+    assert f"{report['corpus']}: 80 profiles written (train " in said.err
     corpus = open_corpus(str(tmp_path / "corpus"))
     assert {"tissue", "disease", "os_days", "os_event"} <= set(corpus.samples().column_names)
     graph = GraphSettings.model_construct(

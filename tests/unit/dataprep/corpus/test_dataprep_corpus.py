@@ -246,7 +246,7 @@ def test_shards_of_the_first_version_say_nothing_of_their_content_and_are_read(c
 
 
 def test_a_folder_without_manifest_is_no_corpus(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"is no corpus: it has no manifest\.json"):
+    with pytest.raises(UserError, match=r"is not a corpus: it has no manifest\.json"):
         open_corpus(str(tmp_path))
 
 

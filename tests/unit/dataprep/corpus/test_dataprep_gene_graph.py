@@ -149,7 +149,7 @@ def test_a_graph_that_is_not_what_was_written_is_refused(tmp_path: Path) -> None
     with pytest.raises(UserError, match=r"gene_graph.parquet is damaged: its fingerprint should be \w{12} and is"):
         GeneGraph.read(folder)
     pq.write_table(table.drop_columns("weight"), tmp_path / GRAPH_FILE)
-    with pytest.raises(UserError, match="is no gene graph: it has no column weight"):
+    with pytest.raises(UserError, match="is not a gene graph: it has no column weight"):
         GeneGraph.read(folder)
 
 

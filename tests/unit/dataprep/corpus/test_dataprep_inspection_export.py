@@ -68,7 +68,7 @@ def test_inspect_of_a_damaged_corpus_ends_with_one_line_and_exit_code_1(
 
 def test_inspect_of_no_corpus_ends_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main("dataprep", "", COMMANDS, ["inspect", str(tmp_path)]) == 1
-    assert capsys.readouterr().err == f"error: {tmp_path} is no corpus: it has no manifest.json\n"
+    assert capsys.readouterr().err == f"error: {tmp_path} is not a corpus: it has no manifest.json\n"
 
 
 @pytest.mark.parametrize(("split", "splits"), [("all", ("train", "validation", "test")), ("test", ("test",))])

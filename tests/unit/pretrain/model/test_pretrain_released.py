@@ -123,7 +123,7 @@ def test_an_export_without_its_marker_is_none(tmp_path):
     write_export(folder, model.shape, model.state_dict(), vocabulary, make_graph(vocabulary), {"run": "r"})
     assert open_export(folder.uri).training["run"] == "r"
     (tmp_path / "export" / "config.json").unlink()
-    with pytest.raises(UserError, match="is no model export"):
+    with pytest.raises(UserError, match="is not a model export"):
         open_export(folder.uri)
 
 

@@ -64,7 +64,7 @@ def test_a_folder_of_something_else_is_not_written_to(settings, folder):
         folder.write_text(name, "mine")
     before = everything_in(Path(folder.path))
     with pytest.raises(
-        UserError, match=r"is not empty and is no run: it has README\.md, export, metrics\.jsonl, and no"
+        UserError, match=r"is not empty and is not a run: it has README\.md, export, metrics\.jsonl, and no"
     ):
         run(settings)
     assert everything_in(Path(folder.path)) == before

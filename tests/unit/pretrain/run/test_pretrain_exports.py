@@ -90,7 +90,7 @@ def test_an_interrupted_export_is_none_and_can_be_made_again(tmp_path, monkeypat
         patch.setattr(Folder, "write_bytes", killed)
         with pytest.raises(KeyboardInterrupt):
             export(place)
-    with pytest.raises(UserError, match="is no model export"):
+    with pytest.raises(UserError, match="is not a model export"):
         open_export(str(place))
     with pytest.raises(UserError, match="holds the export of first"):
         export(place, "second")

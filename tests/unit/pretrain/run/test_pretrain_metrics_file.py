@@ -126,5 +126,5 @@ def test_a_kill_between_composing_and_deleting_parts_doubles_no_row(tmp_path, mo
 
 def test_a_line_that_is_no_row_is_named(tmp_path):
     (tmp_path / METRICS_FILE).write_text('{"step": 1}\nnonsense\n{"step": 2}\n')
-    with pytest.raises(UserError, match=r"metrics\.jsonl: line 2 is no row of metrics"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl: line 2 is not a row of metrics"):
         read_rows(Folder(str(tmp_path)))
