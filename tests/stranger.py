@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -67,14 +68,12 @@ def run_as_stranger(program: str, arguments: Sequence[str], text: str, seconds: 
 
 
 def listening_ports(processes: Sequence[psutil.Process]) -> list[int]:
-    return sorted(
-        {
-            connection.laddr.port
-            for process in processes
-            for connection in process.net_connections("tcp")
-            if connection.status == psutil.CONN_LISTEN
-        }
-    )
+    ports: set[int] = set()
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):  # Ray's idle workers end when they like
+            listening = [each for each in process.net_connections("tcp") if each.status == psutil.CONN_LISTEN]
+            ports.update(each.laddr.port for each in listening)
+    return sorted(ports)
 
 
 def _http(attempt: dict) -> str:
