@@ -109,17 +109,20 @@ def open_corpus(folder: Folder | str) -> Corpus:
     folder = folder if isinstance(folder, Folder) else Folder(folder)
     folder.require_reachable()
     try:
-        text = folder.read_text(MANIFEST_FILE)
+        content = folder.read_bytes(MANIFEST_FILE)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder.uri} is not a corpus: it has no {MANIFEST_FILE}") from None
-    manifest = parsed_manifest(folder, text)
-    vocabulary = GeneVocabulary.from_arrow(read_table(folder, GENES_FILE))
+    manifest = parsed_manifest(folder, content)
+    try:
+        vocabulary = GeneVocabulary.from_arrow(read_table(folder, GENES_FILE))
+    except KeyError as error:
+        raise UserError(f"{folder.uri}/{GENES_FILE} is not a list of genes: {error.args[0]}") from None
     if vocabulary.fingerprint != manifest.vocabulary_sha256:
         raise UserError(
             f"{folder.uri}/{GENES_FILE}: vocabulary {vocabulary.fingerprint[:12]} is not the one the manifest names, "
             f"{manifest.vocabulary_sha256[:12]}"
         )
-    return Corpus(folder, manifest, vocabulary, hashlib.sha256(text.encode()).hexdigest())
+    return Corpus(folder, manifest, vocabulary, hashlib.sha256(content).hexdigest())
 
 
 def read_split(corpus: Corpus, split: str, max_rows: int | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -123,19 +123,19 @@ def manifest_text(manifest: Manifest) -> str:
     return manifest.model_dump_json(indent=1) + "\n"
 
 
-def parsed_manifest(folder: Folder, text: str) -> Manifest:
-    """The manifest in ``text``. Raises :class:`UserError` where it is none, or one of another version."""
+def parsed_manifest(folder: Folder, content: bytes) -> Manifest:
+    """The manifest in a file's content. Raises :class:`UserError` where it is none, or one of another version."""
     where = f"{folder.uri}/{MANIFEST_FILE}"
     try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
+        fields = json.loads(content)
+    except ValueError as error:  # also what is not even text
         raise UserError(f"{where} is not JSON: {error}") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    if not isinstance(fields, dict) or fields.get("format") != FORMAT:
         raise UserError(f"{where} is not the manifest of a corpus")
-    if content.get("format_version") != FORMAT_VERSION:
-        raise UserError(f"{where}: format version {content.get('format_version')}; this is for {FORMAT_VERSION}")
+    if fields.get("format_version") != FORMAT_VERSION:
+        raise UserError(f"{where}: format version {fields.get('format_version')}; this is for {FORMAT_VERSION}")
     try:
-        return Manifest.model_validate(content)
+        return Manifest.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None

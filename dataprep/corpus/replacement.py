@@ -26,7 +26,7 @@ def require_free(folder: Folder, overwrite: bool) -> None:
         require_own(folder, BEGUN_FILE, (*_TABLES, *_SPLIT_FOLDERS), _MAKER)
         return
     # refuses a manifest of something else
-    parsed_manifest(folder, folder.read_text(MANIFEST_FILE))
+    parsed_manifest(folder, folder.read_bytes(MANIFEST_FILE))
     if not overwrite:
         raise UserError(f"{folder.uri} is a finished corpus already; --overwrite replaces it")
 

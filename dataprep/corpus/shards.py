@@ -177,7 +177,7 @@ def _unreadable(folder: Folder, shard: Shard, what: str) -> UserError:
     """The error for a shard that cannot be read; a rebuild removes and replaces shards as well."""
     where = f"{folder.uri}/{shard.path}"
     try:
-        listed = parsed_manifest(folder, folder.read_text(MANIFEST_FILE)).shards
+        listed = parsed_manifest(folder, folder.read_bytes(MANIFEST_FILE)).shards
     except (FileNotFoundError, NotADirectoryError):
         return ReplacedShardError(f"{where} {what}: the corpus was removed or is being rebuilt, it has no manifest")
     if not any((entry.path, entry.sha256) == (shard.path, shard.sha256) for entry in listed):

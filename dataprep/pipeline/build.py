@@ -17,7 +17,7 @@ from dataprep.pipeline.reading import found_by_reading, quiet_ray_data, read_pro
 from dataprep.pipeline.source_report import report_sources
 from dataprep.pipeline.writing import make_manifest, write_shards, write_tables
 from dataprep.runtime.command_line import UserError
-from dataprep.runtime.ray_session import connected
+from dataprep.runtime.ray_session import connected, require_plugins_on_workers
 from dataprep.runtime.storage import Folder
 from dataprep.runtime.terminal import log
 
@@ -43,6 +43,7 @@ def build(settings: BuildSettings) -> dict[str, Any]:
     files = list_files(settings)
     samples = samples_table(settings, files)
     with connected():
+        require_plugins_on_workers(settings.plugins)
         quiet_ray_data()
         coordinator = start_coordinator(samples_by_source(files))
         profiles = read_profiles(settings, files, vocabulary, aliases, coordinator)

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 
 import grpc
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from dataprep.runtime.allocator import ONE_ARENA
 from dataprep.runtime.command_line import UserError
+from dataprep.runtime.plugins import load_plugins
 
 # How long a cluster may take to accept a connection.
 _ANSWER_SECONDS = 10.0
@@ -35,6 +36,27 @@ def connected(min_cpus: int = 1) -> Iterator[None]:
     finally:
         if started:
             ray.shutdown()
+
+
+def require_plugins_on_workers(names: str) -> None:
+    """Raise :class:`UserError` where Ray's workers cannot import the plugins in ``names``, separated by commas.
+
+    Ray Data would try again without end what fails for want of a module.
+    """
+    if not names:
+        return
+    try:
+        ray.get(_plugins_loaded.remote(names))
+    except RayError as error:
+        mistake = user_error_in(error)
+        if mistake is None:
+            raise
+        raise UserError(f"{mistake} of Ray's workers, too: install it there, or start Ray where it is found") from None
+
+
+@ray.remote(num_cpus=0)
+def _plugins_loaded(names: str) -> str:
+    return load_plugins(names)
 
 
 def user_error_in(error: BaseException) -> UserError | None:

@@ -243,6 +243,11 @@ class Folder:
         while True:
             try:
                 return operation()
+            except ValueError as error:
+                # botocore's, of an endpoint without http:// or a host
+                if isinstance(error, UserError) or "Invalid endpoint" not in str(error):
+                    raise
+                raise UserError(f"{self.uri}: AWS_ENDPOINT_URL should be http(s)://HOST:PORT ({error})") from None
             except STORE_ERRORS as error:
                 if self.is_local:
                     raise self._of_the_disk(error) from None

@@ -74,7 +74,7 @@ def whole_file(address: str) -> Iterator[Path]:
         raise UserError(f"{address} is a folder, not a file to write", exit_code=2)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+    except OSError as error:
         raise UserError(f"{address} cannot be written: {error}", exit_code=2) from None
     temporary = target.with_name(f".{name}.{os.getpid()}.partial")
     try:

@@ -158,6 +158,9 @@ def _load(path: Path) -> Any:
         raise UserError(f"no such file: {path}", exit_code=2)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except pickle.UnpicklingError:
+        # torch's own message says how to run the code that the file may hold
+        raise UserError(f"{path} is not a plain tensor file: it is no pickle, or holds more than tensors") from None
+    except (RuntimeError, EOFError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} is not a plain tensor file: {reason}") from None

@@ -61,11 +61,17 @@ def open_export(uri: str) -> ModelExport:
         raise UserError(f"{uri} is not a model export: it has no {CONFIG_FILE}") from None
     except ValueError as error:
         raise UserError(f"{uri}/{CONFIG_FILE} is damaged: {error}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{uri}/{CONFIG_FILE} does not describe a model: it holds {type(config).__name__}")
     if config.get("format_version") != FORMAT_VERSION:
         raise UserError(f"{uri}: export format {config.get('format_version')} is not {FORMAT_VERSION}")
     try:
         shape = ModelShape(**config["model"])
-    except (KeyError, TypeError, ValidationError) as error:
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']} (given: {first['input']!r})"
+        raise UserError(f"{uri}/{CONFIG_FILE} does not describe a model: {reason}") from None
+    except (KeyError, TypeError) as error:
         raise UserError(f"{uri}/{CONFIG_FILE} does not describe a model: {' '.join(str(error).split())}") from None
     vocabulary = _read_vocabulary(folder)
     if vocabulary.size != shape.genes:

@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import yaml
 
 from dataprep.corpus import open_corpus, read_split
+from dataprep.runtime.command_line import UserError
+from dataprep.runtime.ray_session import require_plugins_on_workers
 from tests.made_sources import counts, gene_ids, names, write_vocabulary
 
 ROOT = Path(__file__).parents[3]
@@ -56,3 +59,12 @@ def test_the_source_of_the_documentation_builds_a_corpus(tmp_path: Path) -> None
     expected = np.log1p(rate / rate.sum(axis=1, keepdims=True) * 1e6)
     order = [names("s", 5).index(sample) for sample in sample_ids]
     assert np.allclose(expression, expected[order], rtol=2e-3)
+
+
+def test_a_plugin_that_only_the_driver_can_import_is_named(ray_session, tmp_path: Path, monkeypatch) -> None:
+    """Ray runs already, as a cluster does, and its workers know nothing of the driver's path."""
+    (tmp_path / "only_here.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=r"^no module 'only_here'; .* of Ray's workers, too: install it there"):
+        require_plugins_on_workers("only_here")
+    require_plugins_on_workers("dataprep.simulate")
