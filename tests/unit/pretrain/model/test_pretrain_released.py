@@ -73,7 +73,7 @@ def test_a_pickle_that_runs_code_is_refused_and_runs_nothing(released, tmp_path)
             return (Path.touch, (witness,))
 
     released.checkpoint.write_bytes(pickle.dumps(Attack()))
-    with pytest.raises(UserError, match="is not a plain tensor file: it is no pickle, or holds more than tensors$"):
+    with pytest.raises(UserError, match=r"is not a plain tensor file: it is no pickle, or holds more than tensors$"):
         import_released(released)
     assert not witness.exists()
     assert not Path(released.output).exists()
