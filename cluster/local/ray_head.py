@@ -16,6 +16,8 @@ from dataprep.runtime.command_line import UserError
 
 # A Unix socket's path may have 107 characters (103 on macOS); Ray appends up to 64 to its folder.
 _RAY_FOLDER_CHARACTERS = 39
+# Python's multiprocessing, which Ray's dashboard uses, appends up to 32 to the folder of temporary files.
+_TEMPORARY_FOLDER_CHARACTERS = 70
 # Ray puts the path of its folder into command lines that it splits at blanks.
 _PLAIN_PATH = re.compile(r"[\w./+-]+", re.ASCII)
 
@@ -66,6 +68,9 @@ class RayHead:
         environment["RAY_JOB_STOP_WAIT_TIME_S"] = "600"
         # as in dataprep.runtime.allocator, for all workers at once: their processes can then be used again
         environment["MALLOC_ARENA_MAX"] = "1"
+        if len(environment.get("TMPDIR", "")) > _TEMPORARY_FOLDER_CHARACTERS:
+            # as batch systems have it: sockets could not be made there, and the head would never be ready
+            del environment["TMPDIR"]
         return environment
 
     def answers(self, place: Place) -> bool:
