@@ -64,7 +64,7 @@ class BuildSettings(ExtensibleSettings):
         default=0.9, ge=0, le=1, description="of a source's reads in genes outside the vocabulary; more stops the build"
     )
     split: SplitSettings = Field(default_factory=SplitSettings)
-    seed: int = Field(default=0, description="of the split by fractions and of the order of profiles")
+    seed: int = Field(default=0, ge=0, description="of the split by fractions and of the order of profiles")
     rows_per_row_group: int = Field(default=64, ge=1, description="profiles that are read together at the least")
     shard_bytes: int = Field(default=128_000_000, ge=1, description="size a shard should have, about")
     samples_per_task: int = Field(default=512, ge=1, description="samples that one task holds in memory")
@@ -126,7 +126,7 @@ class SimulateSettings(CommandSettings):
     studies: int = Field(default=8, ge=1, description="studies, each with its own batch effect and depth")
     tissues: int = Field(default=6, ge=1)
     programs: int = Field(default=24, ge=1, description="latent programs that drive the genes")
-    seed: int = Field(default=0)
+    seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _enough_samples(self) -> SimulateSettings:

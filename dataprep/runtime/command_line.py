@@ -58,6 +58,8 @@ class CommandSettings(BaseSettings):
         frozen=True,
         extra="forbid",
         env_prefix="BULKFORMER_",
+        # also before an alias: JSON=1 in somebody's environment is not meant for us
+        env_prefix_target="all",
         env_nested_delimiter="__",
         cli_kebab_case=True,
         cli_implicit_flags="dual",
@@ -154,6 +156,8 @@ def read_settings(model: type[S], arguments: Sequence[str], prog: str = "", summ
         raise UserError(_describe(error, model), exit_code=2) from None
     except SettingsError as error:
         raise UserError(_unrecognised(str(error), model), exit_code=2) from None
+    if parsed.config != yaml_file:
+        raise UserError(f"config: {parsed.config} would not be read; name one file, with --config", exit_code=2)
     # back to the plain class, so that settings compare and pickle as what they are
     return cast(S, model.model_construct(_fields_set=parsed.model_fields_set, **parsed.__dict__))
 
@@ -168,15 +172,34 @@ def _config_path(arguments: Sequence[str]) -> Path | None:
 
 
 def _yaml_source(settings: type[BaseSettings], path: Path) -> YamlConfigSettingsSource:
-    if not path.is_file():
-        raise UserError(f"no such file: --config {path}", exit_code=2)
     try:
-        content = yaml.safe_load(path.read_text())
+        if not path.is_file():
+            raise UserError(f"no such file: --config {path}", exit_code=2)
+        # a subclass of the safe loader
+        content = yaml.load(path.read_text(), Loader=_YamlLoader)  # noqa: S506
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}", exit_code=2) from None
+    except OSError as error:
+        raise UserError(f"--config {path}: {error.strerror}", exit_code=2) from None
     if content is not None and not isinstance(content, dict):
         raise UserError(f"{path} holds {type(content).__name__}, not settings (key: value)", exit_code=2)
+    if content and "config" in content:
+        raise UserError(f"{path}: config names another file, which would not be read", exit_code=2)
+    if unnamed := [key for key in content or {} if not isinstance(key, str)]:
+        raise UserError(f"{path}: {unnamed[0]!r} is not the name of a setting", exit_code=2)
     return YamlConfigSettingsSource(settings, yaml_file=path)
+
+
+class _YamlLoader(yaml.SafeLoader):
+    """Refuses a mapping with the same key twice, of which the first would be without effect."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in names:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} stands twice", key.start_mark)
+            names.add(key.value if isinstance(key, yaml.ScalarNode) else "")
+        return super().construct_mapping(node, deep)
 
 
 def _kebab(argument: str) -> str:

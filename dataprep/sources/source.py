@@ -6,7 +6,6 @@ class (docs/extending.md). What the values mean is decided elsewhere (:mod:`data
 
 from __future__ import annotations
 
-import codecs
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -94,8 +93,9 @@ class Source(Settings, ABC):
         if self.log_offset != 1.0 and not self.units.startswith("log"):
             raise ValueError(f"log_offset is for logarithms, and the units are {self.units}")
         try:
-            codecs.lookup(self.encoding)
-        except LookupError:
+            # not codecs.lookup, which also knows rot13 and hex
+            "gene".encode(self.encoding)
+        except (LookupError, UnicodeError):
             raise ValueError(f"encoding: {self.encoding!r} is none that Python knows") from None
         return self
 

@@ -56,6 +56,8 @@ class TableSource(Source):
             raise ValueError("study_column is a column of the samples table, which is not given")
         if self.value_column is not None and self.orientation == "samples_x_genes":
             raise ValueError("value_column is for genes_x_samples")
+        if self.delimiter is not None and not self.delimiter.isascii():
+            raise ValueError(f"delimiter: {self.delimiter!r} is not an ASCII character")
         return self
 
     def list_samples(self, address: str) -> SampleList:
@@ -158,8 +160,9 @@ def _first_lines(address: str, source: TableSource) -> list[str]:
             text = first_text(address, content, source.encoding)
     if not text.strip():
         raise UserError(f"{address} is empty")
-    lines = text.splitlines()
-    return lines if ended or text.endswith("\n") else lines[:-1]
+    # where Arrow divides lines; splitlines also does at characters that may be in a name
+    lines = re.split("\r\n|\r|\n", text)
+    return lines if ended and lines[-1] else lines[:-1]
 
 
 @contextmanager

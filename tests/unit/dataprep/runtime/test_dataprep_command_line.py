@@ -55,3 +55,52 @@ def test_an_unknown_setting_names_the_nearest_valid_one():
     with pytest.raises(UserError, match=r"unknown setting zero\.stages \(did you mean 'stage'\?\)") as caught:
         read("--zero.stages", "2")
     assert caught.value.exit_code == 2
+
+
+def test_a_key_that_stands_twice_is_refused_since_one_of_them_would_do_nothing(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("model: {dim: 32, heads: 4, dim: 64}\n")
+    with pytest.raises(UserError, match=r"dim stands twice.*line 1") as caught:
+        read("--config", str(file))
+    assert caught.value.exit_code == 2
+
+
+def test_a_key_that_is_no_name_is_refused(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("1: 2\n")
+    with pytest.raises(UserError, match="1 is not the name of a setting"):
+        read("--config", str(file))
+
+
+def test_a_merged_mapping_may_be_overridden(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("zero: &base {stage: 1}\nworkers: {count: 2}\ndata: {}\nmask: {rate: 0.2}\n")
+    assert read("--config", str(file)).mask.rate == 0.2
+    file.write_text("optimizer: &base {beta1: 0.5}\nmodel: {<<: {dim: 32}, dim: 64}\n")
+    assert read("--config", str(file)).model.dim == 64
+
+
+def test_a_file_of_settings_that_would_not_be_read_is_refused(tmp_path, monkeypatch):
+    file, other = tmp_path / "run.yaml", tmp_path / "other.yaml"
+    file.write_text("seed: 3\n")
+    other.write_text(f"config: {file}\n")
+    with pytest.raises(UserError, match=r"other\.yaml would not be read; name one file"):
+        read("--config", str(file), "--config", str(other))
+    with pytest.raises(UserError, match=r"other\.yaml: config names another file"):
+        read("--config", str(other))
+    monkeypatch.setenv("BULKFORMER_CONFIG", str(file))
+    with pytest.raises(UserError, match=r"run\.yaml would not be read"):
+        read()
+    assert read("--config", str(file)).seed == 3
+
+
+def test_a_file_of_settings_that_cannot_be_opened_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="File name too long"):
+        read("--config", str(tmp_path / ("x" * 300)))
+
+
+def test_variables_of_others_are_not_ours(monkeypatch):
+    monkeypatch.setenv("JSON", "maybe")
+    assert not read().json_line
+    monkeypatch.setenv("BULKFORMER_JSON", "true")
+    assert read().json_line

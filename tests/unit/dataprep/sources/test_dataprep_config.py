@@ -34,6 +34,9 @@ def read(tmp_path: Path, *arguments: str, **content: Any) -> BuildSettings:
             {"sources": [SOURCE | {"layer": "counts"}]},
             "valid for format table: .*orientation",
         ),
+        ({"seed": -1}, "seed: .*greater than or equal to 0"),
+        ({"sources": [SOURCE | {"encoding": "rot13"}]}, "encoding: 'rot13' is none that Python knows"),
+        ({"sources": [SOURCE | {"delimiter": "\u00df"}]}, "delimiter: '\u00df' is not an ASCII character"),
         ({"split": {"tests": []}}, r"unknown setting split\.tests \(did you mean 'test'\?\)"),
     ],
 )
@@ -77,3 +80,8 @@ def test_inspect_takes_the_corpus_by_position() -> None:
 def test_more_studies_than_samples_is_a_bad_argument() -> None:
     with pytest.raises(UserError, match="20 samples are too few for 30 studies"):
         read_settings(SimulateSettings, ["--output", "x", "--samples", "20", "--studies", "30"])
+
+
+def test_a_negative_seed_is_a_bad_argument() -> None:
+    with pytest.raises(UserError, match=r"seed: .*greater than or equal to 0"):
+        read_settings(SimulateSettings, ["--output", "x", "--seed", "-1"])
