@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import lzma
 import zlib
 from collections.abc import Sequence
@@ -42,7 +43,7 @@ def read_metadata(address: str, encoding: str = "utf-8") -> pd.DataFrame:
             f"than its {len(columns)} columns, e.g. that of {long[0][0]!r}"
         )
     filled = [[cell.strip() or None for cell in row] + [None] * (len(columns) - len(row)) for row in rows]
-    table = pd.DataFrame(filled, columns=_distinct(columns), dtype=object)
+    table = pd.DataFrame(filled, columns=_distinct([name.strip() for name in columns]), dtype=object)
     table = table.set_index(table.columns[0])
     table.index = table.index.fillna("")
     repeated = table.index[table.index.duplicated()].unique()
@@ -55,8 +56,9 @@ def read_metadata(address: str, encoding: str = "utf-8") -> pd.DataFrame:
 def _distinct(columns: Sequence[str]) -> list[str]:
     """Names of columns, repeated ones with a number, as pandas does it."""
     names: list[str] = []
-    for name in map(str.strip, columns):
-        names.append(name if name not in names else f"{name}.{sum(known.partition('.')[0] == name for known in names)}")
+    for name in columns:
+        numbered = (f"{name}.{number}" for number in itertools.count(1))
+        names.append(next(free for free in itertools.chain([name], numbered) if free not in names))
     return names
 
 
@@ -103,7 +105,9 @@ def labels_for(source: Source, sample_ids: Sequence[str], metadata: pd.DataFrame
         )
     table = table.loc[list(sample_ids)]
     study = _study(where, source, table)
-    table = table.rename(columns={name: f"{name}_given" for name in RESERVED})
+    # a table may have both source and source_given
+    names = [f"{name}_given" if name in RESERVED else name for name in table.columns]
+    table = table.set_axis(_distinct(names), axis="columns")
     return table.assign(study_id=study)
 
 

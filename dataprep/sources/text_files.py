@@ -6,6 +6,7 @@ The first bytes decide, not the suffix: a file called .gz may be plain, and one 
 from __future__ import annotations
 
 import codecs
+import csv
 import lzma
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,9 @@ _KINDS = {
     b"^DATABASE": "a GEO SOFT file",
     b"^SERIES": "a GEO SOFT file",
 }
+# A line is one field where it is divided by another character than the one looked for, and lines of many samples are
+# longer than the 128 KiB that Python allows a field.
+csv.field_size_limit(2**31 - 1)
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -104,7 +108,10 @@ def _kind(address: str, content: bytes, encoding: str) -> str | None:
     if content.startswith(b"PK\x03\x04"):
         workbook = b"xl/" in content or address.lower().endswith(".xlsx")
         return "an Excel workbook (xlsx); save it as text" if workbook else "a zip archive; unpack it first"
-    if content.startswith(_UTF_16) and not encoding.lower().replace("_", "-").startswith(("utf-16", "utf16")):
+    # the mark of UTF-32 begins with that of UTF-16
+    if content.startswith(_UTF_16) and not encoding.lower().replace("_", "").replace("-", "").startswith(
+        ("utf16", "utf32")
+    ):
         return "text in UTF-16 (encoding: utf-16)"
     if content[257:262] == b"ustar":
         return "a tar archive; unpack it first"

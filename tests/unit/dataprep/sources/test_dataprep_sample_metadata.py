@@ -99,3 +99,29 @@ def test_a_metadata_table_in_another_encoding_is_declared(tmp_path: Path) -> Non
     with pytest.raises(UserError, match=r"s\.tsv is not utf-8: byte 0xfc after .*setting encoding, e\.g\. latin-1"):
         read_metadata(str(tmp_path / "s.tsv"))
     assert read_metadata(str(tmp_path / "s.tsv"), "latin-1")["tissue"].tolist() == ["Münd"]
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("a.2\ta\ta\ta", ["a.2", "a", "a.1", "a.3"]),
+        ("a\ta\ta.1", ["a", "a.1", "a.1.1"]),
+        ("a\ta\ta", ["a", "a.1", "a.2"]),
+    ],
+)
+def test_repeated_columns_get_names_that_no_other_has(tmp_path: Path, header: str, expected: list[str]) -> None:
+    (tmp_path / "s.tsv").write_text(f"sample\t{header}\ns1" + "\tx" * len(expected) + "\n")
+    assert list(read_metadata(str(tmp_path / "s.tsv")).columns) == expected
+
+
+def test_a_renamed_column_does_not_get_the_name_of_another() -> None:
+    metadata = pd.DataFrame({"study": ["S"], "source": ["1"], "source_given": ["2"]}, index=["a"])
+    labels = labels_for(source(), ["a"], metadata)
+    assert labels.columns.is_unique
+    assert labels["source_given"].tolist() == ["1"]
+    assert labels["source_given.1"].tolist() == ["2"]
+
+
+def test_a_long_description_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "s.tsv").write_text(f"sample\tabout\ns1\t{'x' * 200_000}\n")
+    assert len(read_metadata(str(tmp_path / "s.tsv"))["about"].tolist()[0]) == 200_000

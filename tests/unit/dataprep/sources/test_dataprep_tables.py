@@ -142,3 +142,23 @@ def test_a_truncated_gzip_is_cut_off(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"no such file: {tmp_path}/none.tsv"):
         source().list_samples(f"{tmp_path}/none.tsv")
+
+
+def test_a_long_line_that_another_character_divides_is_named_with_that(tmp_path: Path) -> None:
+    samples = names("a_sample_with_a_long_name_", 8000)
+    address = write(tmp_path / "x.tsv", delimited(np.ones((8000, 2)), gene_ids(2), samples, ","))
+    with pytest.raises(UserError, match=r"no columns in its first line, if '\\t' divides them; ',' does"):
+        source().list_samples(address)
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\x85", "\x0c", "\x1e"])
+def test_a_name_is_not_cut_where_only_python_divides_lines(tmp_path: Path, mark: str) -> None:
+    samples = [*SAMPLES[:-1], f"last{mark}one"]
+    raw = read(write(tmp_path / "x.tsv", delimited(VALUES, GENES, samples)), source())
+    assert raw.sample_ids == tuple(samples)
+    assert np.array_equal(raw.values, VALUES)
+
+
+def test_a_table_in_utf_32(tmp_path: Path) -> None:
+    (tmp_path / "x.tsv").write_bytes(delimited(VALUES, GENES, SAMPLES).encode("utf-32"))
+    assert np.array_equal(read(str(tmp_path / "x.tsv"), source(encoding="utf-32")).values, VALUES)
