@@ -115,7 +115,7 @@ def open_corpus(folder: Folder | str) -> Corpus:
     manifest = parsed_manifest(folder, content)
     try:
         vocabulary = GeneVocabulary.from_arrow(read_table(folder, GENES_FILE))
-    except KeyError as error:
+    except (KeyError, pa.ArrowException) as error:
         raise UserError(f"{folder.uri}/{GENES_FILE} is not a list of genes: {error.args[0]}") from None
     if vocabulary.fingerprint != manifest.vocabulary_sha256:
         raise UserError(

@@ -49,10 +49,17 @@ class GeneGraph:
         return digest.hexdigest()
 
     def require_vocabulary(self, vocabulary: GeneVocabulary) -> None:
-        """Raise :class:`UserError` where the graph is over other genes."""
+        """Raise :class:`UserError` where the graph is over other genes, or its edges are none between these."""
         if self.vocabulary_sha256 != vocabulary.fingerprint:
             raise UserError(
                 f"the gene graph is over vocabulary {self.vocabulary_sha256[:12]}, not {vocabulary.fingerprint[:12]}"
+            )
+        inside = [(genes >= 0) & (genes < vocabulary.size) for genes in (self.source, self.target)]
+        wrong = self.edges - np.count_nonzero(inside[0] & inside[1] & np.isfinite(self.weight))
+        if wrong:
+            raise UserError(
+                f"the gene graph is damaged: {wrong:,} of {self.edges:,} edges name genes beyond the "
+                f"{vocabulary.size:,} of the vocabulary, or have no finite weight"
             )
 
     def write(self, folder: Folder, name: str = GRAPH_FILE) -> None:
@@ -79,15 +86,18 @@ class GeneGraph:
         if lacking:
             raise UserError(f"{folder.uri}/{name} is not a gene graph: it has no column {', '.join(lacking)}")
         metadata = table.schema.metadata or {}
-        graph = cls(
-            source=table.column("src").to_numpy(),
-            target=table.column("dst").to_numpy(),
-            weight=table.column("weight").to_numpy(),
-            vocabulary_sha256=metadata.get(b"vocabulary_sha256", b"").decode(),
-            origin=json.loads(metadata.get(b"origin", b"{}")),
-        )
-        # graphs written by the first version do not say their fingerprint
-        expected = metadata.get(b"fingerprint", graph.fingerprint.encode()).decode()
+        try:
+            graph = cls(
+                source=table.column("src").cast(pa.int32()).to_numpy(),
+                target=table.column("dst").cast(pa.int32()).to_numpy(),
+                weight=table.column("weight").cast(pa.float32()).to_numpy(),
+                vocabulary_sha256=metadata.get(b"vocabulary_sha256", b"").decode(),
+                origin=json.loads(metadata.get(b"origin", b"{}")),
+            )
+            # graphs written by the first version do not say their fingerprint
+            expected = metadata.get(b"fingerprint", graph.fingerprint.encode()).decode()
+        except (pa.ArrowException, ValueError) as error:
+            raise UserError(f"{folder.uri}/{name} is damaged: {' '.join(str(error).split())}") from None
         if graph.fingerprint != expected:
             raise UserError(
                 f"{folder.uri}/{name} is damaged: its fingerprint should be {expected[:12]} and is "

@@ -97,12 +97,12 @@ class GeneVocabulary:
 
     @classmethod
     def from_arrow(cls, table: pa.Table) -> GeneVocabulary:
-        """The inverse of :meth:`to_arrow`."""
-        return cls(
-            ensembl_ids=tuple(table.column("ensembl_id").to_pylist()),
-            symbols=tuple(table.column("symbol").to_pylist()),
-            lengths_bp=table.column("length_bp").to_numpy().astype(np.float64),
+        """The inverse of :meth:`to_arrow`. Raises KeyError or pa.ArrowException for other tables."""
+        ids, symbols, lengths = (
+            _filled(table, name, kind)
+            for name, kind in (("ensembl_id", pa.string()), ("symbol", pa.string()), ("length_bp", pa.float64()))
         )
+        return cls(tuple(ids.to_pylist()), tuple(symbols.to_pylist()), lengths.to_numpy())
 
 
 @dataclass(frozen=True)
@@ -195,9 +195,20 @@ def _read_table(address: str) -> pa.Table:
         if content.startswith(b"PAR1"):
             return pq.read_table(pa.BufferReader(content))
         plain = gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
-        return pa.csv.read_csv(pa.BufferReader(plain))
-    except (pa.ArrowInvalid, gzip.BadGzipFile, EOFError, zlib.error) as error:
+        table = pa.csv.read_csv(pa.BufferReader(plain))
+        unread = [name for name in table.column_names if pa.types.is_binary(table.schema.field(name).type)]
+    except (pa.ArrowInvalid, gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"{address} cannot be read as a table: {' '.join(str(error).split())}") from None
+    if unread:
+        raise UserError(f"{address} is not text in UTF-8: column {unread[0]}")
+    return table
+
+
+def _filled(table: pa.Table, name: str, kind: pa.DataType) -> pa.ChunkedArray:
+    column = table.column(name).cast(kind)
+    if column.null_count:
+        raise pa.ArrowInvalid(f"column {name} has {column.null_count:,} rows without a value")
+    return column
 
 
 def _first_of(table: pa.Table, names: tuple[str, ...]) -> str | None:

@@ -94,10 +94,17 @@ def infer_shape(tensors: Mapping[str, Tensor], heads: int | None = None) -> Mode
     learned = "gene_emb_onehot_layer.weight" in tensors
     try:
         table = tensors["gene_emb_onehot_layer.weight" if learned else "gene_emb.weight"]
-        dim = len(tensors["layernorm.weight"])
+        norm = tensors["layernorm.weight"]
         features = tensors["gb_formers.0.f.0.net.layers.0.0.fn.fast_attention.projection_matrix"]
     except KeyError as error:
         raise UserError(f"not a BulkFormer checkpoint: it has no tensor {error}") from None
+    shapes = [tuple(tensor.shape) for tensor in (table, norm, features)]
+    if [len(shape) for shape in shapes] != [2, 1, 2] or 0 in features.shape:
+        raise UserError(
+            "not a BulkFormer checkpoint: gene table, norm and random features have shapes "
+            f"{', '.join(map(str, shapes))}"
+        )
+    dim = len(norm)
     found, rest = divmod(dim, features.shape[1])
     if rest:
         raise UserError(
@@ -125,18 +132,27 @@ def _count(tensors: Mapping[str, Tensor], prefix: str) -> int:
 
 def _state_dict(path: Path) -> dict[str, Tensor]:
     content = _load(path)
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
         raise UserError(f"{path} is not a state dict: a mapping of names to tensors")
+    unfit = [name for name, tensor in content.items() if not _is_plain(tensor) or not tensor.isfinite().all()]
+    if unfit:
+        raise UserError(
+            f"{path}: {len(unfit):,} of {len(content):,} tensors are sparse, quantised or complex, or hold NaN or "
+            f"infinite numbers, e.g. {', '.join(unfit[:3])}"
+        )
     return {name.removeprefix(_PARALLEL_PREFIX): tensor for name, tensor in content.items()}
 
 
 def _read_graph(settings: ImportReleasedSettings, genes: int, fingerprint: str) -> GeneGraph:
     edges, weights = _load(settings.graph), _load(settings.graph_weight)
-    if not isinstance(edges, Tensor) or edges.ndim != 2 or edges.shape[0] != 2:
+    if not _is_plain(edges) or edges.ndim != 2 or edges.shape[0] != 2:
         raise UserError(f"{settings.graph} is not an edge index of shape 2 x E")
-    if not isinstance(weights, Tensor) or weights.numel() != edges.shape[1]:
+    if not _is_plain(weights) or weights.numel() != edges.shape[1]:
         raise UserError(f"{settings.graph_weight} does not hold one weight for each of {edges.shape[1]} edges")
-    outside = int(((edges < 0) | (edges >= genes)).any(dim=0).sum())
+    # NaN is not inside either
+    outside = int((~((edges >= 0) & (edges < genes))).any(dim=0).sum())
     if outside:
         raise UserError(
             f"{settings.graph}: {outside} of {edges.shape[1]} edges name genes beyond the {genes} of the model"
@@ -149,6 +165,16 @@ def _read_graph(settings: ImportReleasedSettings, genes: int, fingerprint: str) 
         weight=weights.flatten().float().numpy(),
         vocabulary_sha256=fingerprint,
         origin={"imported_from": settings.graph.name},
+    )
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is a tensor of numbers, each of which it holds."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and not value.is_quantized
+        and not value.is_complex()
     )
 
 

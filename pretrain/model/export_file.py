@@ -59,7 +59,7 @@ def open_export(uri: str) -> ModelExport:
         config = json.loads(folder.read_bytes(CONFIG_FILE))
     except FileNotFoundError:
         raise UserError(f"{uri} is not a model export: it has no {CONFIG_FILE}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{uri}/{CONFIG_FILE} is damaged: {error}") from None
     if not isinstance(config, dict):
         raise UserError(f"{uri}/{CONFIG_FILE} does not describe a model: it holds {type(config).__name__}")
@@ -73,6 +73,9 @@ def open_export(uri: str) -> ModelExport:
         raise UserError(f"{uri}/{CONFIG_FILE} does not describe a model: {reason}") from None
     except (KeyError, TypeError) as error:
         raise UserError(f"{uri}/{CONFIG_FILE} does not describe a model: {' '.join(str(error).split())}") from None
+    training = config.get("training", {})
+    if not isinstance(training, dict):
+        raise UserError(f"{uri}/{CONFIG_FILE} is damaged: training holds {type(training).__name__}")
     vocabulary = _read_vocabulary(folder)
     if vocabulary.size != shape.genes:
         raise UserError(f"{uri}: {GENES_FILE} has {vocabulary.size} genes, the model {shape.genes}")
@@ -84,8 +87,10 @@ def open_export(uri: str) -> ModelExport:
         (GRAPH_FILE, config.get("graph_sha256"), graph.fingerprint),
     ):
         if expected not in (None, found):
-            raise UserError(f"{uri}/{name} is not the one that was exported ({expected[:12]} then, {found[:12]} now)")
-    return ModelExport(folder, shape, vocabulary, graph, config.get("training", {}), config.get("weights_sha256"))
+            raise UserError(
+                f"{uri}/{name} is not the one that was exported ({str(expected)[:12]} then, {found[:12]} now)"
+            )
+    return ModelExport(folder, shape, vocabulary, graph, training, config.get("weights_sha256"))
 
 
 def write_export(
@@ -142,7 +147,8 @@ def require_place(folder: Folder, training: Mapping[str, Any], overwrite: bool) 
             f"{folder.uri} is not empty and holds no model export ({', '.join(names[:3])}): choose another folder",
             exit_code=2,
         )
-    there = found["export_of"] if "export_of" in found else _origin(found.get("training", {}))
+    recorded = found["export_of"] if "export_of" in found else found.get("training")
+    there = _origin(recorded) if isinstance(recorded, dict) else {}
     if not overwrite and not _same_origin(there, _origin(training)):
         raise UserError(
             f"{folder.uri} holds the export of {there.get('run') or there.get('imported_from') or 'another model'}: "
@@ -171,7 +177,7 @@ def _parsed(folder: Folder, name: str) -> dict[str, Any]:
     """The mapping in a JSON file; empty where there is none."""
     try:
         content = json.loads(folder.read_bytes(name))
-    except (FileNotFoundError, ValueError) as error:
+    except (FileNotFoundError, ValueError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
         return {}
@@ -225,7 +231,7 @@ def _read_vocabulary(folder: Folder) -> GeneVocabulary:
         return GeneVocabulary.from_arrow(pq.read_table(pa.BufferReader(folder.read_bytes(GENES_FILE))))
     except FileNotFoundError:
         raise UserError(f"{folder.uri}/{GENES_FILE} is missing") from None
-    except (pa.ArrowInvalid, KeyError) as error:
+    except (pa.ArrowException, KeyError, OSError) as error:
         raise UserError(f"{folder.uri}/{GENES_FILE} is damaged: {' '.join(str(error).split())}") from None
 
 

@@ -110,3 +110,10 @@ def test_the_packaged_table_is_made_the_same_every_time() -> None:
         ("ENSG00000290825", "DDX11L2", 1657, 0),
     ]
     assert make_gene_vocabulary.packed(rows) == make_gene_vocabulary.packed(rows)
+
+
+@pytest.mark.parametrize("content", ["ensg_id,symbol\nENSG1,caf\u00e9\n", "ensg_id,caf\u00e9\nENSG1,A\n"])
+def test_a_gene_list_in_another_encoding_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "genes.csv").write_bytes(content.encode("latin-1"))
+    with pytest.raises(UserError, match=r"genes\.csv (is not text in UTF-8|cannot be read as a table)"):
+        read_vocabulary(str(tmp_path / "genes.csv"))

@@ -134,3 +134,33 @@ def test_an_export_over_other_genes_than_its_graph_is_refused(tmp_path):
     make_graph(make_vocabulary(GENES + 1)).write(folder)
     with pytest.raises(UserError, match="the gene graph is over vocabulary"):
         open_export(folder.uri)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "complaint"),
+    [
+        ("layernorm.weight", torch.tensor(1.0), "norm and random features have shapes"),
+        ("layernorm.weight", torch.full((48,), float("nan")), "1 of .* tensors are .* or hold NaN .*layernorm.weight"),
+        ("layernorm.weight", torch.ones(48).to_sparse(), "1 of .* tensors are sparse"),
+        ("layernorm.weight", torch.ones(48, dtype=torch.complex64), "1 of .* tensors are .*complex"),
+        (5, torch.ones(1), "not a state dict: a mapping of names to tensors"),
+    ],
+)
+def test_tensors_that_are_no_weights_are_refused(released, name, tensor, complaint):
+    tensors = {str(key).removeprefix("module."): value for key, value in torch.load(released.checkpoint).items()}
+    torch.save(tensors | {name: tensor}, released.checkpoint)
+    with pytest.raises(UserError, match=complaint):
+        import_released(released)
+    assert not Path(released.output).exists()
+
+
+def test_edges_and_weights_that_are_no_numbers_are_refused(released):
+    edges, weights = torch.load(released.graph), torch.load(released.graph_weight)
+    torch.save(edges * float("nan"), released.graph)
+    with pytest.raises(UserError, match="edges name genes beyond the 30 of the model"):
+        import_released(released)
+    torch.save(edges, released.graph)
+    torch.save(weights * float("nan"), released.graph_weight)
+    with pytest.raises(UserError, match="the gene graph is damaged"):
+        import_released(released)
+    assert not Path(released.output).exists()
