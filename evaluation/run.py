@@ -69,11 +69,12 @@ def _publish(
         "bulkformer.corpus_sha256": corpus.fingerprint,
     }
     about = {"about": tags, "settings": settings.resolved()}
-    if settings.output:
-        write_results(settings.output, results, about)
     tracking = settings.tracking
     name = tracking.run or _model_name(embedder.export.folder.uri)
+    # before the file, which may be refused (a full disk, missing rights) after all that took long to compute
     run_id = send_results(tracking.experiment, name, settings.resolved(), tags, results, results_json(results, about))
+    if settings.output:
+        write_results(settings.output, results, about)
     if run_id:
         log(f"MLflow: experiment {tracking.experiment}, run {name} ({run_id})")
     return {"mlflow_run_id": run_id, "output": settings.output, "scores": metric_values(results)}

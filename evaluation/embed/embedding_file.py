@@ -70,13 +70,14 @@ def whole_file(address: str) -> Iterator[Path]:
             folder.upload(Path(scratch) / name, name)
         return
     target = Path(folder.path) / name
-    if target.is_dir():
-        raise UserError(f"{address} is a folder, not a file to write", exit_code=2)
     try:
+        if target.is_dir():
+            raise UserError(f"{address} is a folder, not a file to write", exit_code=2)
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{address} cannot be written: {error}", exit_code=2) from None
-    temporary = target.with_name(f".{name}.{os.getpid()}.partial")
+    # the file's own name is cut, since the whole may have 255 bytes
+    temporary = target.with_name(f".{name[:40]}.{os.getpid()}.partial")
     try:
         yield temporary
         temporary.replace(target)

@@ -21,6 +21,9 @@ _tasks: dict[str, type[Task[Any]]] = {}
 
 def register_task(task: T) -> T:
     """Make a task known by its name; a decorator of its class. Raises ValueError for a name that cannot be had."""
+    if not task.__module__.startswith(f"{evaluation.tasks.__name__}."):
+        # a plugin comes after our own, so that it is the plugin that is told
+        tasks()
     known = _tasks.get(task.name)
     if known is not None and (known.__module__, known.__qualname__) != (task.__module__, task.__qualname__):
         raise ValueError(f"two tasks are named {task.name!r}: {known.__module__} and {task.__module__}")

@@ -170,3 +170,10 @@ def test_an_h5ad_without_values_is_one_line(embed, tmp_path):
         del file["X"]
     code, line = embed(tmp_path / "in.h5ad", "--units", "counts")
     assert (code, "has no X" in line) == (1, True), line
+
+
+def test_an_output_with_a_name_that_no_disk_takes_is_one_line_and_a_long_one_is_written(folder, embed, tmp_path):
+    code, line = embed(folder / "corpus", output=tmp_path / f"{'x' * 300}.parquet")
+    assert code == 2
+    assert "File name too long" in line
+    assert embed(folder / "corpus", output=tmp_path / f"{'x' * 245}.parquet")[0] == 0

@@ -106,7 +106,7 @@ def test_names_that_are_taken_cannot_be_had():
     with pytest.raises(ValueError, match="two tasks are named 'imputation'"):
         register_task(Second)
     Second.name = "seed"
-    with pytest.raises(ValueError, match="a setting of the command itself"):
+    with pytest.raises(ValueError, match="is a setting of the command"):
         register_task(Second)
 
 
@@ -164,3 +164,12 @@ def test_a_task_that_does_not_apply_is_left_out_only_beside_others(score):
     code, _, err = score("--classification.min-class-samples", "90", "--tasks", "classification")
     assert code == 1
     assert "no label with two classes of 90 samples" in err.splitlines()[-1]
+
+
+def test_results_that_no_file_takes_have_gone_to_mlflow(score, monkeypatch, tmp_path):
+    sent = []
+    monkeypatch.setattr("evaluation.run.send_results", lambda *given: sent.append(given))
+    code, out, err = score("--tasks", "imputation", "--output", str(tmp_path / f"{'x' * 300}.json"))
+    assert (code, len(sent)) == (1, 1)
+    assert err.splitlines()[-1] == f"error: {tmp_path}: File name too long"
+    assert "imputation" in out
