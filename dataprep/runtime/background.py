@@ -8,6 +8,10 @@ from collections.abc import Callable
 from dataprep.runtime.command_line import UserError
 
 
+# before the names of the threads: what a profiler or a debugger lists says whose they are
+THREAD_PREFIX = "bulkformer-"
+
+
 class BackgroundThread:
     """A daemon thread that keeps the exception it died of for its owner.
 
@@ -16,8 +20,9 @@ class BackgroundThread:
 
     def __init__(self, work: Callable[[], None], name: str) -> None:
         self._work = work
+        self._name = name
         self._failure: UserError | None = None
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread = threading.Thread(target=self._run, name=THREAD_PREFIX + name, daemon=True)
         self._thread.start()
 
     @property
@@ -42,5 +47,5 @@ class BackgroundThread:
             self._failure = error
         except BaseException as error:  # noqa: BLE001 - kept for the owner
             message = " ".join(str(error).split())
-            self._failure = UserError(f"thread {self._thread.name} failed: {type(error).__name__}: {message}")
+            self._failure = UserError(f"thread {self._name} failed: {type(error).__name__}: {message}")
             self._failure.__cause__ = error

@@ -61,7 +61,7 @@ def test_the_wheel_holds_the_four_packages_with_their_data_and_nothing_else(whee
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
 
     assert names == expected
-    assert "dataprep/gene_vocabulary.csv.gz" in names
+    assert "dataprep/genes/gene_vocabulary.csv.gz" in names
     assert "pretrain/configs/147M.yaml" in names
 
 

@@ -44,7 +44,8 @@ def test_a_process_of_this_machine_that_lives_is_named_at_once(folder):
         with pytest.raises(UserError, match=rf"^run first is in the hands of process {os.getpid()} on .*: wait for"):
             lease(folder).acquire()
         assert time.monotonic() - started < SILENCE_SECONDS / 2
-    lease(folder).acquire()  # given back, it is free at once
+    with lease(folder):  # given back, it is free at once
+        pass
 
 
 def test_a_process_elsewhere_that_is_heard_of_keeps_it(folder, capsys):
