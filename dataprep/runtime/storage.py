@@ -35,6 +35,7 @@ __all__ = ["Folder", "split_file_address"]
 T = TypeVar("T")
 
 _CHUNK_BYTES = 8 * 1024 * 1024
+_FIRST_PAUSE_SECONDS = 0.25
 _LONGEST_PAUSE_SECONDS = 8.0
 # of one DeleteObjects request
 _MOST_KEYS_PER_REQUEST = 1000
@@ -238,7 +239,7 @@ class Folder:
         Other errors, and those that outlast the patience, are raised as UserError; FileNotFoundError stays what it is.
         """
         give_up_at = time.monotonic() + self.patience_seconds
-        pause_seconds = 0.25
+        pause_seconds = _FIRST_PAUSE_SECONDS
         seen: set[Meaning] = set()
         while True:
             try:

@@ -92,11 +92,12 @@ def started_processes(state: Path) -> list[psutil.Process]:
             parents = {parent.pid for parent in process.parents()}
             marked = process.environ().get(MARK, "").startswith(str(state))
             named = any(str(state) in argument for argument in process.cmdline()) and process.pid != os.getpid()
-            if marked or named or pids & (parents | {process.pid}):
+            ours = marked or named or pids & (parents | {process.pid})
+            if ours and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
-    return [process for process in found if process.status() != psutil.STATUS_ZOMBIE]
+    return found
 
 
 def pids(state: Path) -> dict[str, int]:

@@ -68,7 +68,7 @@ def _in_threads(write: Any, writers: int = 8) -> list[bool]:
 
 
 def test_of_writers_at_once_one_creates(folder: Folder) -> None:
-    for repetition in range(5):
+    for repetition in range(2):
         name = f"lease-{repetition}.json"
         outcomes = _in_threads(lambda number, name=name: folder.create(name, f"writer {number}".encode()))
         assert sorted(outcomes) == [False] * 7 + [True]
@@ -76,7 +76,7 @@ def test_of_writers_at_once_one_creates(folder: Folder) -> None:
 
 def test_of_writers_at_once_one_replaces(folder: Folder) -> None:
     folder.create("lease.json", b"0")
-    for repetition in range(5):
+    for repetition in range(2):
         _, version = folder.read_version("lease.json")
         outcomes = _in_threads(
             lambda number, version=version, repetition=repetition: folder.replace_if(

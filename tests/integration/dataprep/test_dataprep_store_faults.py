@@ -21,6 +21,7 @@ from s3_proxy import (
 )
 
 from dataprep.corpus import ReplacedShardError, iterate_rows, open_corpus, verify
+from dataprep.runtime import storage
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder
 from tests.conftest import S3Server
@@ -30,6 +31,7 @@ from tests.conftest import S3Server
 def proxy(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
     with FaultyProxy(os.environ["AWS_ENDPOINT_URL"]) as running:
         monkeypatch.setenv("AWS_ENDPOINT_URL", running.address)
+        monkeypatch.setattr(storage, "_FIRST_PAUSE_SECONDS", 0.02)
         s3fs.S3FileSystem.clear_instance_cache()
         yield running
     s3fs.S3FileSystem.clear_instance_cache()

@@ -96,17 +96,6 @@ def test_the_committed_losses_are_reproduced(uninterrupted):
     np.testing.assert_allclose(uninterrupted, committed, rtol=1e-4)
 
 
-@pytest.mark.parametrize("stage", [2, 3])
-def test_zero_stages_agree_on_the_loss_curve(corpus, storage, uninterrupted, stage):
-    """All stages do the same arithmetic in fp32; they differ in the order of sums over ranks and partitions.
-
-    Eight steps of rounding differences at 1e-7 relative each, amplified by Adam's division by small second moments,
-    stay under 1e-4 relative; another learning rate, mask or batch would show at 1e-2.
-    """
-    run(settings(corpus, storage, f"stage{stage}", zero={"stage": stage}))
-    np.testing.assert_allclose(losses(storage, f"stage{stage}"), uninterrupted, rtol=1e-4)
-
-
 @pytest.fixture(scope="module")
 def broken(corpus, storage, mlflow_server, ray_session) -> np.ndarray:
     """Losses of a run that ended in mid-epoch and went on later, tracked by MLflow."""
@@ -130,9 +119,14 @@ WHOLE_SPLIT = {
 
 
 def test_neither_rank_nor_world_size_nor_stage_shows_in_the_losses(corpus, storage):
-    """One worker; and two on ZeRO 1 for two epochs, then three on ZeRO 3 for two; 1e-4 as for the stages."""
+    """One worker on ZeRO 1; and two on ZeRO 2 for two epochs, then three on ZeRO 3 for two.
+
+    All do the same arithmetic in fp32; they differ in the order of sums over ranks and partitions. Rounding differences
+    at 1e-7 relative in each step, amplified by Adam's division by small second moments, stay under 1e-4 relative;
+    another learning rate, mask or batch would show at 1e-2.
+    """
     run(settings(corpus, storage, "alone", workers={"count": 1}, **WHOLE_SPLIT))
-    run(settings(corpus, storage, "moved", max_steps=2, **WHOLE_SPLIT))
+    run(settings(corpus, storage, "moved", max_steps=2, zero={"stage": 2}, **WHOLE_SPLIT))
     run(settings(corpus, storage, "moved", workers={"count": 3}, zero={"stage": 3}, **WHOLE_SPLIT))
     np.testing.assert_allclose(losses(storage, "moved"), losses(storage, "alone"), rtol=1e-4)
 
