@@ -14,15 +14,19 @@ from dataprep.runtime.command_line import Settings, UserError
 
 # Width of the ESM2 (650M) protein embeddings that the preprint's gene table was initialised from.
 ESM2_WIDTH = 1280
+# Far above what anybody trains, and far below what makes a number of a stranger's file overflow.
+LARGEST_WIDTH = 2**16
+MOST_LAYERS = 2**12
+MOST_GENES = 2**20
 
 
 class ModelSize(Settings):
     """The numbers that a size stands for; genes, gene identity and dropout are not among them."""
 
-    dim: int = Field(ge=2)
-    performer_layers: int = Field(ge=1)
+    dim: int = Field(ge=2, le=LARGEST_WIDTH)
+    performer_layers: int = Field(ge=1, le=MOST_LAYERS)
     heads: int = Field(ge=1)
-    blocks: int = Field(1, ge=1)
+    blocks: int = Field(1, ge=1, le=MOST_LAYERS)
 
 
 # Sizes that plugins have added.
@@ -88,13 +92,15 @@ def _read_size_file(path: Path) -> ModelSize:
 class ModelShape(Settings):
     """All that decides the shape of every tensor of a model; stored in an export's ``config.json``."""
 
-    genes: int = Field(ge=1)
-    dim: int = Field(ge=2)
-    performer_layers: int = Field(ge=1)
+    genes: int = Field(ge=1, le=MOST_GENES)
+    dim: int = Field(ge=2, le=LARGEST_WIDTH)
+    performer_layers: int = Field(ge=1, le=MOST_LAYERS)
     heads: int = Field(ge=1)
-    blocks: int = Field(1, ge=1)
+    blocks: int = Field(1, ge=1, le=MOST_LAYERS)
     gene_identity: Literal["learned", "esm2"] = "learned"
-    identity_width: int = Field(ESM2_WIDTH, ge=1, description="width of the protein embeddings (esm2 only)")
+    identity_width: int = Field(
+        ESM2_WIDTH, ge=1, le=LARGEST_WIDTH, description="width of the protein embeddings (esm2 only)"
+    )
     attention_dropout: float = Field(0.05, ge=0, lt=1)
     feed_forward_dropout: float = Field(0.1, ge=0, lt=1)
 
@@ -103,6 +109,17 @@ class ModelShape(Settings):
         if self.dim % 2 or self.dim % self.heads or self.dim // self.heads < 3:
             raise ValueError(f"dim {self.dim} must be even and divide into {self.heads} heads of at least 3")
         return self
+
+    @property
+    def fewest_numbers(self) -> int:
+        """Numbers that tensors of this shape hold at the least.
+
+        Those of the gene table, and of each Performer layer its random features, the four projections of its attention
+        and the two of its feed-forward.
+        """
+        table = self.dim if self.gene_identity == "learned" else self.identity_width
+        layer = 12 * self.dim**2 + self.random_features * (self.dim // self.heads)
+        return self.genes * table + self.blocks * self.performer_layers * layer
 
     @property
     def random_features(self) -> int:

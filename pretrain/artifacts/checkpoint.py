@@ -108,7 +108,7 @@ class CheckpointStore:
         with self._verifying(step):
             files = _marked_files(place)
             contents = {name: _verified(place, name, files[name]) for name in (WEIGHTS, OPTIMIZER, ACCOUNTING)}
-            state = json.loads(_verified(place, STATE, files[STATE]))
+            state = _verified_state(place, step, files)
             tensors = {name: load_tensors(content) for name, content in contents.items()}
         return Checkpoint(tensors[WEIGHTS], tensors[OPTIMIZER], tensors[ACCOUNTING], state)
 
@@ -116,7 +116,7 @@ class CheckpointStore:
         """``state.json`` alone, verified. Raises DamagedCheckpointError."""
         place = self._place(step)
         with self._verifying(step, wholly=False):
-            return dict(json.loads(_verified(place, STATE, _marked_files(place)[STATE])))
+            return _verified_state(place, step, _marked_files(place))
 
     def is_good(self, step: int) -> bool:
         """Whether all files are what the marker says; those of earlier processes are read for that, in pieces."""
@@ -165,8 +165,10 @@ class CheckpointStore:
     def _verify(self, step: int) -> None:
         place = self._place(step)
         with self._verifying(step):
-            for name, expected in _marked_files(place).items():
+            files = _marked_files(place)
+            for name, expected in files.items():
                 _require_checksum(place, name, _checksum(place, name), expected)
+            _verified_state(place, step, files)
 
     @contextmanager
     def _verifying(self, step: int, wholly: bool = True) -> Iterator[None]:
@@ -304,6 +306,19 @@ def _verified(place: Folder, name: str, expected: Mapping[str, Any]) -> bytes:
     content = place.read_bytes(name)
     _require_checksum(place, name, hashlib.sha256(content).hexdigest(), expected)
     return content
+
+
+def _verified_state(place: Folder, step: int, files: Mapping[str, Any]) -> dict[str, Any]:
+    """``state.json``, which is of the step that its folder is named after, unless somebody has copied it there."""
+    state = json.loads(_verified(place, STATE, files[STATE]))
+    if not isinstance(state, dict) or state.get("step") != step:
+        of = state.get("step") if isinstance(state, dict) else type(state).__name__
+        raise DamagedCheckpointError(f"{place.uri}/{STATE} is that of step {of!r}")
+    if state.get("format_version") != FORMAT_VERSION:
+        raise DamagedCheckpointError(
+            f"{place.uri}/{STATE} has format {state.get('format_version')!r}, not {FORMAT_VERSION}"
+        )
+    return state
 
 
 def _require_checksum(place: Folder, name: str, found: str, expected: Mapping[str, Any]) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dataprep.corpus import GeneGraph, open_corpus
 from dataprep.genes.vocabulary import GeneVocabulary
 from dataprep.runtime.command_line import UserError
@@ -13,9 +15,17 @@ from dataprep.runtime.storage import Folder
 from dataprep.runtime.terminal import log, write_result
 from pretrain.artifacts.checkpoint import Checkpoint, CheckpointStore
 from pretrain.artifacts.released import export_released
-from pretrain.artifacts.run_inputs import read_inputs
+from pretrain.artifacts.run_inputs import read_inputs, require_state_of_run
 from pretrain.config import ExportSettings
-from pretrain.model.export_file import open_export, require_place, write_export
+from pretrain.model.bulkformer import BulkFormer
+from pretrain.model.export_file import (
+    described_shape,
+    open_export,
+    require_place,
+    require_size,
+    require_tensors,
+    write_export,
+)
 from pretrain.shape import ModelShape
 
 
@@ -34,16 +44,28 @@ def export_command(settings: ExportSettings) -> dict[str, Any]:
 def _export_checkpoint(settings: ExportSettings, run: Folder) -> dict[str, Any]:
     store, output = CheckpointStore(run / "checkpoints"), Folder(settings.output)
     checkpoint = _chosen(store, settings.checkpoint)
-    state = checkpoint.state
+    state, origin = checkpoint.state, f"{store.folder.uri}: the checkpoint of step {checkpoint.step}"
+    require_state_of_run(state, origin)
     training = {"run": state["settings"]["name"], "step": checkpoint.step, "corpus": state["corpus"]}
     training |= {key: state[key] for key in ("run_uid",) if key in state}
     training["settings"] = state["settings"]
     require_place(output, training, settings.overwrite)
     vocabulary, graph = _inputs(settings, run, state)
-    shape = ModelShape(**state["model"])
+    shape = _shape_of(checkpoint, graph, origin)
     write_export(output, shape, checkpoint.weights, vocabulary, graph, training, settings.overwrite)
     write_result(f"step {checkpoint.step} of {run.uri} -> {settings.output}")
     return {"output": settings.output, "step": checkpoint.step}
+
+
+def _shape_of(checkpoint: Checkpoint, graph: GeneGraph, origin: str) -> ModelShape:
+    """The shape that the state names. Raises UserError unless the weights have it."""
+    shape = described_shape(checkpoint.state, origin)
+    require_size(shape, checkpoint.weights, origin)
+    # names and shapes without memory for numbers
+    with torch.device("meta"):
+        expected = BulkFormer(shape, graph).state_dict()
+    require_tensors(expected, checkpoint.weights, origin)
+    return shape
 
 
 def _inputs(settings: ExportSettings, run: Folder, state: Mapping[str, Any]) -> tuple[GeneVocabulary, GeneGraph]:

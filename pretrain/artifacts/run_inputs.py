@@ -21,6 +21,20 @@ from pretrain.artifacts.checkpoint import CheckpointStore, DamagedCheckpointErro
 RECORDED_INPUTS = {"corpus": "corpus", "vocabulary": "vocabulary_sha256", "graph": "graph_sha256"}
 
 
+# What the state of every checkpoint of a run says, with its kind.
+_IN_EVERY_STATE = {"corpus": str, "vocabulary_sha256": str, "model": dict, "settings": dict}
+
+
+def require_state_of_run(state: Mapping[str, Any], origin: str) -> None:
+    """Raise UserError where the state of a checkpoint is not one that a run has written."""
+    for name, kind in _IN_EVERY_STATE.items():
+        if not isinstance(state.get(name), kind):
+            raise UserError(f"{origin} is not of a run: its {name} is {state.get(name)!r}")
+    for name in ("name", "corpus"):
+        if not isinstance(state["settings"].get(name), str):
+            raise UserError(f"{origin} is not of a run: the {name} in its settings is {state['settings'].get(name)!r}")
+
+
 def recorded_inputs(state: Mapping[str, Any]) -> dict[str, str]:
     """Return what a checkpoint says its run takes from the corpus; the first version recorded no graph."""
     return {name: state[key] for name, key in RECORDED_INPUTS.items() if key in state}
@@ -31,11 +45,12 @@ def require_same_inputs(run: Folder, corpus: Corpus, name: str) -> None:
     store = CheckpointStore(run / "checkpoints")
     for step in reversed(store.steps()):
         try:
-            recorded = recorded_inputs(store.read_state(step))
+            state = store.read_state(step)
         except DamagedCheckpointError:
             continue  # the workers say so, and resume from another
+        require_state_of_run(state, f"{store.folder.uri}: the checkpoint of step {step}")
         try:
-            corpus.require_inputs(recorded, f"run {name}")
+            corpus.require_inputs(recorded_inputs(state), f"run {name}")
         except UserError as error:
             raise UserError(f"{error}; choose another --name, or give the corpus as it was") from None
         return

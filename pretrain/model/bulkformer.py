@@ -200,8 +200,10 @@ class BulkFormer(nn.Module):
         cls, export: ModelExport, kernel: str = "reference", precision: str = "fp32", compile: bool = False
     ) -> BulkFormer:
         """The model of an opened export in evaluation mode, on the CPU. Raises UserError unless the tensors fit."""
+        # read before anything is built: a stranger's settings may name sizes without end
+        tensors = export.tensors()
         model = cls(export.shape, export.graph, kernel, precision, compile)
-        load_strictly(model, export.tensors(), f"{export.folder.uri}/{WEIGHTS_FILE}")
+        load_strictly(model, tensors, f"{export.folder.uri}/{WEIGHTS_FILE}")
         return model.eval()
 
 

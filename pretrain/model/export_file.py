@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
@@ -34,6 +35,7 @@ WEIGHTS_FILE = "model.safetensors"
 GENES_FILE = "genes.parquet"
 CARD_FILE = "README.md"
 WRITING_FILE = "writing.json"
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,13 @@ class ModelExport:
     weights_sha256: str | None = None
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors by their released names. Raises UserError where they are not those that were exported."""
-        return read_tensors(self.folder, WEIGHTS_FILE, self.weights_sha256)
+        """All tensors by their released names.
+
+        Raises UserError where they are not those that were exported, and where they are fewer than the settings say.
+        """
+        tensors = read_tensors(self.folder, WEIGHTS_FILE, self.weights_sha256)
+        require_size(self.shape, tensors, f"{self.folder.uri}/{WEIGHTS_FILE}")
+        return tensors
 
 
 def open_export(uri: str) -> ModelExport:
@@ -65,14 +72,7 @@ def open_export(uri: str) -> ModelExport:
         raise UserError(f"{uri}/{CONFIG_FILE} does not describe a model: it holds {type(config).__name__}")
     if config.get("format_version") != FORMAT_VERSION:
         raise UserError(f"{uri}: export format {config.get('format_version')} is not {FORMAT_VERSION}")
-    try:
-        shape = ModelShape(**config["model"])
-    except ValidationError as error:
-        first = error.errors()[0]
-        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']} (given: {first['input']!r})"
-        raise UserError(f"{uri}/{CONFIG_FILE} does not describe a model: {reason}") from None
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{uri}/{CONFIG_FILE} does not describe a model: {' '.join(str(error).split())}") from None
+    shape = described_shape(config, f"{uri}/{CONFIG_FILE}")
     training = config.get("training", {})
     if not isinstance(training, dict):
         raise UserError(f"{uri}/{CONFIG_FILE} is damaged: training holds {type(training).__name__}")
@@ -91,6 +91,18 @@ def open_export(uri: str) -> ModelExport:
                 f"{uri}/{name} is not the one that was exported ({str(expected)[:12]} then, {found[:12]} now)"
             )
     return ModelExport(folder, shape, vocabulary, graph, training, config.get("weights_sha256"))
+
+
+def described_shape(content: Mapping[str, Any], origin: str) -> ModelShape:
+    """The shape under ``model`` in a file's content. Raises UserError where there is none."""
+    try:
+        return ModelShape(**content["model"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']} (given: {first['input']!r})"
+        raise UserError(f"{origin} does not describe a model: {reason}") from None
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{origin} does not describe a model: {' '.join(str(error).split())}") from None
 
 
 def write_export(
@@ -195,28 +207,55 @@ def read_tensors(folder: Folder, name: str, sha256: str | None = None) -> dict[s
         return load_tensors(content)
     except FileNotFoundError:
         raise UserError(f"{folder.uri}/{name} is missing") from None
-    except SafetensorError as error:
-        raise UserError(f"{folder.uri}/{name} is damaged: {error}") from None
+    except (SafetensorError, KeyError, TypeError) as error:
+        # a KeyError for kinds of numbers that torch has not, a TypeError for sizes beyond what it counts
+        raise UserError(f"{folder.uri}/{name} is damaged: {' '.join(str(error).split())}") from None
 
 
-def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
-    """Load tensors by name and shape, all of them and no others. Raises UserError with counts and examples."""
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+def require_size(shape: ModelShape, tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Raise UserError where a model of this shape has more numbers than the tensors hold.
+
+    To be called before anything is built for a shape that came from a file: it may say any numbers, and tensors cannot
+    be larger than their file.
+    """
+    held = sum(tensor.numel() for tensor in tensors.values())
+    if held < shape.fewest_numbers:
+        sizes = ", ".join(
+            f"{name} {getattr(shape, name):,}" for name in ("genes", "dim", "blocks", "performer_layers", "heads")
+        )
+        raise UserError(
+            f"{origin} does not fit the model: it holds {held:,} numbers, and a model of {sizes} has at least "
+            f"{shape.fewest_numbers:,}"
+        )
+
+
+def require_tensors(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Raise UserError, with counts and examples, unless names, shapes and kinds are the expected ones.
+
+    Where floating-point numbers are expected, any precision will do, and all have to be finite.
+    """
+    common = [name for name in expected if name in tensors]
+    misshapen = [name for name in common if tensors[name].shape != expected[name].shape]
+    alien = [name for name in common if not _is_kind_of(tensors[name], expected[name])]
+    # shape and kind first: of any others it cannot be asked
+    broken = [] if misshapen or alien else [name for name in common if _overflows(tensors[name])]
     problems = [
-        _examples("missing", [name for name in expected if name not in given]),
-        _examples("unknown", [name for name in given if name not in expected]),
+        _examples("missing", [name for name in expected if name not in tensors]),
+        _examples("unknown", [name for name in tensors if name not in expected]),
         _examples(
             "of another shape",
-            [
-                f"{name} {given[name]} instead of {expected[name]}"
-                for name in expected
-                if name in given and given[name] != expected[name]
-            ],
+            [f"{name} {tuple(tensors[name].shape)} instead of {tuple(expected[name].shape)}" for name in misshapen],
         ),
+        _examples("of another kind", [f"{name} {_kind(tensors[name])}" for name in alien]),
+        _examples("with NaN or infinite numbers", broken),
     ]
     if any(problems):
         raise UserError(f"{origin} does not fit the model: {'; '.join(filter(None, problems))}")
+
+
+def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Load tensors by name and shape, all of them and no others. Raises UserError as :func:`require_tensors` does."""
+    require_tensors(model.state_dict(), tensors, origin)
     model.load_state_dict(dict(tensors), strict=True)
 
 
@@ -224,6 +263,19 @@ def _examples(what: str, names: list[str]) -> str:
     if not names:
         return ""
     return f"{len(names)} tensors {what}, e.g. {', '.join(names[:3])}"
+
+
+def _kind(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _is_kind_of(tensor: Tensor, expected: Tensor) -> bool:
+    return tensor.dtype in _FLOATS if expected.dtype in _FLOATS else tensor.dtype == expected.dtype
+
+
+def _overflows(tensor: Tensor) -> bool:
+    """Whether a number is not finite, or would not be in single precision."""
+    return tensor.is_floating_point() and not bool(tensor.float().isfinite().all())
 
 
 def _read_vocabulary(folder: Folder) -> GeneVocabulary:

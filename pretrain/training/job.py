@@ -58,8 +58,7 @@ def collective_timeout_seconds(settings: RunSettings) -> int:
 
 def total_steps(settings: RunSettings, profiles: int) -> int:
     """Optimizer steps of a whole run over ``profiles`` of the train split."""
-    steps = settings.epochs * steps_in(profiles, settings.batch.global_profiles)
-    return steps if settings.max_steps is None else min(steps, settings.max_steps)
+    return _total_steps(settings.epochs, settings.max_steps, profiles, settings.batch.global_profiles)
 
 
 def schedule_steps_of(state: Mapping[str, Any], profiles: int) -> int:
@@ -69,4 +68,10 @@ def schedule_steps_of(state: Mapping[str, Any], profiles: int) -> int:
     """
     if "schedule_steps" in state:
         return int(state["schedule_steps"])
-    return total_steps(RunSettings(**state["settings"]), profiles)
+    settings = state["settings"]
+    return _total_steps(settings["epochs"], settings["max_steps"], profiles, settings["batch"]["global_profiles"])
+
+
+def _total_steps(epochs: int, max_steps: int | None, profiles: int, global_profiles: int) -> int:
+    steps = epochs * steps_in(profiles, global_profiles)
+    return steps if max_steps is None else min(steps, max_steps)

@@ -15,7 +15,7 @@ from dataprep.corpus import Corpus, GeneGraph, open_corpus
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder
 from pretrain.artifacts.checkpoint import Checkpoint, CheckpointStore
-from pretrain.artifacts.run_inputs import recorded_inputs
+from pretrain.artifacts.run_inputs import recorded_inputs, require_state_of_run
 from pretrain.config import RunSettings
 from pretrain.data.accounting import PlanKey, Position
 from pretrain.data.plan import SplitLayout, layout_of
@@ -100,6 +100,7 @@ def set_up(job: TrainingJob) -> Setup:
 
     restored = agreed_checkpoint(store, ranks, log)
     if restored is not None:
+        require_state_of_run(restored.state, f"{store.folder.uri}: the checkpoint of step {restored.step}")
         corpus.require_inputs(recorded_inputs(restored.state), f"run {settings.name}")
         log(f"resuming from the checkpoint of step {restored.step}")
     engine = start_engine(_model(settings, shape, corpus, graph, restored).to(ranks.device), settings)

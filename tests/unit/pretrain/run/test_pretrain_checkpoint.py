@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import pickle
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -74,6 +75,17 @@ def test_a_flipped_bit_sends_the_run_back_to_the_checkpoint_before_and_is_told(s
     assert len(lines) == 1
     assert "PASSED OVER" in lines[0]
     assert name in lines[0]
+
+
+def test_a_copy_under_the_name_of_a_later_step_is_none_and_counts_for_nothing(store, tmp_path):
+    store.write(make_checkpoint(1))
+    shutil.copytree(tmp_path / "step-00000001", tmp_path / "step-00000002")
+    later = CheckpointStore(store.folder)
+    lines, tell = told()
+    assert later.newest_good(tell).step == 1
+    assert "step-00000002/state.json is that of step 1" in lines[0]
+    CheckpointStore(store.folder).retain(1, None)
+    assert later.read(1).step == 1
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew(store, tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -136,7 +137,7 @@ class MadeRun:
         torch.manual_seed(0)
         self.model = BulkFormer(SHAPE, self.corpus.graph()).eval()
 
-    def checkpoint(self, step: int, best: int | None = None, **more: str) -> None:
+    def checkpoint(self, step: int, best: int | None = None, **more: object) -> None:
         state = {
             "step": step,
             "best": [best, 0.5] if best is not None else None,
@@ -179,6 +180,37 @@ def test_an_export_needs_no_corpus(made, tmp_path):
     made.checkpoint(5)
     (tmp_path / "corpus" / "manifest.json").unlink()
     assert exported(made) == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"settings": None}, "the checkpoint of step 5 is not of a run: its settings is None"),
+        ({"settings": {"corpus": "x"}}, "is not of a run: the name in its settings is None"),
+        ({"vocabulary_sha256": 5}, "is not of a run: its vocabulary_sha256 is 5"),
+        ({"model": []}, r"is not of a run: its model is \[\]"),
+        ({"model": {"genes": 60}}, "does not describe a model: dim: Field required"),
+        ({"model": {1: 2}}, "does not describe a model"),
+        ({"model": SHAPE.model_dump() | {"dim": 2**15}}, r"does not fit the model: it holds [\d,]+ numbers"),
+        ({"model": SHAPE.model_dump() | {"dim": 16}}, r"does not fit the model: \d+ tensors of another shape"),
+    ],
+)
+def test_a_state_that_no_run_has_written_is_not_exported(made, tmp_path, change, complaint):
+    keep_inputs(made.folder, made.corpus)
+    made.checkpoint(5, **change)
+    with pytest.raises(UserError, match=complaint):
+        exported(made)
+    assert not (tmp_path / "export").exists()
+
+
+def test_a_checkpoint_copied_under_another_step_is_not_that_one(made):
+    keep_inputs(made.folder, made.corpus)
+    made.checkpoint(5)
+    steps = Path(made.store.folder.path)
+    shutil.copytree(steps / "step-00000005", steps / "step-00000007")
+    with pytest.raises(UserError, match=r"step-00000007/state\.json is that of step 5"):
+        exported(made, checkpoint="7")
+    assert exported(made, checkpoint="last") == 5
 
 
 def test_without_a_copy_another_graph_is_refused_where_the_checkpoint_knows_its_own(made):
