@@ -32,10 +32,10 @@ def export(settings: ExportSettings) -> dict[str, Any]:
     corpus = open_corpus(settings.corpus)
     folder_address, name = split_file_address(settings.output)
     folder = Folder(folder_address)
-    folder.require_reachable()
     if not name.endswith(".h5ad"):
         raise UserError(f"{settings.output} does not end in .h5ad", exit_code=2)
     _require_absent(folder, name)
+    folder.require_writable(name)
     splits = SPLITS if settings.split == "all" else (settings.split,)
     obs = _observations(corpus, splits)
     if not len(obs):

@@ -31,6 +31,7 @@ def build_gene_graph(settings: GraphSettings) -> dict[str, Any]:
     runs resume and export with the graph of their corpus, so it is replaced only with ``overwrite``.
     """
     corpus = open_corpus(settings.corpus)
+    corpus.folder.require_writable(GRAPH_FILE)
     _, expression = read_split(corpus, "train", settings.max_samples)
     if len(expression) < settings.min_common_samples:
         raise UserError(

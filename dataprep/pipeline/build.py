@@ -17,9 +17,13 @@ from dataprep.pipeline.reading import found_by_reading, quiet_ray_data, read_pro
 from dataprep.pipeline.source_report import report_sources
 from dataprep.pipeline.writing import make_manifest, write_shards, write_tables
 from dataprep.runtime.command_line import UserError
+from dataprep.runtime.lease import Lease, LeaseKey
 from dataprep.runtime.ray_session import connected, require_plugins_on_workers
 from dataprep.runtime.storage import Folder
 from dataprep.runtime.terminal import log
+
+# In the corpus while it is being built: another build of it is refused.
+LEASE_FILE = "build_lease.json"
 
 
 def build(settings: BuildSettings) -> dict[str, Any]:
@@ -29,6 +33,14 @@ def build(settings: BuildSettings) -> dict[str, Any]:
     """
     folder = Folder(settings.corpus)
     require_free(folder, settings.overwrite)
+    # also tries whether the folder can be written to, before anything is read
+    with Lease(folder, LEASE_FILE, f"the corpus {folder.uri}") as lease:
+        # another build may have finished since
+        require_free(folder, settings.overwrite)
+        return _build(settings, folder, lease.key)
+
+
+def _build(settings: BuildSettings, folder: Folder, lease: LeaseKey) -> dict[str, Any]:
     vocabulary = default_vocabulary()
     if settings.vocabulary is not None:
         vocabulary = read_vocabulary(settings.address(settings.vocabulary))
@@ -51,11 +63,13 @@ def build(settings: BuildSettings) -> dict[str, Any]:
         summaries = report_sources(samples, settings)
         require_profiles(samples, settings)
         kept = assign_splits(samples[samples["reason"].isna()], settings)
+        lease.require()
         begin_corpus(folder)
         entries = write_shards(profiles, kept, folder, vocabulary, settings, coordinator)
     manifest = make_manifest(
         settings, vocabulary, samples, summaries, kept, entries, write_tables(folder, samples, kept, vocabulary)
     )
+    lease.require()
     finish_corpus(folder, manifest)
     sizes = ", ".join(f"{name} {split.rows:,}" for name, split in manifest.splits.items())
     log(f"{folder.uri}: {manifest.samples.kept:,} profiles written ({sizes})")

@@ -21,6 +21,13 @@ def write_whole(target: Path, fill: Callable[[IO[bytes]], object]) -> None:
     _sync_folder(target.parent)
 
 
+def try_to_write(target: Path) -> None:
+    """Make the folder of ``target`` and write a file beside it, which is gone afterwards. Raises OSError."""
+    with _temporary(target, lambda stream: stream.write(b"\n")):
+        if target.is_dir():
+            raise IsADirectoryError  # without a number: storage says it in its own words
+
+
 def copy_whole(source: Path, target: Path) -> None:
     """Copy a file; otherwise as :func:`write_whole`."""
     with source.open("rb") as stream:

@@ -25,6 +25,7 @@ from dataprep.runtime.local_files import (
     create_whole,
     remove_tree,
     replace_whole,
+    try_to_write,
     version_of,
     write_whole,
 )
@@ -135,6 +136,8 @@ class Folder:
             return self.attempt(operation)
         except NotADirectoryError:
             raise UserError(f"{self.uri} is not a folder: a part of the path is a file") from None
+        except FileNotFoundError as error:
+            raise UserError(f"{self.uri} cannot be made: {error.strerror}") from None
 
     def _get_with_etag(self, name: str) -> tuple[bytes, str]:
         # the stream asks for the content of this very ETag
@@ -229,6 +232,30 @@ class Folder:
             except FileNotFoundError:
                 # a server may answer a plain 404, which s3fs takes for a missing file
                 raise UserError(f"{self.uri}: the bucket does not exist") from None
+
+    def require_writable(self, name: str) -> None:
+        """Raise :class:`UserError` unless a file of this name can be written, for which its folder is made.
+
+        For commands that write after a long time: what is wrong with the place should be known before.
+        """
+        if self.is_local:
+            try:
+                self._write_locally(lambda: try_to_write(Path(self._file(name))))
+            except IsADirectoryError:
+                raise UserError(f"{self.uri}/{name} is a folder, not a file to write", exit_code=2) from None
+            except UserError as error:
+                raise UserError(f"{error}; choose another place than {self.uri}/{name}", exit_code=2) from None
+            return
+        self.require_reachable()
+        self.attempt(lambda: self._begin_to_upload(name))
+
+    def _begin_to_upload(self, name: str) -> None:
+        """Ask for what needs the right to write, and leaves nothing behind."""
+        bucket, _, key = self._file(name).partition("/")
+        begun = self.filesystem.call_s3("create_multipart_upload", Bucket=bucket, Key=key)
+        # who may write need not be allowed to do this; stores end such uploads by themselves
+        with suppress(*STORE_ERRORS):
+            self.filesystem.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=begun["UploadId"])
 
     def _file(self, name: str) -> str:
         return f"{self.path.rstrip('/')}/{plain_name(name)}"

@@ -36,10 +36,14 @@ class Writer(Protocol):
 
 
 def require_replaceable(address: str) -> None:
-    """Raise UserError where there is a file already that is not one of embeddings; one of those is replaced."""
+    """Raise UserError where no file can be written, or where there is one that is not of embeddings.
+
+    One of embeddings is replaced.
+    """
     folder_address, name = split_file_address(address)
     folder = Folder(folder_address)
-    if not folder.exists(name) or (folder.is_local and (Path(folder.path) / name).is_dir()):
+    folder.require_writable(name)
+    if not folder.exists(name):
         return
     try:
         with folder.open(name) as stream:
@@ -64,18 +68,12 @@ def whole_file(address: str) -> Iterator[Path]:
     folder_address, name = split_file_address(address)
     folder = Folder(folder_address)
     if not folder.is_local:
-        folder.require_reachable()
         with tempfile.TemporaryDirectory(prefix="embedding-") as scratch:
             yield Path(scratch) / name
             folder.upload(Path(scratch) / name, name)
         return
     target = Path(folder.path) / name
-    try:
-        if target.is_dir():
-            raise UserError(f"{address} is a folder, not a file to write", exit_code=2)
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{address} cannot be written: {error}", exit_code=2) from None
+    folder.require_writable(name)
     # the file's own name is cut, since the whole may have 255 bytes
     temporary = target.with_name(f".{name[:40]}.{os.getpid()}.partial")
     try:

@@ -116,9 +116,13 @@ def score_rows(results: Sequence[TaskResult]) -> pa.Table:
 
 
 def require_replaceable(address: str) -> None:
-    """Raise UserError where there is a file already that does not hold results; one of results is replaced."""
+    """Raise UserError where no file can be written, or where there is one that does not hold results.
+
+    One of results is replaced.
+    """
     folder_address, name = split_file_address(address)
     folder = Folder(folder_address)
+    folder.require_writable(name)
     if not folder.exists(name):
         return
     try:
@@ -127,7 +131,7 @@ def require_replaceable(address: str) -> None:
             ours = "bulkformer.model" in json.loads(content)["about"]
         else:
             ours = pq.read_schema(pa.BufferReader(content)).names == score_rows([]).column_names
-    except (ValueError, KeyError, TypeError, IsADirectoryError):
+    except (ValueError, KeyError, TypeError):
         # pyarrow's errors and those of JSON are ValueErrors
         ours = False
     if not ours:

@@ -137,3 +137,10 @@ def test_names_that_mean_something_elsewhere_are_names_of_objects(folder: Folder
     assert (folder / name).exists(name)
     folder.remove(name)
     assert folder.files() == []
+
+
+def test_whether_a_bucket_takes_a_file_is_tried_without_leaving_one(folder: Folder) -> None:
+    folder.require_writable("scores.json")
+    assert folder.files() == []
+    with pytest.raises(UserError, match="bucket"):
+        Folder("s3://no-such-bucket/x").require_writable("scores.json")

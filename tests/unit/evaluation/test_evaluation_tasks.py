@@ -168,8 +168,25 @@ def test_a_task_that_does_not_apply_is_left_out_only_beside_others(score):
 
 def test_results_that_no_file_takes_have_gone_to_mlflow(score, monkeypatch, tmp_path):
     sent = []
-    monkeypatch.setattr("evaluation.run.send_results", lambda *given: sent.append(given))
-    code, out, err = score("--tasks", "imputation", "--output", str(tmp_path / f"{'x' * 300}.json"))
+    place = tmp_path / "results"
+
+    def lose_the_place(*given):
+        sent.append(given)
+        place.rmdir()
+        place.write_text("a file now")
+
+    monkeypatch.setattr("evaluation.run.send_results", lose_the_place)
+    code, out, err = score("--tasks", "imputation", "--output", str(place / "x.json"))
     assert (code, len(sent)) == (1, 1)
-    assert err.splitlines()[-1] == f"error: {tmp_path}: File name too long"
+    assert err.splitlines()[-1] == f"error: {place}: File exists"
     assert "imputation" in out
+
+
+@pytest.mark.parametrize("place", ["taken/scores.json", "folder.json", f"{'x' * 300}.json"])
+def test_a_place_where_nothing_can_be_written_is_known_before_the_model_is_opened(score, monkeypatch, tmp_path, place):
+    (tmp_path / "taken").write_text("a file")
+    (tmp_path / "folder.json").mkdir()
+    monkeypatch.setattr(Embedder, "open", lambda *_: pytest.fail("the model was opened"))
+    code, out, err = score("--output", str(tmp_path / place))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert any(why in err for why in ("File exists", "is a folder, not a file to write", "File name too long"))

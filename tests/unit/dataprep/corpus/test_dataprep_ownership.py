@@ -7,10 +7,13 @@ import pytest
 from dataprep.config import SimulateSettings
 from dataprep.corpus import begin_corpus, finish_corpus, open_corpus, require_free
 from dataprep.corpus.replacement import BEGUN_FILE
+from dataprep.pipeline.build import LEASE_FILE, build
 from dataprep.runtime.command_line import UserError
+from dataprep.runtime.lease import Lease
 from dataprep.runtime.storage import Folder
 from dataprep.simulate import simulate
 from tests.made_corpora import make_corpus
+from tests.made_sources import build_settings, write_source
 
 
 def files(folder: Path) -> set[str]:
@@ -88,3 +91,33 @@ def test_an_interrupted_simulation_can_be_repeated(tmp_path: Path, monkeypatch: 
     simulate(settings(tmp_path))
     assert {"build.yaml", "notes.txt"} < files(tmp_path)
     assert "unfinished_simulation.txt" not in files(tmp_path)
+
+
+def test_a_corpus_that_is_being_built_is_not_built_by_another_at_once(tmp_path: Path) -> None:
+    settings = build_settings(tmp_path, [write_source(tmp_path, "a")])
+    with (
+        Lease(Folder(settings.corpus), LEASE_FILE, "the corpus"),
+        pytest.raises(UserError, match="is in the hands of process"),
+    ):
+        build(settings)
+
+
+def test_a_build_that_fails_leaves_no_lease(tmp_path: Path) -> None:
+    settings = build_settings(tmp_path, [write_source(tmp_path, "a") | {"path": "nowhere.tsv"}])
+    for _ in range(2):
+        with pytest.raises(UserError, match="nowhere"):
+            build(settings)
+    assert files(Path(settings.corpus)) == set()
+
+
+def test_a_corpus_that_was_finished_meanwhile_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = build_settings(tmp_path, [write_source(tmp_path, "a")])
+    acquire = Lease.acquire
+
+    def late(lease: Lease) -> None:
+        make_corpus(settings.corpus)
+        acquire(lease)
+
+    monkeypatch.setattr(Lease, "acquire", late)
+    with pytest.raises(UserError, match="is a finished corpus already"):
+        build(settings)

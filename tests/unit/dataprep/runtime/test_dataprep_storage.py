@@ -259,3 +259,37 @@ def test_s3fs_still_keeps_connections_by_their_arguments() -> None:
     assert Folder("s3://bucket/y").filesystem is first
     s3fs.S3FileSystem.clear_instance_cache()
     assert Folder("s3://bucket/x").filesystem is not first
+
+
+# ---- whether a file could be written ---------------------------------------------------------------------------------
+
+
+def test_trying_to_write_makes_the_folder_and_leaves_no_file(tmp_path: Path) -> None:
+    Folder(str(tmp_path / "a" / "b")).require_writable("scores.json")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_a_place_where_nothing_can_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    for folder, name, complaint in (
+        (tmp_path / "file", "x.json", "a part of the path is a file|File exists"),
+        (tmp_path / "file" / "deeper", "x.json", "a part of the path is a file"),
+        (tmp_path, "folder", "folder is a folder, not a file to write"),
+        (Path("/proc/nowhere"), "x.json", "/proc/nowhere cannot be made"),
+    ):
+        with pytest.raises(UserError, match=complaint):
+            Folder(str(folder)).require_writable(name)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="changes to another user")
+@pytest.mark.parametrize("deeper", [(), ("new",)])
+def test_a_folder_of_somebody_else_is_one_line(tmp_path: Path, deeper: tuple[str, ...]) -> None:
+    tmp_path.chmod(0o755)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(UserError, match="access denied"):
+            Folder(str(tmp_path.joinpath(*deeper))).require_writable("x.json")
+    finally:
+        os.seteuid(0)
