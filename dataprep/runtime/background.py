@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from dataprep.runtime.command_line import UserError
 
-
 # before the names of the threads: what a profiler or a debugger lists says whose they are
 THREAD_PREFIX = "bulkformer-"
 

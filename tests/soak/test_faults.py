@@ -44,7 +44,8 @@ def _time():
     except OSError:
         return _true_time()
 def _sha256(*content, **options):
-    if threading.current_thread().name.endswith("checkpoint-writer") and os.path.exists(os.path.join(_folder, "no-memory")):
+    writing = threading.current_thread().name.endswith("checkpoint-writer")
+    if writing and os.path.exists(os.path.join(_folder, "no-memory")):
         raise MemoryError("no memory for a checksum")
     return _true_sha256(*content, **options)
 time.time, hashlib.sha256 = _time, _sha256
