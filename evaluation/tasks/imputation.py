@@ -1,7 +1,8 @@
 """Imputation: predict masked genes of held-out profiles from the other genes.
 
-The model stands beside gene mean, gene median and probabilistic PCA given the observed genes. All methods see the
-same masked profiles and are scored on the same entries: masked, and measured in truth. G genes, N profiles.
+The model stands beside gene mean, gene median, and two linear models given the observed genes: probabilistic PCA and
+a rectified Gaussian. All methods see the same masked profiles and are scored on the same entries: masked, and measured
+in truth. G genes, N profiles.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from pydantic import Field, model_validator
 
 from dataprep.runtime.command_line import Settings, UserError
 from dataprep.runtime.terminal import log, tracked
-from evaluation.methods.baselines import ProbabilisticPCA, fit_probabilistic_pca, gene_means, gene_medians
 from evaluation.scores.intervals import CORRELATION, DIFFERENCE, ERROR, Interval, Resamples
 from evaluation.scores.metrics import ErrorSums
 from evaluation.scores.results import Score, TaskResult
@@ -23,9 +23,8 @@ from evaluation.tasks.registry import register_task
 from evaluation.tasks.task import Needs, Task
 
 PCA = "probabilistic PCA"
+RECTIFIED = "rectified Gaussian"
 _FEWEST_FIT_PROFILES = 10
-_TUNING_SHARE = 0.2
-_TUNING_BATCH = 32
 
 
 class ImputationSettings(Settings):
@@ -34,8 +33,10 @@ class ImputationSettings(Settings):
     mask_rate: float = Field(0.15, gt=0, lt=1, description="share of genes masked in each profile")
     max_profiles: int | None = Field(None, ge=1, description="profiles to score, from the start of the split")
     fit_profiles: int = Field(3000, ge=3, description="train profiles that the baselines are fitted on, at the most")
-    ranks: list[int] = Field([10, 50, 200, 400], min_length=1, description="components of probabilistic PCA to try")
-    tuning_profiles: int = Field(200, ge=1, description="profiles that choose the rank, at the most")
+    ranks: list[int] = Field(
+        [10, 50, 200, 400, 1000], min_length=1, description="components of the linear methods to try"
+    )
+    tuning_profiles: int = Field(200, ge=1, description="profiles that choose rank and noise, at the most")
     resamples: int = Field(1000, ge=100, description="bootstrap resamples for the confidence intervals")
 
     @model_validator(mode="after")
@@ -43,6 +44,15 @@ class ImputationSettings(Settings):
         if min(self.ranks) < 1:
             raise ValueError(f"imputation.ranks: {min(self.ranks)} is not a number of components")
         return self
+
+
+@dataclass(frozen=True)
+class Profiles:
+    """``row_ids`` and ``studies`` [N]; ``expression``: float16 N x G, NaN where not measured."""
+
+    row_ids: np.ndarray
+    studies: np.ndarray
+    expression: np.ndarray
 
 
 @dataclass
@@ -83,13 +93,17 @@ class Imputation(Task[ImputationSettings]):
 
     def score(self) -> Sequence[TaskResult]:
         context, settings, seed = self.context, self.settings, self.context.settings.seed
-        tuning = (self._tuning, context.expression(self._tuning)) if len(self._tuning) else None
-        baselines, facts = fit_baselines(context.expression(self._fit), tuning, settings, seed)
+        tuning = self._profiles(self._tuning) if len(self._tuning) else None
+        baselines, facts = fit_baselines(self._profiles(self._fit), tuning, settings, seed)
         methods = {**context.predictors(), **baselines}
         sums = score_methods(methods, self._batches(), len(self._scored), settings.mask_rate, seed)
         summary = summarise(sums, context.studies(self._scored), settings.resamples, seed)
         facts = {**summary.facts, **facts, "split": context.settings.split, "mask_rate": settings.mask_rate}
         return [TaskResult(self.name, "", summary.scores, facts, summary.by_study, list(baselines))]
+
+    def _profiles(self, row_ids: np.ndarray) -> Profiles:
+        studies = np.array(self.context.studies(row_ids))
+        return Profiles(row_ids, studies, self.context.expression(row_ids))
 
     def _batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Row ids and expression, float32 [n, G], of the profiles to score."""
@@ -133,48 +147,48 @@ def masks(row_ids: np.ndarray, genes: int, rate: float, seed: int) -> np.ndarray
 
 
 def fit_baselines(
-    train_NG: np.ndarray, tuning: tuple[np.ndarray, np.ndarray] | None, settings: ImputationSettings, seed: int
+    train: Profiles, validation: Profiles | None, settings: ImputationSettings, seed: int
 ) -> tuple[dict[str, Predictor], dict[str, object]]:
-    """Gene mean, gene median and probabilistic PCA of train profiles, and what was chosen.
+    """Gene mean, gene median and the linear models of train profiles, and what was chosen for them.
 
-    The rank is the one with the smallest error on ``tuning``, row ids and expression of validation profiles; without
-    them on a fifth of the train profiles, which then does not take part in the fits compared.
+    Rank and noise are those with the smallest error on ``validation``; without it on left-out studies of train.
     """
-    log(f"fitting baselines on {len(train_NG):,} train profiles")
-    largest = max(settings.ranks)
-    pca = fit_probabilistic_pca(train_NG, largest)
-    chosen_on, candidates = "validation", pca
-    if tuning is None:
-        held = max(1, int(_TUNING_SHARE * len(train_NG)))
-        chosen_on, tuning = "a fifth of train", (np.arange(held), train_NG[:held])
-        candidates = fit_probabilistic_pca(train_NG[held:], largest)
-    rank = choose_rank(candidates, settings.ranks, tuning[0], tuning[1], settings.mask_rate, seed)
-    log(f"probabilistic PCA: {rank} components, chosen on {chosen_on}")
+    # torch takes seconds to import, and --help does without it
+    from evaluation.methods.baselines import Linear, fit_linear_baselines, gene_means, gene_medians
+    from pretrain.prior.choice import HeldOut
+
+    def mask_of(profiles: Profiles, rows: np.ndarray) -> np.ndarray:
+        return masks(profiles.row_ids[rows], profiles.expression.shape[1], settings.mask_rate, seed)
+
+    log(f"fitting baselines on {len(train.row_ids):,} train profiles")
+    held_out = None
+    if validation is not None:
+        truth = validation.expression.astype(np.float32)
+        hidden = mask_of(validation, np.arange(len(truth)))
+        held_out = HeldOut(np.where(hidden, np.float32(np.nan), truth), truth)
+    linear = fit_linear_baselines(
+        train.expression,
+        train.studies,
+        held_out,
+        lambda rows: mask_of(train, rows),
+        settings.tuning_profiles,
+        settings.ranks,
+    )
     baselines: dict[str, Predictor] = {
-        PCA: pca.with_rank(min(rank, pca.rank)).predict,
-        "gene median": gene_medians(train_NG).predict,
-        "gene mean": gene_means(train_NG).predict,
+        RECTIFIED: Linear(linear.rectified.prior).predict,
+        PCA: Linear(linear.ppca.prior).predict,
+        "gene median": gene_medians(train.expression).predict,
+        "gene mean": gene_means(train.expression).predict,
     }
-    facts: dict[str, object] = {"fit_profiles": len(train_NG), "pca_rank": rank, "pca_rank_chosen_on": chosen_on}
+    facts: dict[str, object] = {
+        "fit_profiles": len(train.row_ids),
+        "pca_rank": linear.ppca.choice.rank,
+        "pca_noise": linear.ppca.choice.noise,
+        "rectified_rank": linear.rectified.choice.rank,
+        "rectified_noise": linear.rectified.choice.noise,
+        "pca_rank_chosen_on": linear.chosen_on,
+    }
     return baselines, facts
-
-
-def choose_rank(
-    pca: ProbabilisticPCA, ranks: list[int], row_ids: np.ndarray, expression_NG: np.ndarray, rate: float, seed: int
-) -> int:
-    """The rank whose model predicts masked genes with the smallest squared error; ranks above the fit's are cut."""
-    errors: dict[int, float] = {}
-    for rank in sorted({min(rank, pca.rank) for rank in ranks}):
-        predict = pca.with_rank(rank).predict
-        total = np.zeros(6)
-        for start in range(0, len(row_ids), _TUNING_BATCH):
-            rows = slice(start, start + _TUNING_BATCH)
-            truth = expression_NG[rows].astype(np.float32)
-            mask = masks(row_ids[rows], truth.shape[1], rate, seed)
-            predicted = predict(np.where(mask, np.float32(np.nan), truth))
-            total += ErrorSums.over(truth, predicted, mask & np.isfinite(truth), axis=1).total().values
-        errors[rank] = float(ErrorSums(total).mean_squared_error())
-    return min(errors, key=lambda rank: errors[rank])
 
 
 @dataclass(frozen=True)

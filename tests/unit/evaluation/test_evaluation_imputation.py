@@ -5,9 +5,19 @@ import pytest
 from scipy import stats
 
 from dataprep.runtime.command_line import UserError
-from evaluation.methods.baselines import fit_probabilistic_pca, gene_means
+from evaluation.methods.baselines import Linear, gene_means
 from evaluation.tasks.context import MODEL
-from evaluation.tasks.imputation import PCA, choose_rank, masks, score_methods, summarise
+from evaluation.tasks.imputation import (
+    PCA,
+    RECTIFIED,
+    ImputationSettings,
+    Profiles,
+    fit_baselines,
+    masks,
+    score_methods,
+    summarise,
+)
+from pretrain.prior.principal import principal_directions
 
 
 def profiles(number, seed, genes=150, rank=6):
@@ -15,6 +25,10 @@ def profiles(number, seed, genes=150, rank=6):
     loading = np.random.default_rng(99).normal(0, 1, (rank, genes))
     values = 4 + generator.normal(0, 1, (number, rank)) @ loading + generator.normal(0, 0.5, (number, genes))
     return values.astype(np.float16)
+
+
+def pca_of(train, rank):
+    return Linear(principal_directions(train.astype(np.float32), rank).prior(0.05))
 
 
 def batches(row_ids, expression, size):
@@ -46,7 +60,7 @@ def test_masked_genes_are_hidden_from_every_method_and_nothing_else_is():
 def test_scores_are_of_masked_measured_entries_and_do_not_depend_on_the_batch_size():
     train, truth, row_ids = profiles(120, 1), profiles(20, 2), np.arange(20)
     truth[:, :10] = np.nan
-    pca = fit_probabilistic_pca(train, 6)
+    pca = pca_of(train, 6)
     methods = {MODEL: pca.predict, PCA: pca.predict}
     found = []
     for size in (3, 20):
@@ -66,7 +80,7 @@ def test_scores_are_of_masked_measured_entries_and_do_not_depend_on_the_batch_si
 
 def test_the_better_method_is_better_beyond_its_interval_and_the_mean_has_no_correlation_within_genes():
     train, truth = profiles(200, 1), profiles(60, 2)
-    pca, mean = fit_probabilistic_pca(train, 6), gene_means(train)
+    pca, mean = pca_of(train, 6), gene_means(train)
     methods = {MODEL: pca.predict, "gene mean": mean.predict}
     sums = score_methods(methods, batches(np.arange(60), truth, 16), 60, 0.15, seed=0)
     summary = summarise(sums, [f"study {n % 6}" for n in range(60)], 300, seed=0)
@@ -77,9 +91,16 @@ def test_the_better_method_is_better_beyond_its_interval_and_the_mean_has_no_cor
     assert len(summary.by_study) == 6 * 2
 
 
-def test_the_rank_of_the_truth_is_chosen():
-    pca = fit_probabilistic_pca(profiles(200, 1), 40)
-    assert choose_rank(pca, [1, 6, 40, 500], np.arange(40), profiles(40, 2), 0.15, seed=0) == 6
+@pytest.mark.parametrize("validated", [True, False])
+def test_the_rank_of_the_truth_is_chosen_and_the_facts_say_on_what(validated):
+    def some(number, seed):
+        return Profiles(np.arange(number), np.array([f"study {n % 4}" for n in range(number)]), profiles(number, seed))
+
+    settings = ImputationSettings(ranks=[1, 6, 500], tuning_profiles=16)
+    baselines, facts = fit_baselines(some(40, 1), some(16, 2) if validated else None, settings, seed=0)
+    assert facts["pca_rank"] == facts["rectified_rank"] == 6
+    assert facts["pca_rank_chosen_on"] == ("validation" if validated else "left-out studies of train")
+    assert list(baselines) == [RECTIFIED, PCA, "gene median", "gene mean"]
 
 
 def test_a_method_that_predicts_nan_is_refused_not_skipped():

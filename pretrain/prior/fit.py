@@ -1,0 +1,147 @@
+"""The linear prior of profiles that fit in memory: plain, and rectified at zero. N profiles, G genes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+
+from pretrain.model.linear_prior import LinearPrior, censored
+from pretrain.prior.choice import Choice, HeldOut, choose
+from pretrain.prior.folds import study_folds
+from pretrain.prior.principal import PrincipalDirections, by_gene, fill_missing, principal_directions
+
+# A gene's spread counts as if so many more values had had the mean spread: few profiles say little about a gene.
+_PSEUDO_PROFILES = 10
+# Values predicted together, a bound on memory.
+_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Profiles to choose rank and noise on, and the rows of the train profiles to fit on for that (None: all)."""
+
+    fitted_on: np.ndarray | None
+    held_out: HeldOut
+
+
+@dataclass(frozen=True)
+class FittedPrior:
+    prior: LinearPrior
+    choice: Choice
+
+
+@dataclass(frozen=True)
+class CompleteProfiles:
+    """Profiles that a rectified prior is fitted on, float32 [N, G], and each gene's ``spread`` [G].
+
+    Zeros are at their expectation below zero and missing values at their expectation, by fits without the profile's
+    study.
+    """
+
+    values: np.ndarray
+    spread: np.ndarray
+
+    @property
+    def scale(self) -> np.ndarray:
+        """Weights of the genes: the inverse square root of their spread, halfway to that of factor analysis."""
+        return self.spread**-0.5
+
+
+def fit_ppca(expression_NG: np.ndarray, trials: Sequence[Trial], ranks: Sequence[int]) -> FittedPrior:
+    """Probabilistic PCA with rank and noise chosen on the trials; missing values are at their gene's mean."""
+    largest = max(ranks)
+
+    def fitted(rows: np.ndarray | None, rank: int) -> PrincipalDirections:
+        return _mean_filled_directions(expression_NG if rows is None else expression_NG[rows], rank)
+
+    whole = fitted(None, largest)
+    tried = [(whole if trial.fitted_on is None else fitted(trial.fitted_on, largest)) for trial in trials]
+    choice = choose([(fit.prior, trial.held_out) for fit, trial in zip(tried, trials, strict=True)], ranks)
+    return FittedPrior(whole.prior(1.0).narrowed(choice.rank, choice.noise), choice)
+
+
+def fit_rectified(
+    expression_NG: np.ndarray, studies: np.ndarray, trials: Sequence[Trial], ranks: Sequence[int], first: Choice
+) -> FittedPrior:
+    """The rectified prior (:class:`LinearPrior`), its rank and noise chosen on the trials.
+
+    ``first``: what was chosen for :func:`fit_ppca`, with which left-out studies are predicted.
+    """
+    largest = max(ranks)
+
+    def fitted(rows: np.ndarray | None) -> partial[LinearPrior]:
+        chosen = slice(None) if rows is None else rows
+        complete = complete_profiles(expression_NG[chosen], studies[chosen], first)
+        directions = principal_directions(complete.values, largest, complete.scale)
+        return partial(directions.prior, spread=complete.spread)
+
+    whole = fitted(None)
+    tried = [(whole if trial.fitted_on is None else fitted(trial.fitted_on)) for trial in trials]
+    choice = choose([(fit, trial.held_out) for fit, trial in zip(tried, trials, strict=True)], ranks)
+    return FittedPrior(whole(1.0).narrowed(choice.rank, choice.noise), choice)
+
+
+def complete_profiles(expression_NG: np.ndarray, studies: np.ndarray, choice: Choice) -> CompleteProfiles:
+    """Complete profiles by what fits without their fold of studies expect of them (:func:`study_folds`)."""
+    fold_N = study_folds(studies.tolist())
+    expected_NG = np.empty(expression_NG.shape, np.float32)
+    for fold in np.unique(fold_N):
+        own = fold_N == fold
+        prior = _mean_filled_directions(expression_NG[~own], choice.rank).prior(choice.noise)
+        expected_NG[own] = predict_profiles(prior, expression_NG[own])
+    spread_G = residual_spread(expected_NG, expression_NG)
+    for start in range(0, len(expected_NG), _ROWS):
+        rows = slice(start, start + _ROWS)
+        expected, values, spread = (
+            torch.from_numpy(part.astype(np.float32)) for part in (expected_NG[rows], expression_NG[rows], spread_G)
+        )
+        expected_NG[rows] = completed(expected, values, spread).numpy()
+    return CompleteProfiles(expected_NG, spread_G)
+
+
+def completed(expected: torch.Tensor, values: torch.Tensor, spread: torch.Tensor) -> torch.Tensor:
+    """Values as they are where they are above zero; else what is expected, below zero where zero was observed."""
+    return torch.where(values.isnan(), expected, torch.where(values == 0, censored(expected, spread), values))
+
+
+def residual_spread(expected_NG: np.ndarray, expression_NG: np.ndarray) -> np.ndarray:
+    """Root mean square of observed minus expected, float64 [G], drawn towards that of all genes together."""
+    squared_G, count_G = np.zeros(expression_NG.shape[1]), np.zeros(expression_NG.shape[1])
+    for start in range(0, len(expected_NG), _ROWS):
+        rows = slice(start, start + _ROWS)
+        difference = expression_NG[rows].astype(np.float64) - expected_NG[rows]
+        squared_G += np.nansum(difference**2, axis=0)
+        count_G += np.isfinite(difference).sum(axis=0)
+    return spread_of_sums(squared_G, count_G)
+
+
+def spread_of_sums(squared_G: np.ndarray, count_G: np.ndarray) -> np.ndarray:
+    overall = max(float(squared_G.sum()) / max(1.0, float(count_G.sum())), 1e-12)
+    return np.sqrt((squared_G + _PSEUDO_PROFILES * overall) / (count_G + _PSEUDO_PROFILES))
+
+
+def predict_profiles(prior: LinearPrior, expression_NG: np.ndarray) -> np.ndarray:
+    """What the prior expects of profiles, float32 [N, G].
+
+    One system is built for each pattern of measured genes, of which a source has few.
+    """
+    measured_NG = np.isfinite(expression_NG)
+    rows_of: dict[bytes, list[int]] = {}
+    for row, pattern in enumerate(np.packbits(measured_NG, axis=1)):
+        rows_of.setdefault(pattern.tobytes(), []).append(row)
+    expected_NG = np.empty(expression_NG.shape, np.float32)
+    for rows in rows_of.values():
+        gram_1kk = prior.observed_gram(torch.from_numpy(measured_NG[rows[:1]]))
+        for start in range(0, len(rows), _ROWS):
+            part = rows[start : start + _ROWS]
+            values = torch.from_numpy(expression_NG[part].astype(np.float32))
+            expected_NG[part] = prior.condition(values, gram_1kk).numpy()
+    return expected_NG
+
+
+def _mean_filled_directions(expression_NG: np.ndarray, rank: int) -> PrincipalDirections:
+    return principal_directions(fill_missing(expression_NG, by_gene(np.nanmean, expression_NG)), rank)
