@@ -1,10 +1,12 @@
 """A synthetic cohort of raw counts whose structure is known, so that what can be recovered is known too.
 
-For sample s of study b and gene g, the expected TPM is proportional to
+For sample s of study b and tissue t and gene g, the expected TPM is proportional to
 
-    exp(base_g + sum_k activity_sk * loading_kg + batch_bg),
+    exp(base_g + wiring_tg * sum_k loading_kg * response_g(activity_sk) + batch_bg),
 
-with activity_s = tissue profile + disease shift (diseased samples) + individual variation. Counts are negative binomial
+with activity_s = tissue profile + disease shift (diseased samples) + individual variation. Genes respond in three ways:
+in proportion, up to saturation, or only over a threshold; and in each tissue some respond to their programs the other
+way round. So a linear method recovers much of the structure, but not all of it. Counts are negative binomial
 around TPM x length x library size, with library sizes that differ between studies and samples. The hazard of death
 grows with the activity of one program and with the disease. The truth is written beside the data.
 """
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 import gzip
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +46,7 @@ _DISPERSION = 0.08
 _BATCH_SD = 0.25
 _INDIVIDUAL_SD = 0.6
 _DISEASE_SHIFT = 1.2
+_REWIRED_SHARE = 0.1
 _MEDIAN_SURVIVAL_DAYS = 1_500.0
 _LONGEST_FOLLOW_UP_DAYS = 4_000.0
 
@@ -54,6 +57,8 @@ class Truth:
 
     ``base`` [G] and ``loading`` [K, G] are natural logarithms of TPM; ``tissue`` [T, K] are mean activities;
     ``disease`` [K] is what the disease adds to them; ``hazard`` [K] is the log hazard ratio per unit of activity.
+    ``response`` [G] are indices of :data:`RESPONSES`; ``wiring`` [T, G] is 1, or -1 where a gene of a tissue responds
+    the other way round.
     """
 
     base: np.ndarray
@@ -61,6 +66,24 @@ class Truth:
     tissue: np.ndarray
     disease: np.ndarray
     hazard: np.ndarray
+    response: np.ndarray
+    wiring: np.ndarray
+
+    def log_tpm(self, activities: np.ndarray, tissue: np.ndarray) -> np.ndarray:
+        """Expected log TPM [n, G] up to a constant per sample, of ``activities`` [n, K] in tissues ``tissue`` [n]."""
+        effect = np.empty((len(activities), len(self.base)))
+        for number, respond in enumerate(RESPONSES.values()):
+            genes = self.response == number
+            effect[:, genes] = respond(activities) @ self.loading[:, genes]
+        return self.base + self.wiring[tissue] * effect
+
+
+# What a gene makes of a program's activity. The steepness leaves a unit of activity worth about the same in each.
+RESPONSES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "proportional": lambda activity: activity,
+    "saturating": lambda activity: 1.5 * np.tanh(activity),
+    "threshold": lambda activity: 2.5 / (1.0 + np.exp(-5.0 * (activity - 0.5))),
+}
 
 
 @dataclass(frozen=True)
@@ -89,7 +112,12 @@ def simulate(settings: SimulateSettings) -> dict[str, Any]:
         _write_study(folder, study, vocabulary, measured=_measured(settings, study.name, vocabulary))
         samples.append(study.labels.assign(**_programs(study.activities)))
     folder.write_bytes(TRUTH_SAMPLES_FILE, table_bytes(pa.Table.from_pandas(pd.concat(samples), preserve_index=False)))
-    genes = vocabulary.to_arrow().to_pandas().assign(base=truth.base, **_programs(truth.loading.T))
+    genes = vocabulary.to_arrow().to_pandas().assign(
+        base=truth.base,
+        response=np.array(list(RESPONSES))[truth.response],
+        rewired_in=["; ".join(_tissue(index) for index in np.flatnonzero(column < 0)) for column in truth.wiring.T],
+        **_programs(truth.loading.T),
+    )
     folder.write_bytes(TRUTH_GENES_FILE, table_bytes(pa.Table.from_pandas(genes, preserve_index=False)))
     folder.write_bytes(GENES_FILE, _compressed(_delimited(vocabulary.to_arrow(), ",")))
     # the last, so that a folder with it is whole
@@ -111,7 +139,10 @@ def draw_truth(settings: SimulateSettings, vocabulary: GeneVocabulary) -> Truth:
     disease[rng.choice(programs, size=min(3, programs), replace=False)] = _DISEASE_SHIFT
     hazard = np.zeros(programs)
     hazard[rng.integers(programs)] = 0.9
-    return Truth(base, loading, rng.normal(0.0, 1.0, (settings.tissues, programs)), disease, hazard)
+    tissue = rng.normal(0.0, 1.0, (settings.tissues, programs))
+    response = rng.choice(len(RESPONSES), size=genes, p=(0.4, 0.3, 0.3))
+    wiring = np.where(rng.random((settings.tissues, genes)) < _REWIRED_SHARE, -1, 1)
+    return Truth(base, loading, tissue, disease, hazard, response, wiring)
 
 
 def draw_studies(settings: SimulateSettings, vocabulary: GeneVocabulary, truth: Truth) -> Iterator[Study]:
@@ -131,7 +162,7 @@ def _draw_study(settings: SimulateSettings, vocabulary: GeneVocabulary, truth: T
     batch = rng.normal(0.0, _BATCH_SD, vocabulary.size)
     depth = vocabulary.size * _READS_PER_GENE * np.exp(rng.normal(0.0, 0.3))
     library = depth * np.exp(rng.normal(0.0, 0.3, size))
-    counts = _draw_counts(rng, truth.base + activities @ truth.loading + batch, vocabulary.lengths_bp, library)
+    counts = _draw_counts(rng, truth.log_tpm(activities, tissue) + batch, vocabulary.lengths_bp, library)
     name = _study_name(number)
     labels = pd.DataFrame(
         {

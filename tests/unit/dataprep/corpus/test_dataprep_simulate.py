@@ -62,6 +62,23 @@ def test_programs_explain_most_of_the_variation_of_expressed_genes(
     assert 0.5 < explained < 0.95
 
 
+def test_a_linear_model_of_the_activities_misses_part_of_what_they_do(
+    studies: list[Study], expression: np.ndarray, labels: pd.DataFrame, truth: Truth
+) -> None:
+    """Even one that knows all activities and is fitted to the very profiles: responses bend, and tissues differ."""
+    expressed = truth.base > 2
+    x = expression[:, expressed].astype(np.float64)
+    activities = np.concatenate([study.activities for study in studies])
+    design = np.column_stack([activities, np.ones(len(x))])
+    linear = design @ np.linalg.lstsq(design, x, rcond=None)[0]
+    tissues = sorted(labels["tissue"].unique())
+    expected = truth.log_tpm(activities, labels["tissue"].map(tissues.index).to_numpy())[:, expressed]
+    expected -= (expected - x).mean(axis=1, keepdims=True)  # of each sample: log TPM is known up to a constant
+    expected -= (expected - x).mean(axis=0)
+    unexplained = [((part - x) ** 2).sum() for part in (linear, expected)]
+    assert unexplained[0] > 1.5 * unexplained[1]
+
+
 def test_genes_correlate_enough_for_a_graph(expression: np.ndarray) -> None:
     settings = GraphSettings.model_construct(
         min_correlation=0.4, max_neighbours=20, min_common_samples=20, genes_per_block=1000
@@ -117,6 +134,8 @@ def test_the_truth_is_written_beside_the_data(tmp_path: Path) -> None:
     genes = pq.read_table(tmp_path / "truth_genes.parquet").to_pandas()
     samples = pq.read_table(tmp_path / "truth_samples.parquet").to_pandas()
     assert len(genes) == 200
+    assert set(genes["response"]) == {"proportional", "saturating", "threshold"}
+    assert 0.2 < (genes["rewired_in"] != "").mean() < 0.5  # a tenth of them in each of four tissues
     assert len(samples) == 24
     programs = [f"program_{number:02d}" for number in range(1, 13)]
     assert set(programs) <= set(genes.columns) & set(samples.columns)
