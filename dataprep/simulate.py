@@ -112,11 +112,15 @@ def simulate(settings: SimulateSettings) -> dict[str, Any]:
         _write_study(folder, study, vocabulary, measured=_measured(settings, study.name, vocabulary))
         samples.append(study.labels.assign(**_programs(study.activities)))
     folder.write_bytes(TRUTH_SAMPLES_FILE, table_bytes(pa.Table.from_pandas(pd.concat(samples), preserve_index=False)))
-    genes = vocabulary.to_arrow().to_pandas().assign(
-        base=truth.base,
-        response=np.array(list(RESPONSES))[truth.response],
-        rewired_in=["; ".join(_tissue(index) for index in np.flatnonzero(column < 0)) for column in truth.wiring.T],
-        **_programs(truth.loading.T),
+    genes = (
+        vocabulary.to_arrow()
+        .to_pandas()
+        .assign(
+            base=truth.base,
+            response=np.array(list(RESPONSES))[truth.response],
+            rewired_in=["; ".join(_tissue(index) for index in np.flatnonzero(column < 0)) for column in truth.wiring.T],
+            **_programs(truth.loading.T),
+        )
     )
     folder.write_bytes(TRUTH_GENES_FILE, table_bytes(pa.Table.from_pandas(genes, preserve_index=False)))
     folder.write_bytes(GENES_FILE, _compressed(_delimited(vocabulary.to_arrow(), ",")))
