@@ -118,7 +118,9 @@ def simulate(settings: SimulateSettings) -> dict[str, Any]:
         .assign(
             base=truth.base,
             response=np.array(list(RESPONSES))[truth.response],
-            rewired_in=["; ".join(_tissue(index) for index in np.flatnonzero(column < 0)) for column in truth.wiring.T],
+            rewired_in=[
+                "; ".join(_tissue(int(index)) for index in np.flatnonzero(column < 0)) for column in truth.wiring.T
+            ],
             **_programs(truth.loading.T),
         )
     )
