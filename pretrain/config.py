@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from dataprep.runtime.command_line import CommandSettings, Settings, UserError
 from dataprep.runtime.plugins import ExtensibleSettings
-from pretrain.shape import ModelShape, ModelSize, packaged_size_names, read_size
+from pretrain.families import FamilyName
+from pretrain.shape import SIZE_NUMBERS, ModelShape, ModelSize, packaged_size_names, read_size
 
 Kernel = Literal["reference", "fused"]
 Precision = Literal["fp32", "bf16"]
@@ -32,12 +33,18 @@ class ModelSettings(Settings):
     """Which model to train; numbers given here replace those of the named size."""
 
     size: str = Field(
-        "tiny", description="tiny, 37M, 50M, 93M, 127M or 147M; one of a plugin's; or the path of a .yaml file"
+        "tiny",
+        description="tiny, 37M, 50M, 93M, 127M, 147M; 101M (family latest); one of a plugin's; or a .yaml file's path",
+    )
+    family: FamilyName | None = Field(
+        None, description="family of published models whose formulas to use; default: the size's, or original"
     )
     dim: int | None = Field(None, description="hidden width D, instead of the size's")
     performer_layers: int | None = Field(None, description="Performer layers K in a block, instead of the size's")
     heads: int | None = Field(None, description="attention heads, instead of the size's")
     blocks: int | None = Field(None, description="blocks N, instead of the size's")
+    features_per_head: int | None = Field(None, ge=1, description="random features, instead of the family's")
+    graph_width: int | None = Field(None, ge=1, description="bottleneck around the graph convolution (family latest)")
     gene_identity: Literal["learned", "esm2"] = Field(
         "learned", description="a learned table, or a trainable table filled with the corpus's protein embeddings"
     )
@@ -51,7 +58,9 @@ class ModelSettings(Settings):
         "nothing", description="what backward computes again instead of keeping it: nothing, hidden (fused), layers"
     )
     redraw_every_steps: int = Field(
-        1000, ge=0, description="optimizer steps between redraws of the random features; 0 keeps the first"
+        1000,
+        ge=0,
+        description="optimizer steps between redraws of the random features; 0 keeps the first, as family latest does",
     )
 
     @model_validator(mode="before")
@@ -65,17 +74,23 @@ class ModelSettings(Settings):
         if not isinstance(given, dict) or given.get("size", "tiny") in packaged_size_names():
             return given
         own = {name: number for name, number in given.items() if number is not None}
-        return own if own.keys() >= set(ModelSize.model_fields) else read_size(str(own["size"])).model_dump() | own
+        return own if own.keys() >= set(SIZE_NUMBERS) else read_size(str(own["size"])).numbers() | own
 
     def shape(self, genes: int) -> ModelShape:
         """The shape over a vocabulary of ``genes``. Raises UserError for numbers that do not fit each other."""
-        own = self.model_dump(include=set(ModelSize.model_fields), exclude_none=True)
-        numbers = own if own.keys() == set(ModelSize.model_fields) else read_size(self.size).model_dump() | own
+        numbers = self.model_dump(include=set(ModelSize.model_fields), exclude_none=True)
+        if self.size in packaged_size_names():
+            numbers = read_size(self.size).numbers() | numbers
         kept = self.model_dump(include={"gene_identity", "attention_dropout", "feed_forward_dropout"})
         try:
-            return ModelShape(genes=genes, **numbers, **kept)
-        except ValueError as error:
-            raise UserError(f"model: {error}", exit_code=2) from None
+            shape = ModelShape(genes=genes, **numbers, **kept)
+        except ValidationError as error:
+            problems = [issue["msg"].removeprefix("Value error, ") for issue in error.errors()]
+            raise UserError(f"model: {'; '.join(problems)}", exit_code=2) from None
+        own_redraw = self.redraw_every_steps not in (0, type(self).model_fields["redraw_every_steps"].default)
+        if own_redraw and not shape.traits.redraws_features:
+            raise UserError(f"model: family {shape.family} never redraws its random features: leave it out", 2)
+        return shape
 
 
 class BatchSettings(Settings):

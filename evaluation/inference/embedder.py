@@ -1,4 +1,4 @@
-"""A model export on its device, fed in batches. B profiles, G genes, D hidden width."""
+"""A model export on its device, fed in batches. B profiles, G genes, D hidden width, F summary features."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ class Embedder:
 
     @property
     def width(self) -> int:
-        """Numbers in the embedding of a gene: D + 3."""
-        return self.export.shape.dim + 3
+        """Numbers in the embedding of a gene: D, and the summary features of the model's family."""
+        return self.export.shape.embedding_width
 
     def reconstruct(self, expression_BG: np.ndarray) -> np.ndarray:
         """Corrected expression, float32 B x G, from log1p(TPM) with NaN where masked or missing."""
@@ -74,12 +74,12 @@ class Embedder:
             return self.model(self._on_device(expression_BG)).expression.float().cpu().numpy()
 
     def embed_genes(self, expression_BG: np.ndarray, columns: Tensor | None = None) -> np.ndarray:
-        """Embeddings of the genes ``columns`` (default: all), float32 B x G' x (D+3)."""
+        """Embeddings of the genes ``columns`` (default: all), float32 B x G' x (D+F)."""
         with torch.inference_mode():
             return self._gene_embedding(expression_BG, columns).cpu().numpy()
 
     def embed_samples(self, expression_BG: np.ndarray, pooling: Pooling, columns: Tensor | None = None) -> np.ndarray:
-        """Embeddings pooled over the genes ``columns`` (default: all) on the device, float32 B x (D+3)."""
+        """Embeddings pooled over the genes ``columns`` (default: all) on the device, float32 B x (D+F)."""
         chosen = None if columns is None else columns.to(self.device)
         with torch.inference_mode():
             return self.model.pooled_embedding(self._on_device(expression_BG), None, pooling, chosen).cpu().numpy()

@@ -16,7 +16,7 @@ from pretrain.kernels.row_norm import RowNorm
 
 
 def normed_linear(
-    input_RI: Tensor, norm: nn.LayerNorm, weight_OI: Tensor, bias_O: Tensor, compile: bool = False
+    input_RI: Tensor, norm: nn.LayerNorm, weight_OI: Tensor, bias_O: Tensor | None, compile: bool = False
 ) -> Tensor:
     """Of the last dimension. Forward: 2 I O FLOPs per row; backward: twice that. Kept for it: the input."""
     return _called(input_RI, norm, weight_OI, bias_O, False, compile)[0]

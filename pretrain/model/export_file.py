@@ -289,6 +289,7 @@ def _read_vocabulary(folder: Folder) -> GeneVocabulary:
 
 def _model_card(shape: ModelShape, vocabulary: GeneVocabulary, graph: GeneGraph, training: Mapping[str, Any]) -> str:
     facts = {
+        "family": shape.family,
         "genes": f"{vocabulary.size:,} (vocabulary SHA-256 {vocabulary.fingerprint[:16]})",
         "hidden width": shape.dim,
         "blocks x Performer layers": f"{shape.blocks} x {shape.performer_layers}",
@@ -302,7 +303,7 @@ def _model_card(shape: ModelShape, vocabulary: GeneVocabulary, graph: GeneGraph,
     return f"""# BulkFormer export
 
 Input: log1p(TPM) of {vocabulary.size:,} genes in the order of `{GENES_FILE}`, NaN where a gene is masked or not
-measured. Output: {shape.dim + 3} numbers per gene before the head, and corrected expression, log1p(TPM).
+measured. Output: {shape.embedding_width} numbers per gene before the head, and expression, log1p(TPM).
 
 | | |
 |---|---|

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pretrain.model.bulkformer import encoder_class
 from pretrain.shape import ModelShape
 
 # Trained on in the published run: profiles, epochs, and hours of one A800.
@@ -15,22 +16,8 @@ PUBLISHED_PROFILES, PUBLISHED_EPOCHS, PUBLISHED_A800_HOURS = 522_769, 29, 350
 
 
 def forward_flops(shape: ModelShape, edges: int, batch: int) -> float:
-    """FLOPs of one forward pass over ``batch`` profiles. With D = width, K = layers, M = features per head, per gene:
-
-    - gene identity 8 (I + D) D, I = width of the table, once per pass and not per profile;
-    - per profile: sample context 8 D, input projection 16 D^2, head 2 (D + 3) D + 2 D;
-    - per block: graph convolution 2 D^2 + 2 D edges / G;
-    - per layer: projections 8 D^2, attention 8 D M, feed-forward 16 D^2.
-    """
-    dim, genes = shape.dim, shape.genes
-    table = dim if shape.gene_identity == "learned" else shape.identity_width
-    identity = 8 * (table + dim) * dim * genes
-    around = 8 * dim + 16 * dim**2 + 2 * (dim + 3) * dim + 2 * dim
-    layer = 24 * dim**2 + 8 * dim * shape.random_features
-    block = 2 * dim**2 + shape.performer_layers * layer
-    context = 8 * dim**2
-    profile = genes * (around + shape.blocks * block) + shape.blocks * 2 * dim * edges + context
-    return float(identity + batch * profile)
+    """FLOPs of one forward pass over ``batch`` profiles; the encoder of the shape's family says what they are."""
+    return encoder_class(shape.family).forward_flops(shape, edges, batch)
 
 
 def training_flops(shape: ModelShape, edges: int, batch: int) -> float:
@@ -93,10 +80,7 @@ def step_bytes(shape: ModelShape, batch: int) -> float:
 
 def parameters(shape: ModelShape) -> int:
     """Trained parameters, up to biases and norms."""
-    dim = shape.dim
-    table = dim if shape.gene_identity == "learned" else shape.identity_width
-    tables = shape.genes * table + 4 * (table + dim) * dim + 4 * dim * (shape.genes + dim)
-    return tables + 9 * dim**2 + shape.blocks * (dim**2 + shape.performer_layers * 12 * dim**2)
+    return encoder_class(shape.family).count_parameters(shape)
 
 
 def memory_bytes(shape: ModelShape, batch: int) -> float:

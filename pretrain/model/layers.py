@@ -8,18 +8,20 @@ the backward pass, and touches memory less often. The modules of ``pretrain.kern
 Weights that a fused part needs are looked up in the forward pass: DeepSpeed ZeRO-3 gathers parameters then, and when
 their own module is called.
 
-Shapes in names: B samples, G genes, D width, E edges, H heads, K = D / H.
+Shapes in names: B samples, G genes, D width, W width of a bottleneck, E edges, H heads, K = D / H.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from performer_pytorch import Performer
-from performer_pytorch.performer_pytorch import FeedForward, SelfAttention
+from performer_pytorch.performer_pytorch import FeedForward, PreLayerNorm, SelfAttention
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from torch_geometric.nn import GCNConv
 
 from dataprep.corpus import GeneGraph
@@ -75,20 +77,32 @@ class FusedGraphConvolution(GraphConvolution):
         return self.adjacency(messages_BGD.to(sum_dtype(messages_BGD))).add_(self.bias).add_(normed_BGD)
 
 
-class FusedPerformer(Performer):
-    """A Performer of depth 1 with chunked attention and feed-forward.
+class PlainLayer(nn.ModuleList):
+    """A layer of a Performer as performer-pytorch has it: attention and feed-forward, each with its norm in front.
+
+    A module that can be called, so that recomputation has one to call, for which ZeRO-3 gathers parameters again.
+    """
+
+    def forward(self, hidden_BGD: Tensor) -> Tensor:
+        attention, feed_forward = self
+        hidden_BGD = hidden_BGD + attention(hidden_BGD)
+        return hidden_BGD + feed_forward(hidden_BGD)
+
+
+class FusedLayer(nn.ModuleList):
+    """The same layer with chunked attention and feed-forward.
 
     Forward FLOPs per gene: 8 D^2 in the projections, 8 D M in attention (M random features per head), 16 D^2 in the
     feed-forward; backward twice that and 4 D M. Kept for the backward pass per gene: 10 D numbers, of them 4 D for the
     feed-forward's hidden layer; the published code keeps 25 D + 6 H M.
     """
 
-    def __init__(self, *arguments: Any, options: KernelOptions, **numbers: Any) -> None:
-        super().__init__(*arguments, **numbers)
+    def __init__(self, parts: nn.ModuleList, options: KernelOptions) -> None:
+        super().__init__(parts)
         self.options = options
 
     def forward(self, hidden_BGD: Tensor) -> Tensor:
-        attention, feed_forward = self.net.layers[0]
+        attention, feed_forward = cast("tuple[PreLayerNorm, PreLayerNorm]", tuple(self))
         hidden_BGD = self._attend(attention.fn, attention.norm, hidden_BGD)
         return self._feed_forward(feed_forward.fn.fn, feed_forward.norm, hidden_BGD)
 
@@ -114,32 +128,100 @@ class FusedPerformer(Performer):
         return two_layer(hidden_BGD, layers.w1, layers.w2, "gelu", norm, True, rate, seed, compile, recompute)
 
 
+class LayeredPerformer(Performer):
+    """A Performer whose layers are called one by one, so that each can be kept or computed again."""
+
+    def __init__(self, options: KernelOptions, **numbers: Any) -> None:
+        super().__init__(**numbers)
+        layer = partial(FusedLayer, options=options) if options.fused else PlainLayer
+        self.net.layers = nn.ModuleList(layer(parts) for parts in self.net.layers)
+        self.recompute = options.recompute == "layers"
+
+    def forward(self, hidden_BGD: Tensor) -> Tensor:
+        for layer in self.net.layers:
+            if self.recompute and torch.is_grad_enabled():
+                hidden_BGD = checkpoint(layer, hidden_BGD, use_reentrant=False)
+            else:
+                hidden_BGD = layer(hidden_BGD)
+        return hidden_BGD
+
+
+class GraphBottleneck(nn.Module):
+    """``h + s dropout(W_out gelu(GCN(W_in norm(h))))``, without biases, ``s`` trained for each channel."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self.residual_scale = nn.Parameter(torch.full((shape.dim,), 0.01))
+        self.norm = nn.LayerNorm(shape.dim)
+        self.input_projection = nn.Linear(shape.dim, shape.graph_dim, bias=False)
+        self.convolution = GCNConv(shape.graph_dim, shape.graph_dim, add_self_loops=False, cached=True, bias=False)
+        remove_generated_source(self.convolution)
+        self.output_projection = nn.Linear(shape.graph_dim, shape.dim, bias=False)
+        self.dropout = nn.Dropout(shape.feed_forward_dropout)
+
+    def forward(self, hidden_BGD: Tensor, edge_index_2E: Tensor, edge_weight_E: Tensor) -> Tensor:
+        messages_BGW = self.convolution(self.input_projection(self.norm(hidden_BGD)), edge_index_2E, edge_weight_E)
+        branch_BGD = self.dropout(self.output_projection(F.gelu(messages_BGW)))
+        return hidden_BGD + self.residual_scale * branch_BGD
+
+
+class FusedGraphBottleneck(GraphBottleneck):
+    """The same block, in which nothing as wide as the hidden states but its input is kept for the backward pass."""
+
+    def __init__(self, shape: ModelShape, adjacency: Adjacency, options: KernelOptions) -> None:
+        super().__init__(shape)
+        self.adjacency = adjacency
+        self.options = options
+
+    def forward(self, hidden_BGD: Tensor, edge_index_2E: Tensor, edge_weight_E: Tensor) -> Tensor:
+        """4 D W + 2 W E/G FLOPs per gene; kept: the input, and 2 W numbers. Edges are already in the adjacency.
+
+        What is linear in a row is one product: the two layers in front of the sum over neighbours, which is in fp32,
+        and the layer behind it with its scale.
+        """
+        inwards_WD = self.convolution.lin.weight @ self.input_projection.weight
+        messages_BGW = normed_linear(hidden_BGD, self.norm, inwards_WD, None, self.options.compile)
+        summed_BGW = self.adjacency(messages_BGW.to(sum_dtype(messages_BGW)))
+        outwards_DW = self.residual_scale.unsqueeze(1) * self.output_projection.weight
+        branch_BGD = F.linear(F.gelu(summed_BGW), outwards_DW)
+        if not (self.training and self.dropout.p):
+            return hidden_BGD + branch_BGD
+        return add_dropped(hidden_BGD, branch_BGD, self.dropout.p, self.options.compile)
+
+
 def graph_convolution(shape: ModelShape, graph: GeneGraph, options: KernelOptions) -> GraphConvolution:
     if options.fused:
         return FusedGraphConvolution(shape.dim, Adjacency(graph, shape.genes), options)
     return GraphConvolution(shape.dim)
 
 
-def performer_layer(shape: ModelShape, options: KernelOptions) -> Performer:
-    """One Performer of depth 1. Random features are redrawn by the training loop, never by the module itself:
+def graph_bottleneck(shape: ModelShape, graph: GeneGraph, options: KernelOptions) -> GraphBottleneck:
+    if options.fused:
+        return FusedGraphBottleneck(shape, Adjacency(graph, shape.genes), options)
+    return GraphBottleneck(shape)
+
+
+def performer(shape: ModelShape, depth: int, options: KernelOptions) -> LayeredPerformer:
+    """A Performer of ``depth`` layers. Random features are redrawn by the training loop, never by the module itself:
 
     each rank would draw its own, and recomputing activations would draw in between.
     """
-    implementation = partial(FusedPerformer, options=options) if options.fused else Performer
     # performer-pytorch draws its features on the CPU and cannot do so for a default device that holds no data (meta)
     with torch.device("cpu"):
-        layer = implementation(
+        made = LayeredPerformer(
+            options,
             dim=shape.dim,
-            depth=1,
+            depth=depth,
             heads=shape.heads,
             dim_head=shape.dim // shape.heads,
+            nb_features=shape.random_features,
             attn_dropout=shape.attention_dropout,
             ff_dropout=shape.feed_forward_dropout,
             auto_check_redraw=False,
             qkv_bias=True,
             attn_out_bias=True,
         )
-    return layer.to(torch.get_default_device())
+    return made.to(torch.get_default_device())
 
 
 class FusedTwoLinear(nn.Sequential):
@@ -164,6 +246,28 @@ class FusedHead(nn.Sequential):
         norm = self[0]
         assert isinstance(norm, nn.LayerNorm)
         return two_layer(inputs, self[1], self[3], "relu", norm, recompute=self.recompute).relu()
+
+
+class FusedFreeHead(nn.Sequential):
+    """Linear, GELU, dropout, Linear to one number, in chunks."""
+
+    def __init__(self, *layers: nn.Module, options: KernelOptions) -> None:
+        super().__init__(*layers)
+        self.options = options
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        dropout = self[2]
+        assert isinstance(dropout, nn.Dropout)
+        rate = dropout.p if self.training else 0.0
+        seed = draw_seed(inputs.device) if rate else None
+        compile, recompute = self.options.compile, self.options.recompute == "hidden"
+        return two_layer(inputs, self[0], self[3], "gelu", None, False, rate, seed, compile, recompute)
+
+
+def free_head(dim: int, dropout: float, options: KernelOptions) -> nn.Sequential:
+    """From the embedding of a gene to its expression, of any sign."""
+    layers = nn.Linear(dim, dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(dim, 1)
+    return FusedFreeHead(*layers, options=options) if options.fused else nn.Sequential(*layers)
 
 
 def expression_head(width: int, hidden: int, options: KernelOptions) -> nn.Sequential:

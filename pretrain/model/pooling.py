@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from pretrain.config import Pooling
 from pretrain.kernels.device import samples_together
 
 
-def pool_genes(embedding_BGW: Tensor, pooling: Pooling) -> Tensor:
-    """Pool over the genes: B x W, on the device of the embeddings. ``all`` is max + mean + median, as published."""
+def pool_genes(embedding_BGW: Tensor, pooling: Pooling, observed_BG: Tensor | None = None) -> Tensor:
+    """Pool over the genes: B x W, on the device of the embeddings. ``all`` is max + mean + median, as published.
+
+    Where ``observed`` is given, over the genes that it marks; zeros for a sample that has none of them.
+    """
+    if observed_BG is not None:
+        pooled = [
+            pool_genes(sample_GW[observed_G].unsqueeze(0), pooling)
+            if observed_G.any()
+            else sample_GW.new_zeros(1, sample_GW.shape[1])
+            for sample_GW, observed_G in zip(embedding_BGW, observed_BG, strict=True)
+        ]
+        return torch.cat(pooled)
     if pooling == "mean":
         return embedding_BGW.mean(dim=1)
     if pooling == "max":

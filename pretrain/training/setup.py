@@ -107,7 +107,8 @@ def set_up(job: TrainingJob) -> Setup:
     if restored is not None:
         scatter_moments(engine, restored.moments, restored.step)
     position = _position(settings, layout.profiles, ranks.count, restored)
-    redraw_random_features(engine.module, settings.seed, position.step, settings.model.redraw_every_steps)
+    if shape.traits.redraws_features:
+        redraw_random_features(engine.module, settings.seed, position.step, settings.model.redraw_every_steps)
     steps = total_steps(settings, layout.profiles)
     schedule_steps = schedule_steps_of(restored.state, layout.profiles) if restored is not None else steps
     if schedule_steps != steps:
@@ -160,7 +161,7 @@ def _model(
     if restored is not None:
         load_strictly(model, restored.weights, f"checkpoint of step {restored.step}")
     elif shape.gene_identity == "esm2":
-        model.gene_emb.weight.data.copy_(corpus_protein_embeddings(corpus))
+        model.get_parameter("gene_emb.weight").data.copy_(corpus_protein_embeddings(corpus))
     return model
 
 

@@ -64,7 +64,7 @@ class TrainingStep:
     def _seed(self, step: int) -> None:
         """Redraw random features where that is due, and seed dropout: no generator state has to be saved."""
         seed, every_steps = self._settings.seed, self._settings.model.redraw_every_steps
-        if is_redraw_step(step, every_steps):
+        if is_redraw_step(step, every_steps) and self._engine.module.shape.traits.redraws_features:
             redraw_random_features(self._engine.module, seed, step, every_steps)
         torch.manual_seed(int(np.random.SeedSequence([seed, step, self._ranks.rank]).generate_state(1)[0]))
 

@@ -21,7 +21,9 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def losses_of_two_workers(kernel: str, stage: int, recompute: str = "nothing", compiled: bool = False) -> list[float]:
+def losses_of_two_workers(
+    kernel: str, stage: int, recompute: str = "nothing", compiled: bool = False, family: str = "original"
+) -> list[float]:
     environment = {
         **os.environ,
         "MASTER_ADDR": "127.0.0.1",
@@ -33,7 +35,7 @@ def losses_of_two_workers(kernel: str, stage: int, recompute: str = "nothing", c
     }
     workers = [
         subprocess.Popen(
-            [sys.executable, __file__, kernel, str(stage), recompute, str(int(compiled))],
+            [sys.executable, __file__, kernel, str(stage), recompute, str(int(compiled)), family],
             env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -61,7 +63,14 @@ def test_zero_3_trains_the_fused_kernel_as_zero_1_does_the_reference(recompute, 
     np.testing.assert_allclose(losses, reference_losses, rtol=1e-4)
 
 
-def main(kernel: str, stage: str, recompute: str, compiled: str) -> None:
+def test_zero_3_trains_the_second_family_too_where_layers_are_recomputed():
+    plain = losses_of_two_workers("reference", stage=1, family="latest")
+    losses = losses_of_two_workers("fused", stage=3, recompute="layers", family="latest")
+    assert len(set(losses)) == STEPS
+    np.testing.assert_allclose(losses, plain, rtol=1e-4)
+
+
+def main(kernel: str, stage: str, recompute: str, compiled: str, family: str) -> None:
     import torch
     import torch.distributed as dist
 
@@ -78,8 +87,9 @@ def main(kernel: str, stage: str, recompute: str, compiled: str) -> None:
         batch={"global_profiles": 4, "micro_profiles": 2},
     )  # fmt: skip
     shape = ModelShape(
-        genes=GENES, dim=32, performer_layers=2, heads=2, attention_dropout=0.0, feed_forward_dropout=0.0
-    )
+        family=family, genes=GENES, dim=32, performer_layers=2, heads=2,
+        attention_dropout=0.0, feed_forward_dropout=0.0,
+    )  # fmt: skip
     generator = np.random.default_rng(0)
     graph = GeneGraph(
         source=generator.integers(0, GENES, 100).astype(np.int32),

@@ -1,6 +1,7 @@
 """The model with the fused kernel is the model with the published modules, compiled or not."""
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -15,10 +16,14 @@ from made_models import (
     small_shape,
 )
 
+from pretrain.families import FAMILIES
 from pretrain.kernels import device
-from pretrain.model.bulkformer import BulkFormer
+from pretrain.model.bulkformer import BulkFormer, encoder_class
+from pretrain.model.latest import visible_factor
 from pretrain.model.pooling import pool_genes
 from pretrain.model.random_features import redraw_random_features
+
+BOTH_FAMILIES = pytest.mark.parametrize("family", FAMILIES)
 
 
 @pytest.fixture(params=[2**20, 150], ids=["one chunk", "chunks that do not divide the genes"])
@@ -29,8 +34,9 @@ def chunk_elements(request, monkeypatch):
 @pytest.mark.usefixtures("chunk_elements")
 @pytest.mark.parametrize("hidden", ["some", "all", "none"])
 @pytest.mark.parametrize("samples", [1, 3])
-def test_both_kernels_agree_in_outputs_and_gradients(samples, hidden):
-    reference, fused = models_of_both_kernels(small_shape())
+@BOTH_FAMILIES
+def test_both_kernels_agree_in_outputs_and_gradients(family, samples, hidden):
+    reference, fused = models_of_both_kernels(small_shape(family=family))
     expression, mask = profiles(samples, hidden)
     for model in (reference, fused):
         model.eval()
@@ -43,9 +49,10 @@ def test_both_kernels_agree_in_outputs_and_gradients(samples, hidden):
 
 
 @pytest.mark.parametrize("recompute", ["hidden", "layers"])
-def test_recomputation_changes_no_number_even_with_dropout(recompute):
-    _, plain = models_of_both_kernels(small_shape())
-    _, saving = models_of_both_kernels(small_shape(), recompute=recompute)
+@BOTH_FAMILIES
+def test_recomputation_changes_no_number_even_with_dropout(family, recompute):
+    _, plain = models_of_both_kernels(small_shape(family=family))
+    _, saving = models_of_both_kernels(small_shape(family=family), recompute=recompute)
     expression, mask = profiles(2, "some")
     results = []
     for model in (plain, saving):
@@ -54,10 +61,11 @@ def test_recomputation_changes_no_number_even_with_dropout(recompute):
     torch.testing.assert_close(results[1], results[0])
 
 
-def test_recomputing_layers_works_with_the_reference_kernel():
+@BOTH_FAMILIES
+def test_recomputing_layers_works_with_the_reference_kernel(family):
     torch.manual_seed(0)
-    plain = BulkFormer(small_shape(), random_graph())
-    saving = BulkFormer(small_shape(), random_graph(), recompute="layers")
+    plain = BulkFormer(small_shape(family=family), random_graph())
+    saving = BulkFormer(small_shape(family=family), random_graph(), recompute="layers")
     saving.load_state_dict(plain.state_dict())
     results = []
     for model in (plain, saving):
@@ -66,8 +74,9 @@ def test_recomputing_layers_works_with_the_reference_kernel():
     torch.testing.assert_close(results[1], results[0])
 
 
-def test_dropout_acts_in_training_and_only_there():
-    _, model = models_of_both_kernels(small_shape())
+@BOTH_FAMILIES
+def test_dropout_acts_in_training_and_only_there(family):
+    _, model = models_of_both_kernels(small_shape(family=family))
     expression, _ = profiles(2, "none")
     assert not torch.equal(model.train()(expression).gene_embedding, model(expression).gene_embedding)
     assert torch.equal(model.eval()(expression).gene_embedding, model(expression).gene_embedding)
@@ -81,8 +90,9 @@ def test_redrawn_features_take_effect():
     assert not torch.allclose(before, model(expression).gene_embedding)
 
 
-def test_names_of_tensors_are_the_same_for_both_kernels():
-    reference, fused = models_of_both_kernels(small_shape())
+@BOTH_FAMILIES
+def test_names_of_tensors_are_the_same_for_both_kernels(family):
+    reference, fused = models_of_both_kernels(small_shape(family=family))
     assert list(fused.state_dict()) == list(reference.state_dict())
 
 
@@ -128,6 +138,42 @@ def test_pooled_embeddings_are_the_pooled_embeddings_of_genes(pooling, kernel):
 def test_median_is_that_of_numpy(genes):
     values = torch.randn(2, genes, 5)
     np.testing.assert_allclose(pool_genes(values, "median").numpy(), np.median(values.numpy(), axis=1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max", "median", "all"])
+def test_sample_embeddings_of_the_latest_family_pool_observed_genes_alone(pooling):
+    _, model = models_of_both_kernels(small_shape(family="latest"))
+    expression, mask = profiles(3, "some")
+    mask[2] = True
+    chosen = torch.tensor([0, 3, 4, 9, 21, 22])
+    with torch.no_grad():
+        hidden = expression.masked_fill(mask, torch.nan)
+        embedding = model.eval()(hidden).gene_embedding
+        pooled = model.pooled_embedding(hidden, None, pooling, chosen)
+    assert pooled.shape == (3, 16)
+    for sample in range(2):
+        observed = [gene for gene in chosen.tolist() if not mask[sample, gene]]
+        assert 0 < len(observed) < len(chosen)
+        expected = pool_genes(embedding[sample : sample + 1, observed], pooling)[0]
+        torch.testing.assert_close(pooled[sample], expected, atol=1e-5, rtol=1e-5)
+    assert not pooled[2].any(), "nothing of this sample was observed"
+
+
+@BOTH_FAMILIES
+def test_models_are_of_their_family_also_as_copies_and_after_pickling(family):
+    _, model = models_of_both_kernels(small_shape(family=family))
+    expression, _ = profiles(1, "none")
+    expected = model.eval()(expression).expression
+    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert isinstance(copied, BulkFormer)
+        assert type(copied) is type(model) is encoder_class(family)
+        assert torch.equal(copied(expression).expression, expected)
+
+
+@pytest.mark.parametrize(("visible", "factor"), [(1.0, 0.9), (0.6, 1.5), (0.3, 2.0), (0.0, 2.0)])
+def test_expression_counts_for_more_where_fewer_genes_are_visible(visible, factor):
+    hidden = torch.arange(10).unsqueeze(0) >= round(10 * visible)
+    torch.testing.assert_close(visible_factor(hidden), torch.tensor([factor]))
 
 
 # ---- compilation ---------------------------------------------------------------------------------------------------

@@ -4,13 +4,13 @@ import numpy as np
 import torch
 
 from pretrain.config import ModelSettings
-from pretrain.model.layers import KernelOptions, performer_layer
+from pretrain.model.layers import KernelOptions, performer
 from pretrain.model.random_features import is_redraw_step, orthogonal_features, redraw_random_features
 
 
 def make_layers() -> torch.nn.ModuleList:
     shape = ModelSettings(size="tiny").shape(genes=10)
-    return torch.nn.ModuleList(performer_layer(shape, KernelOptions()) for _ in range(2))
+    return torch.nn.ModuleList(performer(shape, 1, KernelOptions()) for _ in range(2))
 
 
 def features_of(layers: torch.nn.ModuleList) -> list[torch.Tensor]:

@@ -19,7 +19,7 @@ def test_a_global_batch_that_does_not_divide_takes_one_more_pass():
 
 
 def test_sizes_are_the_published_ones_and_a_tiny_one():
-    assert size_names() == ["tiny", "37M", "50M", "93M", "127M", "147M"]
+    assert size_names() == ["tiny", "37M", "50M", "93M", "101M", "127M", "147M"]
     shape = ModelSettings(size="147M").shape(genes=20_010)
     # int(80 ln 80): the released projection matrices are 350 x 80
     assert (shape.dim, shape.performer_layers, shape.heads, shape.random_features) == (640, 12, 8, 350)
@@ -93,7 +93,7 @@ def test_settings_that_a_run_began_without_had_their_defaults():
     [
         (["--zero.stgae", "2"], r"unknown setting zero.stgae \(did you mean 'stage'\?\); valid: stage"),
         (["--zero.stage", "4"], r"zero.stage: Input should be less than or equal to 3 \(given: '4'\)"),
-        (["--model.size", "38M"], "unknown model size '38M'; sizes: tiny, 37M, 50M, 93M, 127M, 147M"),
+        (["--model.size", "38M"], "unknown model size '38M'; sizes: tiny, 37M, 50M, 93M, 101M, 127M, 147M"),
         (["--name", "a/b"], "name: String should match pattern"),
         (["--mask.rate", "15"], "mask.rate: Input should be less than 1"),
     ],
