@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import CliPositionalArg
 
 from dataprep.runtime.addresses import is_absolute, plain_address
-from dataprep.runtime.command_line import CommandSettings, Settings
+from dataprep.runtime.command_line import CommandSettings, Settings, refuse_without_effect
 from dataprep.runtime.plugins import ExtensibleSettings
 from dataprep.sources import AnySource
 
@@ -28,6 +28,8 @@ class SplitSettings(Settings):
             raise ValueError(f"studies in both validation and test: {', '.join(both)}")
         if self.validation_fraction + self.test_fraction >= 1:
             raise ValueError("validation_fraction and test_fraction leave nothing to train on")
+        if self.by_name:
+            refuse_without_effect(self, ("validation_fraction", "test_fraction"), "where studies are named")
         return self
 
     @property
@@ -76,6 +78,8 @@ class BuildSettings(ExtensibleSettings):
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise ValueError(f"source names used twice: {', '.join(repeated)}")
+        if all(source.gene_id == "ensembl" for source in self.sources):
+            refuse_without_effect(self, ("gene_aliases",), "where all sources have Ensembl ids")
         return self
 
     def address(self, path: str) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from dataprep.genes.identifiers import GeneId, RepeatedGenes
-from dataprep.runtime.command_line import CommandSettings, Settings
+from dataprep.runtime.command_line import CommandSettings, Settings, refuse_without_effect
 from dataprep.runtime.plugins import ExtensibleSettings
 from dataprep.sources import Units
 from pretrain.config import Kernel, Pooling, Precision
@@ -71,19 +70,16 @@ class EmbedSettings(CommandSettings):
             raise ValueError("an .h5ad is embedded in this process: --workers is for a corpus")
         if self.reads_h5ad and self.units is None:
             raise ValueError("an .h5ad does not say what its values are: give --units (counts, tpm, ...)")
-        self._refuse_without_effect(_OF_CORPORA if self.reads_h5ad else _OF_H5AD, f"for input {self.input}")
+        refuse_without_effect(self, _OF_CORPORA if self.reads_h5ad else _OF_H5AD, f"for input {self.input}")
         if self.units is not None and not self.units.startswith("log"):
-            self._refuse_without_effect(("log_offset",), f"with units {self.units}, which are no logarithms")
+            refuse_without_effect(self, ("log_offset",), f"with units {self.units}, which are no logarithms")
         if self.level != "sample":
-            self._refuse_without_effect(("pooling",), f"for level {self.level}, which pools nothing")
+            refuse_without_effect(self, ("pooling",), f"for level {self.level}, which pools nothing")
         if self.kernel != "fused" and self.compile:
-            self._refuse_without_effect(("compile",), f"with kernel {self.kernel}")
+            refuse_without_effect(self, ("compile",), f"with kernel {self.kernel}")
+        if self.gene_id == "ensembl":
+            refuse_without_effect(self, ("gene_aliases",), "with gene_id ensembl")
         return self
-
-    def _refuse_without_effect(self, names: Sequence[str], where: str) -> None:
-        given = [f"--{name.replace('_', '-')}" for name in names if name in self.model_fields_set]
-        if given:
-            raise ValueError(f"{' and '.join(given)} would have no effect {where}")
 
     @property
     def reads_h5ad(self) -> bool:

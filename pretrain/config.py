@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
-from dataprep.runtime.command_line import CommandSettings, Settings, UserError
+from dataprep.runtime.command_line import CommandSettings, Settings, UserError, refuse_without_effect
 from dataprep.runtime.plugins import ExtensibleSettings
 from pretrain.families import FamilyName
 from pretrain.shape import SIZE_NUMBERS, ModelShape, ModelSize, packaged_size_names, read_size
@@ -232,6 +232,23 @@ class RunSettings(ExtensibleSettings):
             raise ValueError(f"workers.min_count {self.workers.min_count} is over workers.count {self.workers.count}")
         return self
 
+    def require_effects(self) -> None:
+        """Raise UserError where the user has given a setting that would do nothing.
+
+        Asked of new runs alone: what an older one was begun with has to stay as it is.
+        """
+        if self.workers.min_count in (None, self.workers.count):
+            where = "unless workers.min_count is below workers.count"
+            refuse_without_effect(self.workers, ("resize_check_seconds",), where)
+        if self.workers.gpu:
+            refuse_without_effect(self.workers, ("threads_each",), "with workers.gpu")
+        if self.optimizer.decay == "none":
+            refuse_without_effect(self.optimizer, ("final_fraction",), "with optimizer.decay none")
+        if self.model.kernel != "fused":
+            # layers are recomputed with any kernel
+            names = ("compile", "recompute") if self.model.recompute == "hidden" else ("compile",)
+            refuse_without_effect(self.model, names, f"with model.kernel {self.model.kernel}")
+
     @classmethod
     def may_change(cls, name: str) -> bool:
         """Whether a setting, or all of a group of settings, may have another value when a run resumes."""
@@ -281,6 +298,8 @@ class ExportSettings(CommandSettings):
     def _check(self) -> ExportSettings:
         if (self.run is None) == (self.model is None):
             raise ValueError("give either --run or --model")
+        if self.model is not None:
+            refuse_without_effect(self, ("checkpoint", "corpus"), "with --model")
         return self
 
 
@@ -324,6 +343,8 @@ class BenchSettings(ExtensibleSettings):
     @model_validator(mode="after")
     def _check(self) -> BenchSettings:
         self.sizes(), self.kernels(), self.precisions(), self.micro_batches()
+        if "fused" not in self.kernels():
+            refuse_without_effect(self, ("compile", "recompute"), f"with kernel {self.kernel}")
         return self
 
 

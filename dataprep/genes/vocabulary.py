@@ -102,7 +102,13 @@ class GeneVocabulary:
             _filled(table, name, kind)
             for name, kind in (("ensembl_id", pa.string()), ("symbol", pa.string()), ("length_bp", pa.float64()))
         )
-        return cls(tuple(ids.to_pylist()), tuple(symbols.to_pylist()), lengths.to_numpy())
+        made = cls(tuple(ids.to_pylist()), tuple(symbols.to_pylist()), lengths.to_numpy())
+        wrong = made.lengths_bp[~_are_lengths(made.lengths_bp)]
+        if len(wrong):
+            raise pa.ArrowInvalid(f"column length_bp has {len(wrong):,} that are no lengths, e.g. {wrong[0]:g}")
+        if len(made.column_of) < made.size:
+            raise pa.ArrowInvalid(f"column ensembl_id names {made.size - len(made.column_of):,} genes twice")
+        return made
 
 
 @dataclass(frozen=True)
@@ -220,10 +226,14 @@ def _lengths(address: str, table: pa.Table, column: str) -> list[float | None]:
         lengths: list[float | None] = table.column(column).cast(pa.float64()).to_pylist()
     except pa.ArrowInvalid as error:
         raise UserError(f"{address}: column {column} is not numeric: {error}") from None
-    wrong = [length for length in lengths if length is not None and not length > 0]
+    wrong = [length for length in lengths if length is not None and not _are_lengths(np.float64(length))]
     if wrong:
         raise UserError(f"{address}: {len(wrong)} gene lengths are not positive, e.g. {wrong[0]}")
     return lengths
+
+
+def _are_lengths(lengths_bp: np.ndarray | np.float64) -> np.ndarray:
+    return np.isfinite(lengths_bp) & (lengths_bp > 0)
 
 
 def _require_unique(address: str, ids: tuple[str, ...]) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ class UserError(ValueError):
 class Settings(BaseModel):
     """A group of settings inside a command's settings: frozen, unknown keys refused by name."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
 class CommandSettings(BaseSettings):
@@ -57,6 +58,7 @@ class CommandSettings(BaseSettings):
     model_config = SettingsConfigDict(
         frozen=True,
         extra="forbid",
+        allow_inf_nan=False,
         env_prefix="BULKFORMER_",
         # also before an alias: JSON=1 in somebody's environment is not meant for us
         env_prefix_target="all",
@@ -76,6 +78,29 @@ class CommandSettings(BaseSettings):
     def resolved(self) -> dict[str, Any]:
         """The settings as plain data: what ``--print-config`` shows and what every run stores."""
         return self.model_dump(mode="json", exclude={"config", "print_config", "json_line", "plugins"})
+
+
+def given_of(settings: BaseModel, names: Sequence[str]) -> list[str]:
+    """Which of the settings ``names`` the user has given, with another value than their defaults."""
+    fields = type(settings).model_fields
+    return [
+        name
+        for name in names
+        if name in settings.model_fields_set
+        and getattr(settings, name) != fields[name].get_default(call_default_factory=True)
+    ]
+
+
+def refuse_without_effect(settings: BaseModel, names: Sequence[str], where: str) -> None:
+    """Raise :class:`UserError` where the user has given a setting that would do nothing.
+
+    A default does no harm, also where it is given: ``--print-config`` writes all of them.
+    """
+    given = given_of(settings, names)
+    if isinstance(settings, CommandSettings):
+        given = [f"--{name.replace('_', '-')}" for name in given]
+    if given:
+        raise UserError(f"{' and '.join(given)} would have no effect {where}", exit_code=2)
 
 
 S = TypeVar("S", bound=CommandSettings)
@@ -251,6 +276,10 @@ def _describe(error: ValidationError, model: type[BaseModel]) -> str:
 
 def _unrecognised(message: str, model: type[BaseModel]) -> str:
     text = message.removeprefix("error parsing CLI: ")
+    if unread := re.match(r'error parsing value for field "(\w+)"', text):
+        group = _nested(model, unread[1])
+        valid = f"; it is a group of settings: {', '.join(sorted(group.model_fields))}" if group else ""
+        return f"{unread[1]}: its value cannot be read{valid}"
     unknown = [word for word in text.partition("unrecognized arguments:")[2].split() if word.startswith("--")]
     if not unknown:
         return text

@@ -12,9 +12,9 @@ from typing import IO, Any, Literal
 import h5py
 import numpy as np
 import pandas as pd
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from dataprep.runtime.command_line import UserError
+from dataprep.runtime.command_line import UserError, refuse_without_effect
 from dataprep.runtime.storage import Folder, split_file_address
 from dataprep.sources.registry import register_source
 from dataprep.sources.source import RawProfiles, SampleList, Source
@@ -27,6 +27,12 @@ class H5adSource(Source):
     format: Literal["h5ad"] = "h5ad"
     layer: str | None = Field(default=None, description="layer that holds the values, or raw; default: X")
     gene_column: str | None = Field(default=None, description="column of var with the gene ids; default: its index")
+
+    @model_validator(mode="after")
+    def _text_is_read(self) -> H5adSource:
+        if self.samples is None:
+            refuse_without_effect(self, ("encoding",), "without a samples table: the file itself has none")
+        return self
 
     def list_samples(self, address: str) -> SampleList:
         """The names in obs."""

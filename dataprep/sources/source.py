@@ -6,6 +6,7 @@ class (docs/extending.md). What the values mean is decided elsewhere (:mod:`data
 
 from __future__ import annotations
 
+import codecs
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ MISSING_LABELS = (
     *("not available", "not applicable", "not reported", "not evaluated", "not determined", "not collected"),
     *("[Not Available]", "[Not Applicable]", "[Not Evaluated]", "[Unknown]", "[Discrepancy]", "[Completed]"),
 )
+# Encodings of Python's that are of host names or of literals in code.
+_NOT_OF_FILES = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined")
 
 
 @dataclass(frozen=True)
@@ -93,10 +96,13 @@ class Source(Settings, ABC):
         if self.log_offset != 1.0 and not self.units.startswith("log"):
             raise ValueError(f"log_offset is for logarithms, and the units are {self.units}")
         try:
-            # not codecs.lookup, which also knows rot13 and hex
+            # not codecs.lookup alone, which also knows rot13 and hex
             "gene".encode(self.encoding)
-        except (LookupError, UnicodeError):
-            raise ValueError(f"encoding: {self.encoding!r} is none that Python knows") from None
+            known = codecs.lookup(self.encoding).name.replace("_", "-") not in _NOT_OF_FILES
+        except (LookupError, UnicodeError, ValueError):
+            known = False
+        if not known:
+            raise ValueError(f"encoding: {self.encoding!r} is none of text files that Python knows")
         return self
 
     @abstractmethod

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.csv
 from pydantic import Field, model_validator
 
-from dataprep.runtime.command_line import UserError
+from dataprep.runtime.command_line import UserError, refuse_without_effect
 from dataprep.sources.registry import register_source
 from dataprep.sources.source import RawProfiles, SampleList, Source
 from dataprep.sources.table_layout import MISSING, TableLayout, decimal_hint, find_layout
@@ -58,6 +58,12 @@ class TableSource(Source):
             raise ValueError("value_column is for genes_x_samples")
         if self.delimiter is not None and not self.delimiter.isascii():
             raise ValueError(f"delimiter: {self.delimiter!r} is not an ASCII character")
+        if self.samples is None:
+            refuse_without_effect(self, ("missing_labels",), "without a samples table")
+        if self.orientation == "samples_x_genes":
+            refuse_without_effect(self, ("drop_annotation",), "with samples_x_genes, of which all columns are genes")
+        if self.value_column is not None:
+            refuse_without_effect(self, ("drop_columns", "drop_annotation"), "with value_column, the only one read")
         return self
 
     def list_samples(self, address: str) -> SampleList:

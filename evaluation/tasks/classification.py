@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from dataprep.runtime.command_line import Settings
+from dataprep.runtime.command_line import Settings, refuse_without_effect
 from dataprep.runtime.terminal import log
 from dataprep.sources.source import MISSING_LABELS
 from evaluation.config import Splits
@@ -52,6 +52,7 @@ class Classification(Task[ClassificationSettings]):
 
     name = "classification"
     settings_type = ClassificationSettings
+    uses = ("label",)
 
     def prepare(self) -> Needs:
         self._labels = self._chosen_labels()
@@ -78,6 +79,7 @@ class Classification(Task[ClassificationSettings]):
             settings.min_class_samples, settings.max_profiles, tuple(settings.missing_labels), context.settings.seed
         )
         if context.settings.label is not None:
+            refuse_without_effect(settings, ("max_labels",), "where a label is named")
             return [named_label(samples, where, context.settings.label, rules)]
         labels = usable_labels(samples, rules, settings.max_labels)
         if not labels:

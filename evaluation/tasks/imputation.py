@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from pydantic import Field, model_validator
 
-from dataprep.runtime.command_line import Settings, UserError
+from dataprep.runtime.command_line import Settings, UserError, refuse_without_effect
 from dataprep.runtime.terminal import log, tracked
 from evaluation.scores.intervals import CORRELATION, DIFFERENCE, ERROR, Interval, Resamples
 from evaluation.scores.metrics import ErrorSums
@@ -77,10 +77,13 @@ class Imputation(Task[ImputationSettings]):
 
     name = "imputation"
     settings_type = ImputationSettings
+    uses = ("split",)
 
     def prepare(self) -> Needs:
         context, settings = self.context, self.settings
         split, where = context.settings.split, context.corpus.folder.uri
+        if split == "validation":
+            refuse_without_effect(settings, ("tuning_profiles",), "with split validation, which is scored")
         self._scored = context.row_ids(split, settings.max_profiles)
         if not len(self._scored):
             raise UserError(f"{where}: the {split} split has no profiles to score imputation on")

@@ -7,12 +7,13 @@ import pkgutil
 from collections.abc import Sequence
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field, create_model
+from pydantic import Field, create_model, model_validator
 
 import evaluation.tasks
+from dataprep.runtime.command_line import refuse_without_effect
 from dataprep.runtime.plugins import load_named_plugins
 from evaluation.config import RunSettings
-from evaluation.tasks.task import Task
+from evaluation.tasks.task import SHARED_SETTINGS, Task
 
 T = TypeVar("T", bound=type[Task[Any]])
 
@@ -51,7 +52,21 @@ def run_settings(arguments: Sequence[str]) -> type[RunSettings]:
     one: Any = Literal[tuple(sorted(known))]
     default = RunSettings.model_fields["tasks"]
     groups["tasks"] = (list[one], Field(default.default, min_length=1, description=default.description))
-    return create_model("RunSettings", __base__=RunSettings, __doc__=RunSettings.__doc__, **groups)
+    checks: dict[str, Any] = {"refuse_of_other_tasks": model_validator(mode="after")(_refuse_of_other_tasks)}
+    return create_model(
+        "RunSettings", __base__=RunSettings, __doc__=RunSettings.__doc__, __validators__=checks, **groups
+    )
+
+
+def _refuse_of_other_tasks(settings: RunSettings) -> RunSettings:
+    """Refuse settings that only tasks look at which are not asked for.
+
+    Not so whole groups, which say by their names whose they are: one file may serve several evaluations.
+    """
+    used = {setting for name in settings.tasks for setting in _tasks[name].uses}
+    unused = [name for name in SHARED_SETTINGS if name not in used]
+    refuse_without_effect(settings, unused, f"with --tasks {','.join(settings.tasks)}")
+    return settings
 
 
 def _first_line(settings: type) -> str:

@@ -20,6 +20,9 @@ from pretrain.config import Pooling
 
 S = TypeVar("S", bound=Settings)
 
+# Settings of the command that some tasks look at and others do not.
+SHARED_SETTINGS = ("split", "label")
+
 
 class NotApplicableError(UserError):
     """The corpus has nothing that the task could be scored on: it is left out where other tasks are asked for, too."""
@@ -40,11 +43,13 @@ class Task(ABC, Generic[S]):
     """One downstream task. An object is one evaluation: it is made, prepared once and scored once.
 
     ``name`` selects it (``--tasks NAME``) and stands before its settings (``--NAME.setting``); ``settings_type`` is
-    their model, with a default for every setting and a first docstring line for ``--help``.
+    their model, with a default for every setting and a first docstring line for ``--help``. ``uses`` names the settings
+    of the command that it looks at, of those that not every task does: given without such a task, they are refused.
     """
 
     name: ClassVar[str]
     settings_type: ClassVar[type[Settings]]
+    uses: ClassVar[Sequence[str]] = SHARED_SETTINGS
 
     def __init__(self, context: TaskContext, settings: S) -> None:
         self.context = context

@@ -28,8 +28,11 @@ class RunIdentity:
     begun_without_uid: bool = False
 
 
-def require_run_folder(folder: Folder) -> None:
-    """Raise UserError where the folder holds something that is not a run: nothing of that may be written over."""
+def require_run_folder(folder: Folder) -> bool:
+    """Return whether there is no run in the folder yet.
+
+    Raises UserError where it holds something that is not a run: nothing of that may be written over.
+    """
     names = [name for name in folder.children() if not name.startswith(".") and name != LEASE_FILE]
     if names and SETTINGS_FILE not in names:
         raise UserError(
@@ -39,6 +42,7 @@ def require_run_folder(folder: Folder) -> None:
         )
     if names:
         _read(folder)
+    return not names
 
 
 def store_settings(folder: Folder, settings: RunSettings) -> RunIdentity:

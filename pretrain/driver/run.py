@@ -57,7 +57,8 @@ def run(settings: RunSettings) -> dict[str, Any]:
     corpus = _checked_corpus(settings)
     folder = Folder(settings.storage) / settings.name
     folder.require_reachable()
-    require_run_folder(folder)
+    if require_run_folder(folder):
+        settings.require_effects()
     started = time.monotonic()
     with _lease(folder, settings.name) as lease:
         require_same_inputs(folder, corpus, settings.name)

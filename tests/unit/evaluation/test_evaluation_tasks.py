@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from made_corpora import make_corpus
 from made_exports import write_model
 from own_task import Neighbours
@@ -190,3 +191,33 @@ def test_a_place_where_nothing_can_be_written_is_known_before_the_model_is_opene
     code, out, err = score("--output", str(tmp_path / place))
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert any(why in err for why in ("File exists", "is a folder, not a file to write", "File name too long"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--tasks", "imputation", "--label", "sex"), "--label would have no effect with --tasks imputation"),
+        (("--tasks", "classification", "--split", "validation"), "--split would have no effect with --tasks class"),
+        (("--split", "validation", "--imputation.tuning-profiles", "9"), "tuning_profiles would have no effect"),
+        (("--label", "sex", "--classification.max-labels", "2"), "max_labels would have no effect where a label is"),
+    ],
+)
+def test_settings_of_tasks_that_are_not_run_are_refused(folder, capsys, arguments, complaint):
+    given = ["run", "--model", str(folder / "model"), "--corpus", str(folder / "corpus"), *arguments]
+    assert main("evaluation", "", COMMANDS, given) == 2
+    assert complaint in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_task_of_a_plugin_may_look_at_any_setting():
+    class Own(Task):
+        name = "own"
+
+    assert Own.uses == ("split", "label")
+
+
+def test_printed_settings_of_one_task_can_be_given_again(folder, tmp_path):
+    arguments = ["--model", "m", "--corpus", "c", "--tasks", "imputation"]
+    printed = yaml.safe_dump(read_settings(run_settings(arguments), arguments).resolved())
+    (tmp_path / "run.yaml").write_text(printed)
+    again = ["--config", str(tmp_path / "run.yaml")]
+    assert read_settings(run_settings(again), again).tasks == ["imputation"]

@@ -3,6 +3,7 @@
 import pytest
 
 from dataprep.__main__ import COMMANDS
+from dataprep.config import BuildSettings
 from dataprep.runtime.command_line import UserError, main, read_settings
 from pretrain.config import RunSettings
 
@@ -104,3 +105,11 @@ def test_variables_of_others_are_not_ours(monkeypatch):
     assert not read().json_line
     monkeypatch.setenv("BULKFORMER_JSON", "true")
     assert read().json_line
+
+
+def test_a_group_in_the_environment_is_no_value(monkeypatch):
+    monkeypatch.setenv("BULKFORMER_SPLIT", "half")
+    with pytest.raises(
+        UserError, match=r"^split: its value cannot be read; it is a group of settings: test, test_frac"
+    ):
+        read_settings(BuildSettings, ["--corpus", "c"])

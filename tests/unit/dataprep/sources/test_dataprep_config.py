@@ -35,8 +35,30 @@ def read(tmp_path: Path, *arguments: str, **content: Any) -> BuildSettings:
             "valid for format table: .*orientation",
         ),
         ({"seed": -1}, "seed: .*greater than or equal to 0"),
-        ({"sources": [SOURCE | {"encoding": "rot13"}]}, "encoding: 'rot13' is none that Python knows"),
+        ({"sources": [SOURCE | {"encoding": "rot13"}]}, "encoding: 'rot13' is none of text files that Python knows"),
+        ({"sources": [SOURCE | {"encoding": "idna"}]}, "encoding: 'idna' is none of text files"),
+        ({"sources": [SOURCE | {"encoding": "unicode_escape"}]}, "encoding: 'unicode_escape' is none of text files"),
+        ({"sources": [SOURCE | {"encoding": "x\0"}]}, "encoding: .* is none of text files"),
         ({"sources": [SOURCE | {"delimiter": "\u00df"}]}, "delimiter: '\u00df' is not an ASCII character"),
+        (
+            {"split": {"test": ["a"], "validation_fraction": 0.2}},
+            "split: validation_fraction would have no effect where studies are named",
+        ),
+        ({"gene_aliases": "a.csv"}, "--gene-aliases would have no effect where all sources have Ensembl ids"),
+        ({"sources": [SOURCE | {"missing_labels": ["x"]}]}, "missing_labels would have no effect without a samples"),
+        (
+            {"sources": [SOURCE | {"orientation": "samples_x_genes", "drop_annotation": False}]},
+            "drop_annotation would have no effect with samples_x_genes",
+        ),
+        (
+            {"sources": [SOURCE | {"value_column": "n", "drop_columns": ["m"]}]},
+            "drop_columns would have no effect with value_column",
+        ),
+        (
+            {"sources": [SOURCE | {"format": "h5ad", "encoding": "latin-1"}]},
+            "encoding would have no effect without a samples table",
+        ),
+        ({"max_missing_share": float("nan")}, "max_missing_share: .*finite number"),
         ({"split": {"tests": []}}, r"unknown setting split\.tests \(did you mean 'test'\?\)"),
     ],
 )

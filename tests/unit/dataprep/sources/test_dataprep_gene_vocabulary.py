@@ -74,6 +74,8 @@ def test_a_parquet_gene_list_is_read(tmp_path: Path) -> None:
         ("gene\nTP53\n", "no column ensembl_id or ensg_id; it has gene"),
         ("ensg_id\nENSG1\nENSG1\nENSG2\n", "1 duplicate gene ids, e.g. ENSG1"),
         ("ensg_id,gene_length\nENSG1,0\n", "1 gene lengths are not positive, e.g. 0"),
+        ("ensg_id,gene_length\nENSG1,-5\n", "1 gene lengths are not positive, e.g. -5"),
+        ("ensg_id,gene_length\nENSG1,inf\n", "1 gene lengths are not positive, e.g. inf"),
         ("ensg_id,gene_length\nENSG1,long\n", "column gene_length is not numeric"),
         ("ensg_id,gene_length\nENSG1,5\n,6\n", "1 of 2 rows have no gene id"),
         ("", "cannot be read as a table"),

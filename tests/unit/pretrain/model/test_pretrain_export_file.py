@@ -56,6 +56,10 @@ def replaced(name: str, cell: object) -> Callable[[pa.Table], pa.Table]:
     [
         (GENES_FILE, replaced("ensembl_id", None)),
         (GENES_FILE, replaced("length_bp", "long")),
+        (GENES_FILE, replaced("length_bp", -1.0)),
+        (GENES_FILE, replaced("length_bp", float("nan"))),
+        (GENES_FILE, replaced("length_bp", float("inf"))),
+        (GENES_FILE, replaced("ensembl_id", "ENSG00000000003")),
         (GENES_FILE, lambda table: table.drop_columns(["symbol"])),
         (GRAPH_FILE, replaced("src", "a")),
         (GRAPH_FILE, lambda table: table.replace_schema_metadata({"vocabulary_sha256": b"\xff"})),

@@ -1,9 +1,10 @@
 """Numbers that follow from the settings, and settings that are refused."""
 
 import pytest
+import yaml
 
 from dataprep.runtime.command_line import UserError, read_settings
-from pretrain.config import BatchSettings, ModelSettings, OptimizerSettings, RunSettings
+from pretrain.config import BatchSettings, BenchSettings, ExportSettings, ModelSettings, OptimizerSettings, RunSettings
 from pretrain.shape import size_names
 from pretrain.training.job import schedule_steps_of, total_steps
 
@@ -112,3 +113,63 @@ def test_the_command_line_wins_over_environment_and_file(tmp_path, monkeypatch):
     monkeypatch.setenv("BULKFORMER_ZERO__STAGE", "2")
     settings = read_settings(RunSettings, [*REQUIRED, "--config", str(file), "--seed", "3"])
     assert (settings.seed, settings.zero.stage, settings.batch.micro_profiles) == (3, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        (["--workers.resize-check-seconds", "5"], "resize_check_seconds would have no effect unless workers.min_count"),
+        (["--workers.gpu", "--workers.threads-each", "2"], "threads_each would have no effect with workers.gpu"),
+        (["--optimizer.final-fraction", "0.2"], "final_fraction would have no effect with optimizer.decay none"),
+        (["--model.kernel", "reference", "--model.compile"], "compile would have no effect with model.kernel"),
+        (["--model.kernel", "reference", "--model.recompute", "hidden"], "recompute would have no effect"),
+    ],
+)
+def test_settings_of_a_new_run_that_would_do_nothing_are_refused(given, complaint):
+    with pytest.raises(UserError, match=complaint):
+        read_settings(RunSettings, [*REQUIRED, *given]).require_effects()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--workers.count", "3", "--workers.min-count", "2", "--workers.resize-check-seconds", "5"],
+        ["--optimizer.final-fraction", "0.2", "--optimizer.decay", "cosine"],
+        ["--model.kernel", "reference", "--model.recompute", "layers"],
+        ["--model.compile", "--model.recompute", "hidden"],
+    ],
+)
+def test_settings_that_do_something_are_accepted(given):
+    read_settings(RunSettings, [*REQUIRED, *given]).require_effects()
+
+
+def test_printed_settings_can_be_given_again(tmp_path):
+    """They hold the defaults of settings that do nothing."""
+    for name, arguments in (("tiny", REQUIRED), ("one", [*REQUIRED, "--model.kernel", "reference"])):
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(yaml.safe_dump(read_settings(RunSettings, arguments).resolved()))
+        read_settings(RunSettings, ["--config", str(file)]).require_effects()
+
+
+@pytest.mark.parametrize("number", ["inf", "-inf", "nan"])
+@pytest.mark.parametrize("name", ["optimizer.learning_rate", "workers.cpus_each", "data.outage_patience_seconds"])
+def test_numbers_that_are_not_finite_are_refused(name, number):
+    with pytest.raises(UserError, match=f"{name}: Input should be a finite number"):
+        read_settings(RunSettings, [*REQUIRED, f"--{name}={number}"])
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        (["--model", "m", "--format", "released", "--checkpoint", "best"], "--checkpoint would have no effect with"),
+        (["--model", "m", "--format", "released", "--corpus", "c"], "--corpus would have no effect with --model"),
+    ],
+)
+def test_an_export_of_a_model_takes_nothing_that_is_about_runs(given, complaint):
+    with pytest.raises(UserError, match=complaint):
+        read_settings(ExportSettings, ["--output", "o", *given])
+
+
+def test_a_bench_of_the_reference_kernel_takes_no_settings_of_the_other():
+    with pytest.raises(UserError, match="--recompute would have no effect with kernel reference"):
+        read_settings(BenchSettings, ["--kernel", "reference", "--recompute", "layers"])

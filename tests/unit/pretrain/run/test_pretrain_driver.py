@@ -155,6 +155,7 @@ def trained(folder: Folder, corpus: Corpus, with_graph: bool) -> None:
     """Leave a checkpoint in the run's folder, as the first version did or as this one does."""
     state: dict[str, Any] = {
         "step": 5, "best": None, "corpus": corpus.fingerprint, "vocabulary_sha256": corpus.vocabulary.fingerprint,
+        "model": {}, "settings": {"name": "first", "corpus": corpus.folder.uri},
     }  # fmt: skip
     if with_graph:
         state["graph_sha256"] = corpus.graph().fingerprint
