@@ -272,24 +272,41 @@ class RunSettings(ExtensibleSettings):
 class ImportReleasedSettings(CommandSettings):
     """Turn a released checkpoint into a model export."""
 
-    checkpoint: Path = Field(description="released state dict, .pt")
-    genes: Path = Field(description="gene list as published: CSV with at least ensg_id, in the model's order")
-    graph: Path = Field(description="edge index 2 x E, .pt; row 0 receives messages, row 1 sends them")
-    graph_weight: Path = Field(description="E edge weights, .pt")
+    release: Path | None = Field(None, description="release folder of family latest, instead of the four files")
+    checkpoint: Path | None = Field(None, description="released state dict of the first family, .pt")
+    genes: Path | None = Field(None, description="gene list as published: CSV with at least ensg_id, in model order")
+    graph: Path | None = Field(None, description="edge index 2 x E, .pt; row 0 receives messages, row 1 sends them")
+    graph_weight: Path | None = Field(None, description="E edge weights, .pt")
     output: str = Field(description="export folder or s3:// address")
     heads: int | None = Field(None, ge=1, description="attention heads; by default as the tensors' shapes say")
     overwrite: bool = Field(False, description="replace an export of another origin in the output folder")
 
+    @model_validator(mode="after")
+    def _check(self) -> ImportReleasedSettings:
+        files = {
+            "checkpoint": self.checkpoint,
+            "genes": self.genes,
+            "graph": self.graph,
+            "graph_weight": self.graph_weight,
+        }
+        given = [name for name, value in (files | {"heads": self.heads}).items() if value is not None]
+        absent = [name for name, value in files.items() if value is None]
+        if self.release is not None and given:
+            raise ValueError(f"release is a folder with all files: leave out {', '.join(given)}")
+        if self.release is None and absent:
+            raise ValueError(f"give release, or also {', '.join(absent)}")
+        return self
+
 
 class ExportSettings(CommandSettings):
-    """Export a checkpoint of a run, or write an export as a released state dict."""
+    """Export a checkpoint of a run, or write an export as the files that its family's authors publish."""
 
     run: str | None = Field(None, description="run folder or s3:// address, STORAGE/NAME")
     checkpoint: str = Field("last", description="last, best (by validation loss), or a step")
     corpus: str | None = Field(None, description="the run's corpus, where it is not at its old address")
     model: str | None = Field(None, description="model export to convert, instead of --run")
     format: Literal["export", "released"] = Field(
-        "export", description="export: a model export folder; released: a .pt state dict with graph and gene list"
+        "export", description="export: a model export folder; released: the files of its family's published releases"
     )
     output: str = Field(description="folder to write to; for format export also s3://")
     overwrite: bool = Field(False, description="replace an export of another run, or released files, in the folder")

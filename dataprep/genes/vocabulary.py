@@ -29,9 +29,9 @@ from dataprep.runtime.storage import Folder, split_file_address
 UNKNOWN_LENGTH_BP = 1000.0
 PACKAGED_TABLE = "gene_vocabulary.csv.gz"
 
-_ID_COLUMNS = ("ensembl_id", "ensg_id")
+_ID_COLUMNS = ("ensembl_id", "ensg_id", "canonical_ensg")
 _SYMBOL_COLUMNS = ("symbol", "gene_symbol")
-_LENGTH_COLUMNS = ("length_bp", "gene_length", "length")
+_LENGTH_COLUMNS = ("length_bp", "gene_length", "gene_length_bp", "length")
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,8 +149,9 @@ def gene_reference() -> GeneReference:
 def read_vocabulary(address: str) -> GeneVocabulary:
     """A vocabulary from a CSV (also gzip) or Parquet file, local or ``s3://``.
 
-    The id column is ``ensembl_id`` or, as in the published list, ``ensg_id``; symbols (``symbol``, ``gene_symbol``)
-    and lengths (``length_bp``, ``gene_length``) are taken from the file where it has them, else from GENCODE.
+    The id column is ``ensembl_id`` or, as in the published lists, ``ensg_id`` or ``canonical_ensg``; symbols
+    (``symbol``, ``gene_symbol``) and lengths (``length_bp``, ``gene_length``, ``gene_length_bp``) are taken from the
+    file where it has them, else from GENCODE.
     Raises :class:`UserError` for a file without ids, with duplicate ids, or with lengths that are not positive.
     """
     table = _read_table(address)

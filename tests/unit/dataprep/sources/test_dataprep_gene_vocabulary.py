@@ -71,7 +71,7 @@ def test_a_parquet_gene_list_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("gene\nTP53\n", "no column ensembl_id or ensg_id; it has gene"),
+        ("gene\nTP53\n", "no column ensembl_id or ensg_id or canonical_ensg; it has gene"),
         ("ensg_id\nENSG1\nENSG1\nENSG2\n", "1 duplicate gene ids, e.g. ENSG1"),
         ("ensg_id,gene_length\nENSG1,0\n", "1 gene lengths are not positive, e.g. 0"),
         ("ensg_id,gene_length\nENSG1,-5\n", "1 gene lengths are not positive, e.g. -5"),
