@@ -110,7 +110,7 @@ def simulate(settings: SimulateSettings) -> dict[str, Any]:
     samples = []
     for study in draw_studies(settings, vocabulary, truth):
         _write_study(folder, study, vocabulary, measured=_measured(settings, study.name, vocabulary))
-        samples.append(study.labels.assign(**_programs(study.activities)))
+        samples.append(_with_programs(study.labels, study.activities))
     folder.write_bytes(TRUTH_SAMPLES_FILE, table_bytes(pa.Table.from_pandas(pd.concat(samples), preserve_index=False)))
     genes = (
         vocabulary.to_arrow()
@@ -121,9 +121,9 @@ def simulate(settings: SimulateSettings) -> dict[str, Any]:
             rewired_in=[
                 "; ".join(_tissue(int(index)) for index in np.flatnonzero(column < 0)) for column in truth.wiring.T
             ],
-            **_programs(truth.loading.T),
         )
     )
+    genes = _with_programs(genes, truth.loading.T)
     folder.write_bytes(TRUTH_GENES_FILE, table_bytes(pa.Table.from_pandas(genes, preserve_index=False)))
     folder.write_bytes(GENES_FILE, _compressed(_delimited(vocabulary.to_arrow(), ",")))
     # the last, so that a folder with it is whole
@@ -259,8 +259,10 @@ def _tissue(index: int) -> str:
     return _TISSUES[index] if index < len(_TISSUES) else f"tissue_{index + 1:02d}"
 
 
-def _programs(values: np.ndarray) -> dict[str, np.ndarray]:
-    return {f"program_{number + 1:02d}": column for number, column in enumerate(values.T)}
+def _with_programs(rows: pd.DataFrame, values: np.ndarray) -> pd.DataFrame:
+    """Rows with a column for each program, at once: pandas warns of many columns that are put in one by one."""
+    names = [f"program_{number + 1:02d}" for number in range(values.shape[1])]
+    return pd.concat([rows, pd.DataFrame(values, rows.index, names)], axis=1)
 
 
 def _delimited(table: pa.Table, delimiter: str) -> bytes:

@@ -89,14 +89,14 @@ def read_without_ray(settings: BuildSettings) -> tuple[pd.DataFrame, dict[str, n
     tasks = [ReadTask(file, 0, len(file.sample_ids)) for file in files]
     blocks = [block for task in tasks for block in task_blocks(task, vocabulary, {}, thresholds(settings))]
     found = pa.concat_tables(blocks)
-    judged = apply_quality_control(samples, found, settings)
-    report_sources(judged, settings)
-    require_profiles(judged, settings)
+    decided = apply_quality_control(samples, found, settings)
+    report_sources(decided, settings)
+    require_profiles(decided, settings)
     profiles = {
-        judged.at[ordinal, "sample_id"]: np.frombuffer(expression, "<f2").astype(np.float64)
+        decided.at[ordinal, "sample_id"]: np.frombuffer(expression, "<f2").astype(np.float64)
         for ordinal, expression in zip(
             found.column("ordinal").to_pylist(), found.column("expression").to_pylist(), strict=True
         )
         if expression is not None
     }
-    return judged, profiles
+    return decided, profiles

@@ -82,9 +82,9 @@ class GeneGraph:
     def read(cls, folder: Folder, name: str = GRAPH_FILE) -> GeneGraph:
         """Read what :meth:`write` wrote. Raises :class:`UserError` where it is missing or damaged."""
         table = read_table(folder, name)
-        lacking = [column for column in _COLUMNS if column not in table.column_names]
-        if lacking:
-            raise UserError(f"{folder.uri}/{name} is not a gene graph: it has no column {', '.join(lacking)}")
+        missing = [column for column in _COLUMNS if column not in table.column_names]
+        if missing:
+            raise UserError(f"{folder.uri}/{name} is not a gene graph: it has no column {', '.join(missing)}")
         metadata = table.schema.metadata or {}
         try:
             graph = cls(

@@ -25,6 +25,14 @@ def split_studies(profiles_of: Mapping[str, int], settings: SplitSettings, seed:
     return split_of
 
 
+def empty_splits(split_of: Mapping[str, str], settings: SplitSettings) -> list[str]:
+    """The splits that were to get a fraction of the profiles and got no study."""
+    fractions = {"validation": settings.validation_fraction, "test": settings.test_fraction}
+    if settings.by_name:
+        return []
+    return [split for split, fraction in fractions.items() if fraction and split not in split_of.values()]
+
+
 def _by_name(profiles_of: Mapping[str, int], settings: SplitSettings) -> dict[str, str]:
     named = dict.fromkeys(settings.validation, "validation") | dict.fromkeys(settings.test, "test")
     absent = sorted(set(named) - set(profiles_of))

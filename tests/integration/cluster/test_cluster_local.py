@@ -257,10 +257,10 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_end_it(state: Path):
 
 
 def test_what_ray_tells_of_its_jobs_holds_no_secret(state: Path):
-    told = get(f"{address(state, 'dashboard')}/api/jobs/", StateFolder.at(state).credentials().ray_token)
+    answer = get(f"{address(state, 'dashboard')}/api/jobs/", StateFolder.at(state).credentials().ray_token)
 
-    assert "inherits" in told
-    assert not [secret for secret in secrets_of(state) if secret in told]
+    assert "inherits" in answer
+    assert not [secret for secret in secrets_of(state) if secret in answer]
 
 
 def has_worker(head: psutil.Process) -> bool:

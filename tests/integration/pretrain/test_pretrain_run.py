@@ -182,7 +182,7 @@ def test_one_mlflow_run_with_parameters_metrics_and_the_export_also_after_a_rest
 
 
 def test_what_mlflow_missed_is_sent_later_each_step_once(s3_server, mlflow_server, monkeypatch):
-    """The server is away for a whole run, and then until the middle of its next start."""
+    """The server is unreachable for a whole run, and then until the middle of its next start."""
     monkeypatch.setattr(tracking, "CLOSE_PATIENCE_SECONDS", 3.0)
     folder = Folder(s3_server.prefix("untracked")) / "untracked"
     lines: list[str] = []

@@ -50,7 +50,7 @@ def test_a_clock_that_is_set_does_not_make_another_process_of_it(start, monkeypa
     assert started.find() is not None
 
 
-def test_a_record_of_an_earlier_version_is_told_by_the_time_of_the_start(start):
+def test_a_record_of_an_earlier_version_is_recognised_by_the_time_of_the_start(start):
     started = start("import time; time.sleep(600)", "one")
 
     assert ProcessId(started.pid, started.started_at).find() is not None

@@ -160,3 +160,11 @@ def test_a_cohort_is_not_overwritten(tmp_path: Path) -> None:
 def test_more_genes_than_there_are_is_a_bad_argument(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--genes 30000 is more than the 20,024 there are"):
         simulate(SETTINGS.model_copy(update={"output": str(tmp_path), "genes": 30_000}))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_thousand_programs_are_written_without_a_warning(tmp_path: Path) -> None:
+    simulate(SimulateSettings(output=str(tmp_path), samples=20, studies=1, genes=100, programs=1000))
+    truth = pq.read_table(tmp_path / "truth_samples.parquet")
+    assert truth.column_names[-1] == "program_1000"
+    assert len(truth.column_names) == len(set(truth.column_names))

@@ -1,12 +1,14 @@
 """Studies go to one split whole, and always to the same one."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from dataprep.config import SplitSettings
-from dataprep.pipeline.splits import split_studies
+from dataprep.pipeline.splits import empty_splits, split_studies
 from dataprep.runtime.command_line import UserError
 
 STUDIES = st.dictionaries(st.text("abcdef", min_size=1, max_size=6), st.integers(1, 500), min_size=3, max_size=40)
@@ -48,6 +50,23 @@ def test_a_single_study_is_trained_on() -> None:
 def test_nothing_is_held_out_that_was_not_asked_for() -> None:
     settings = SplitSettings(validation_fraction=0, test_fraction=0)
     assert set(split_studies({"a": 10, "b": 10, "c": 1}, settings, 0).values()) == {"train"}
+
+
+@pytest.mark.parametrize(
+    ("studies", "settings", "empty"),
+    [
+        ({"a": 10}, {}, ["validation", "test"]),
+        ({"a": 10, "b": 10}, {}, ["validation"]),
+        ({"a": 10, "b": 10, "c": 10}, {}, []),
+        ({"a": 10}, {"validation_fraction": 0, "test_fraction": 0}, []),
+        ({"a": 10, "b": 10}, {"test": ["b"]}, []),
+    ],
+)
+def test_a_split_that_got_nothing_of_what_was_asked_for_is_named(
+    studies: dict[str, int], settings: dict[str, Any], empty: list[str]
+) -> None:
+    chosen = SplitSettings(**settings)
+    assert empty_splits(split_studies(studies, chosen, 0), chosen) == empty
 
 
 def test_named_studies_go_where_they_are_named() -> None:

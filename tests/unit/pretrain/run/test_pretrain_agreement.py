@@ -1,4 +1,4 @@
-"""What workers tell one another once a step."""
+"""What workers agree on once a step."""
 
 from dataclasses import dataclass, field
 
@@ -22,7 +22,7 @@ class RanksInOneProcess(Ranks):
         return values if self.total is None else self.total
 
 
-def told(
+def agreement_of(
     losses: list[list[float]],
     requests: list[Requests],
     seconds: list[float],
@@ -42,27 +42,27 @@ def told(
 
 
 def test_losses_profiles_and_seconds_of_all_ranks_arrive():
-    agreed = told([[1.0, 2.0], [4.0], []], [Requests()] * 3, [0.1, 0.2, 0.3])
+    agreed = agreement_of([[1.0, 2.0], [4.0], []], [Requests()] * 3, [0.1, 0.2, 0.3])
     assert (agreed.loss_sum, agreed.profiles, agreed.finite) == (7.0, 3, True)
     assert agreed.requests == Requests()
     np.testing.assert_allclose(agreed.own_seconds, [0.1, 0.2, 0.3])
 
 
 def test_one_rank_that_is_not_finite_is_enough():
-    assert not told([[1.0], [float("nan")]], [Requests()] * 2, [0, 0]).finite
+    assert not agreement_of([[1.0], [float("nan")]], [Requests()] * 2, [0, 0]).finite
 
 
 def test_one_rank_that_has_failed_is_enough():
     quiet = ([[1.0], [1.0]], [Requests()] * 2, [0, 0])
-    assert not told(*quiet).failed
-    assert told(*quiet, failed=[True, False]).failed
-    assert told(*quiet, failed=[False, True]).failed
+    assert not agreement_of(*quiet).failed
+    assert agreement_of(*quiet, failed=[True, False]).failed
+    assert agreement_of(*quiet, failed=[False, True]).failed
 
 
 def test_only_rank_0_has_requests():
     wanted = Requests(stop=True, checkpoint=False, ask_ray=True)
-    assert told([[1.0], [1.0]], [wanted, Requests()], [0, 0]).requests == wanted
-    assert told([[1.0], [1.0]], [Requests(), wanted], [0, 0]).requests == Requests()
+    assert agreement_of([[1.0], [1.0]], [wanted, Requests()], [0, 0]).requests == wanted
+    assert agreement_of([[1.0], [1.0]], [Requests(), wanted], [0, 0]).requests == Requests()
 
 
 def test_a_worker_that_stays_slow_is_named_once():

@@ -37,7 +37,7 @@ def store(tmp_path: Path) -> CheckpointStore:
     return CheckpointStore(Folder(str(tmp_path)))
 
 
-def told() -> tuple[list[str], object]:
+def logged() -> tuple[list[str], object]:
     lines: list[str] = []
     return lines, lines.append
 
@@ -57,21 +57,21 @@ def test_a_checkpoint_without_marker_is_none(store, tmp_path):
     store.write(make_checkpoint(2))
     (tmp_path / "step-00000002" / MARKER).unlink()
     assert store.steps() == [1]
-    lines, tell = told()
-    assert store.newest_good(tell).step == 1
+    lines, log = logged()
+    assert store.newest_good(log).step == 1
     assert lines == []
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, OPTIMIZER, "state.json", "accounting.safetensors"])
-def test_a_flipped_bit_sends_the_run_back_to_the_checkpoint_before_and_is_told(store, tmp_path, name):
+def test_a_flipped_bit_sends_the_run_back_to_the_checkpoint_before_and_is_logged(store, tmp_path, name):
     store.write(make_checkpoint(1))
     store.write(make_checkpoint(2))
     path = tmp_path / "step-00000002" / name
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    lines, tell = told()
-    assert store.newest_good(tell).step == 1
+    lines, log = logged()
+    assert store.newest_good(log).step == 1
     assert len(lines) == 1
     assert "PASSED OVER" in lines[0]
     assert name in lines[0]
@@ -81,8 +81,8 @@ def test_a_copy_under_the_name_of_a_later_step_is_none_and_counts_for_nothing(st
     store.write(make_checkpoint(1))
     shutil.copytree(tmp_path / "step-00000001", tmp_path / "step-00000002")
     later = CheckpointStore(store.folder)
-    lines, tell = told()
-    assert later.newest_good(tell).step == 1
+    lines, log = logged()
+    assert later.newest_good(log).step == 1
     assert "step-00000002/state.json is that of step 1" in lines[0]
     CheckpointStore(store.folder).retain(1, None)
     assert later.read(1).step == 1
@@ -174,7 +174,7 @@ def test_a_checkpoint_that_the_disk_cannot_read_is_damaged(store, monkeypatch, n
         return read(folder, name)
 
     monkeypatch.setattr(Folder, "read_bytes", unreadable)
-    lines, log = told()
+    lines, log = logged()
     assert CheckpointStore(store.folder).newest_good(log).step == 1
     assert len(lines) == 1
 
@@ -257,8 +257,8 @@ def test_a_run_is_named_within_its_storage(option):
 
 def test_a_full_disk_costs_the_checkpoint_and_not_the_one_before(small_disk):
     store = CheckpointStore(Folder(str(small_disk)))
-    lines, tell = told()
-    writer = CheckpointWriter(store, 2, lambda: None, tell)
+    lines, log = logged()
+    writer = CheckpointWriter(store, 2, lambda: None, log)
     writer.submit(make_checkpoint(1), None)
     large = make_checkpoint(2)
     large = replace(large, weights={"a.weight": torch.zeros(2**19)})
@@ -266,7 +266,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_one_before(small_disk):
     with pytest.raises(UserError, match=r"step 2 not written: .*No space left"):
         writer.close()
     assert store.steps() == [1]
-    assert store.newest_good(tell).step == 1
+    assert store.newest_good(log).step == 1
     assert any("training continues" in line for line in lines)
     assert not [path for path in small_disk.rglob("*") if path.name.endswith(".partial")], "nothing is left behind"
 
@@ -283,10 +283,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(place)], check=True)
 
 
-def test_a_checkpoint_that_cannot_be_written_is_told_and_raised_at_the_end(tmp_path):
+def test_a_checkpoint_that_cannot_be_written_is_logged_and_raised_at_the_end(tmp_path):
     (tmp_path / "blocked").write_text("a file where the folder should be")
-    lines, tell = told()
-    writer = CheckpointWriter(CheckpointStore(Folder(str(tmp_path / "blocked"))), 2, lambda: None, tell)
+    lines, log = logged()
+    writer = CheckpointWriter(CheckpointStore(Folder(str(tmp_path / "blocked"))), 2, lambda: None, log)
     writer.submit(make_checkpoint(1), None)
     with pytest.raises(UserError, match="checkpoint of step 1 not written"):
         writer.close()
@@ -297,7 +297,7 @@ def test_an_error_that_nobody_expected_ends_the_run_instead_of_blocking_it(store
     def out_of_memory(*_: object) -> None:
         raise MemoryError("no room for another copy")
 
-    writer = CheckpointWriter(store, 2, lambda: None, told()[1])
+    writer = CheckpointWriter(store, 2, lambda: None, logged()[1])
     monkeypatch.setattr(store, "write", out_of_memory)
 
     def go_on_for_ever() -> None:
@@ -313,8 +313,8 @@ def test_an_error_that_nobody_expected_ends_the_run_instead_of_blocking_it(store
 
 
 def test_a_best_checkpoint_that_could_not_be_written_does_not_cost_the_best_before_it(store, monkeypatch):
-    lines, tell = told()
-    writer = CheckpointWriter(store, 1, lambda: None, tell)
+    lines, log = logged()
+    writer = CheckpointWriter(store, 1, lambda: None, log)
     writer.submit(make_checkpoint(1), 1)
     writer.submit(make_checkpoint(2), 1)
     with monkeypatch.context() as patch:
@@ -346,7 +346,7 @@ def test_a_writer_whose_run_another_process_has_taken_over_touches_nothing(store
     def taken_over() -> None:
         raise LeaseLostError("process 9 on new has taken over run first: this one stops")
 
-    writer = CheckpointWriter(CheckpointStore(store.folder), 1, lambda: None, told()[1], taken_over)
+    writer = CheckpointWriter(CheckpointStore(store.folder), 1, lambda: None, logged()[1], taken_over)
     writer.submit(make_checkpoint(5), None)
     with pytest.raises(LeaseLostError, match=r"^process 9 on new has taken over run first"):
         writer.close()
@@ -360,7 +360,7 @@ def test_a_checkpoint_that_was_being_written_when_the_run_was_taken_over_gets_no
         if next(answers):
             raise LeaseLostError("process 9 on new has taken over run first: this one stops")
 
-    writer = CheckpointWriter(store, 1, lambda: None, told()[1], require_lease)
+    writer = CheckpointWriter(store, 1, lambda: None, logged()[1], require_lease)
     writer.submit(make_checkpoint(5), None)
     with pytest.raises(LeaseLostError):
         writer.close()
@@ -374,8 +374,8 @@ def test_an_outage_in_which_nobody_can_say_who_has_the_run_costs_that_checkpoint
         if answer := next(answers):
             raise answer
 
-    lines, tell = told()
-    writer = CheckpointWriter(store, 1, lambda: None, tell, require_lease)
+    lines, log = logged()
+    writer = CheckpointWriter(store, 1, lambda: None, log, require_lease)
     writer.submit(make_checkpoint(5), None)
     writer.submit(make_checkpoint(6), None)
     writer.close()

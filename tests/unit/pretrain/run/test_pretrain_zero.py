@@ -1,4 +1,4 @@
-"""What DeepSpeed is told."""
+"""The settings that DeepSpeed is given."""
 
 import pytest
 
