@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 from dataprep.runtime.command_line import CommandSettings, Settings, UserError, refuse_without_effect
 from dataprep.runtime.plugins import ExtensibleSettings
 from pretrain.families import FamilyName
+from pretrain.presets import with_preset
 from pretrain.shape import SIZE_NUMBERS, ModelShape, ModelSize, packaged_size_names, read_size
 
 Kernel = Literal["reference", "fused"]
@@ -83,14 +84,10 @@ class ModelSettings(Settings):
             numbers = read_size(self.size).numbers() | numbers
         kept = self.model_dump(include={"gene_identity", "attention_dropout", "feed_forward_dropout"})
         try:
-            shape = ModelShape(genes=genes, **numbers, **kept)
+            return ModelShape(genes=genes, **numbers, **kept)
         except ValidationError as error:
             problems = [issue["msg"].removeprefix("Value error, ") for issue in error.errors()]
             raise UserError(f"model: {'; '.join(problems)}", exit_code=2) from None
-        own_redraw = self.redraw_every_steps not in (0, type(self).model_fields["redraw_every_steps"].default)
-        if own_redraw and not shape.traits.redraws_features:
-            raise UserError(f"model: family {shape.family} never redraws its random features: leave it out", 2)
-        return shape
 
 
 class BatchSettings(Settings):
@@ -110,6 +107,20 @@ class BatchSettings(Settings):
 
 class MaskSettings(Settings):
     rate: float = Field(0.15, gt=0, lt=1, description="share of genes masked in each profile")
+    highest_rate: float | None = Field(
+        None, gt=0, lt=1, description="draw the share anew for each profile and epoch, between mask.rate and this"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> MaskSettings:
+        if (self.highest_rate or self.rate) < self.rate:
+            raise ValueError(f"mask.highest_rate {self.highest_rate} is under mask.rate {self.rate}")
+        return self
+
+    @property
+    def validation_rate(self) -> float:
+        """The share that is masked in validation: the mean of what training draws."""
+        return (self.rate + (self.highest_rate or self.rate)) / 2
 
 
 class OptimizerSettings(Settings):
@@ -206,6 +217,9 @@ class RunSettings(ExtensibleSettings):
     corpus: str = Field(description="corpus folder or s3:// address")
     storage: MayChange[str] = Field(description="folder or s3:// address that holds runs")
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", description="name of the run")
+    preset: MayChange[str | None] = Field(
+        None, description="published recipe whose settings count where no other is given: latest"
+    )
     epochs: MayChange[int] = Field(29, ge=1, description="passes over the train split")
     max_steps: MayChange[int | None] = Field(None, ge=1, description="end after this many optimizer steps, if earlier")
     seed: int = Field(0, ge=0, lt=2**31)
@@ -225,6 +239,11 @@ class RunSettings(ExtensibleSettings):
     validation: MayChange[ValidationSettings] = Field(ValidationSettings(), description="validation")
     checkpoint: MayChange[CheckpointSettings] = Field(CheckpointSettings(), description="checkpoints")
     tracking: MayChange[TrackingSettings] = Field(TrackingSettings(), description="MLflow")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_preset(cls, given: Any) -> Any:
+        return with_preset(given, given["preset"]) if isinstance(given, dict) and given.get("preset") else given
 
     @model_validator(mode="after")
     def _check(self) -> RunSettings:
@@ -248,6 +267,9 @@ class RunSettings(ExtensibleSettings):
             # layers are recomputed with any kernel
             names = ("compile", "recompute") if self.model.recompute == "hidden" else ("compile",)
             refuse_without_effect(self.model, names, f"with model.kernel {self.model.kernel}")
+        shape = self.model.shape(genes=1)
+        if not shape.traits.redraws_features:
+            refuse_without_effect(self.model, ("redraw_every_steps",), f"with model.family {shape.family}")
 
     @classmethod
     def may_change(cls, name: str) -> bool:

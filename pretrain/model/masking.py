@@ -18,17 +18,27 @@ _MIX_B = 0x94D049BB133111EB - 2**64
 VALIDATION_EPOCH = 2**31 - 1
 
 
-def mask_of_profiles(row_ids_B: Tensor, genes: int, rate: float, seed: int, epoch: int) -> Tensor:
+def mask_of_profiles(
+    row_ids_B: Tensor, genes: int, rate: float, seed: int, epoch: int, highest_rate: float | None = None
+) -> Tensor:
     """Boolean B x G, True where a gene is masked: each with probability ``rate``, independently.
 
-    ``row_ids_B``: int64, on the device where the mask is wanted. Costs about ten integer operations per gene.
+    With ``highest_rate``, the probability is one of the profile's own, drawn evenly between the two. ``row_ids_B``:
+    int64, on the device where the mask is wanted. Costs about ten integer operations per gene.
     """
     key_B = _hash(_hash(_hash(torch.full_like(row_ids_B, seed)) + epoch) + row_ids_B)
     counter_G = torch.arange(genes, device=row_ids_B.device, dtype=torch.int64)
-    bits_BG = _hash(key_B.unsqueeze(1) + counter_G * _STEP)
-    # the top 53 bits as a fraction; the shift is arithmetic, so the sign is masked off
-    fraction_BG = ((bits_BG >> 11) & (2**53 - 1)).double() * 2.0**-53
-    return fraction_BG < rate
+    fraction_BG = _fraction(_hash(key_B.unsqueeze(1) + counter_G * _STEP))
+    if highest_rate is None:
+        return fraction_BG < rate
+    # the place before that of the first gene
+    own_B = rate + (highest_rate - rate) * _fraction(_hash(key_B - _STEP))
+    return fraction_BG < own_B.unsqueeze(1)
+
+
+def _fraction(bits: Tensor) -> Tensor:
+    """The top 53 bits as a fraction; the shift is arithmetic, so the sign is masked off."""
+    return ((bits >> 11) & (2**53 - 1)).double() * 2.0**-53
 
 
 def _hash(values: Tensor) -> Tensor:

@@ -72,7 +72,8 @@ class TrainingStep:
         settings, device = self._settings, self._ranks.device
         expression_BG = to_device(micro.expression, device)
         row_ids_B = to_device(micro.row_ids, device)
-        mask_BG = mask_of_profiles(row_ids_B, expression_BG.shape[1], settings.mask.rate, settings.seed, epoch)
+        genes, rates = expression_BG.shape[1], settings.mask
+        mask_BG = mask_of_profiles(row_ids_B, genes, rates.rate, settings.seed, epoch, rates.highest_rate)
         output = self._engine(expression_BG.masked_fill(mask_BG, torch.nan))
         return profile_loss(*masked_squared_error(output.expression, expression_BG, mask_BG))
 

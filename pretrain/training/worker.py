@@ -169,7 +169,7 @@ def _validation(setup: Setup) -> Validation | None:
         return None
     return Validation(
         setup.corpus, settings.validation.max_profiles, setup.ranks.rank, setup.ranks.count,
-        settings.batch.micro_profiles, settings.seed, settings.mask.rate,
+        settings.batch.micro_profiles, settings.seed, settings.mask.validation_rate,
     )  # fmt: skip
 
 

@@ -42,6 +42,25 @@ def test_the_share_of_masked_genes_is_the_rate():
     assert abs(per_gene.std().item() - 0.02525) < 0.001
 
 
+def test_each_profile_draws_its_own_share_between_two_rates():
+    rows = torch.arange(4000)
+    shares = mask_of_profiles(rows, 4000, 0.05, seed=0, epoch=0, highest_rate=0.15).float().mean(dim=1)
+    # even between 0.05 and 0.15, with a standard error of at most 0.0057 for each share
+    assert abs(shares.mean().item() - 0.1) < 0.002
+    assert abs(shares.std().item() - 0.1 / 12**0.5) < 0.002
+    assert 0.03 < shares.min() < 0.06
+    assert 0.14 < shares.max() < 0.17
+    alone = mask_of_profiles(rows[77:78], 4000, 0.05, seed=0, epoch=0, highest_rate=0.15).float().mean(dim=1)
+    assert alone == shares[77]
+    again = mask_of_profiles(rows, 4000, 0.05, seed=0, epoch=1, highest_rate=0.15).float().mean(dim=1)
+    assert abs(torch.corrcoef(torch.stack([shares, again]))[0, 1]) < 0.06
+
+
+def test_a_range_of_one_rate_masks_what_the_rate_does():
+    ranged = mask_of_profiles(ROWS, 500, 0.15, seed=3, epoch=2, highest_rate=0.15)
+    assert torch.equal(ranged, mask_of_profiles(ROWS, 500, 0.15, seed=3, epoch=2))
+
+
 def test_a_known_mask_stays_what_it_is():
     """Masks are part of what a run means: a change of the hash would change every run."""
     mask = mask_of_profiles(torch.tensor([42]), 40, 0.15, seed=7, epoch=3)

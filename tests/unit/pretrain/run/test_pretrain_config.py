@@ -5,7 +5,8 @@ import yaml
 
 from dataprep.runtime.command_line import UserError, read_settings
 from pretrain.config import BatchSettings, BenchSettings, ExportSettings, ModelSettings, OptimizerSettings, RunSettings
-from pretrain.shape import size_names
+from pretrain.presets import preset_names
+from pretrain.shape import packaged_size_names, size_names
 from pretrain.training.job import schedule_steps_of, total_steps
 
 REQUIRED = ["--corpus", "c", "--storage", "s", "--name", "n"]
@@ -71,7 +72,7 @@ def test_each_setting_says_whether_it_may_change_when_a_run_resumes():
     may_change = {name for name in RunSettings.model_fields if RunSettings.may_change(name)}
     assert may_change == {
         "storage", "epochs", "max_steps", "deterministic", "log_every_steps", "profile", "zero", "workers", "data",
-        "validation", "checkpoint", "tracking",
+        "validation", "checkpoint", "tracking", "preset",
     }  # fmt: skip
 
 
@@ -97,6 +98,8 @@ def test_settings_that_a_run_began_without_had_their_defaults():
         (["--model.size", "38M"], "unknown model size '38M'; sizes: tiny, 37M, 50M, 93M, 101M, 127M, 147M"),
         (["--name", "a/b"], "name: String should match pattern"),
         (["--mask.rate", "15"], "mask.rate: Input should be less than 1"),
+        (["--mask.highest-rate", "0.1"], "mask.highest_rate 0.1 is under mask.rate 0.15"),
+        (["--preset", "newest"], "unknown preset 'newest'; presets: latest"),
     ],
 )
 def test_bad_settings_are_refused_by_name_in_one_line(arguments, message):
@@ -123,6 +126,7 @@ def test_the_command_line_wins_over_environment_and_file(tmp_path, monkeypatch):
         (["--optimizer.final-fraction", "0.2"], "final_fraction would have no effect with optimizer.decay none"),
         (["--model.kernel", "reference", "--model.compile"], "compile would have no effect with model.kernel"),
         (["--model.kernel", "reference", "--model.recompute", "hidden"], "recompute would have no effect"),
+        (["--model.family", "latest", "--model.redraw-every-steps", "5"], "redraw_every_steps would have no effect"),
     ],
 )
 def test_settings_of_a_new_run_that_would_do_nothing_are_refused(given, complaint):
@@ -141,6 +145,41 @@ def test_settings_of_a_new_run_that_would_do_nothing_are_refused(given, complain
 )
 def test_settings_that_do_something_are_accepted(given):
     read_settings(RunSettings, [*REQUIRED, *given]).require_effects()
+
+
+def test_a_preset_counts_where_nothing_else_is_given(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("batch:\n  micro_profiles: 2\nepochs: 3\n")
+    given = ["--preset", "latest", "--model.kernel", "reference", "--mask.highest-rate", "0.2", "--config", str(file)]
+    settings = read_settings(RunSettings, [*REQUIRED, *given])
+    settings.require_effects()
+    assert (settings.batch.global_profiles, settings.batch.micro_profiles, settings.epochs) == (96, 2, 3)
+    assert (settings.mask.rate, settings.mask.highest_rate) == (0.05, 0.2)
+    assert settings.optimizer.learning_rate_at(1000, 1000) == pytest.approx(1e-5)
+    shape = settings.model.shape(genes=19_973)
+    assert (shape.family, shape.dim, shape.performer_layers, shape.heads) == ("latest", 768, 12, 12)
+    assert (shape.random_features, shape.graph_dim, settings.model.kernel) == (256, 192, "reference")
+    # a run that has its numbers needs no preset
+    assert settings.model_copy(update={"preset": None}).changed_since(settings.resolved()) == {}
+
+
+def test_a_preset_is_no_size():
+    assert preset_names() == ["latest"]
+    assert "latest" not in packaged_size_names()
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        (["--model.graph-width", "8"], "graph_width: family original has no bottleneck around its graph convolution"),
+        (["--model.family", "latest", "--model.blocks", "2"], "family latest has one block"),
+        (["--model.family", "latest", "--model.gene-identity", "esm2"], "family latest has .* a learned table"),
+    ],
+)
+def test_what_a_family_does_not_have_is_refused(given, complaint):
+    with pytest.raises(UserError, match=f"^model: .*{complaint}") as refused:
+        read_settings(RunSettings, [*REQUIRED, *given]).model.shape(genes=5)
+    assert "\n" not in str(refused.value)
 
 
 def test_printed_settings_can_be_given_again(tmp_path):
