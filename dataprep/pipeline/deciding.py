@@ -58,7 +58,7 @@ def assign_splits(kept: pd.DataFrame, settings: BuildSettings) -> pd.DataFrame:
     split_of = split_studies(kept["study_id"].value_counts().to_dict(), settings.split, settings.seed)
     if empty := empty_splits(split_of, settings.split):
         log(
-            f"NOTHING HELD OUT for {' and '.join(empty)}: studies are never divided, and there are only {len(split_of)}; "
+            f"NOTHING HELD OUT for {' and '.join(empty)}: studies are never divided, and there are {len(split_of)}; "
             "a model of this corpus is neither validated nor tested on it"
         )
     kept = kept.assign(split=kept["study_id"].map(split_of))

@@ -19,6 +19,9 @@ from dataprep.runtime.storage import Folder, split_file_address
 from dataprep.sources.registry import register_source
 from dataprep.sources.source import RawProfiles, SampleList, Source
 
+# No column of a table of samples or genes is larger.
+_LARGEST_COLUMN_BYTES = 2 * 1024**3
+
 
 @register_source
 class H5adSource(Source):
@@ -107,8 +110,23 @@ def _rows(matrix: h5py.Dataset | h5py.Group, start: int, stop: int) -> np.ndarra
     from anndata.io import sparse_dataset
 
     if isinstance(matrix, h5py.Dataset):
+        if matrix.dtype.kind not in "biuf":
+            raise ValueError(f"{matrix.name} holds {matrix.dtype}, not numbers")
         return matrix[start:stop].astype(np.float32)
-    return sparse_dataset(matrix)[start:stop].toarray().astype(np.float32)
+    _require_pointers(matrix)
+    chosen = sparse_dataset(matrix)[start:stop]
+    # scipy trusts the numbers of a file and would write outside of its memory
+    chosen.check_format(full_check=True)
+    return chosen.toarray().astype(np.float32)
+
+
+def _require_pointers(matrix: h5py.Group) -> None:
+    """Raise ValueError unless each row of a sparse matrix (or column) has its part of the stored values."""
+    by_row = "csr" in str(matrix.attrs.get("encoding-type", matrix.attrs.get("h5sparse_format", "csr")))
+    starts, stored = matrix["indptr"][()], matrix["indices"].shape
+    fits = starts.shape == (_shape(matrix)[0 if by_row else 1] + 1,) and stored == matrix["data"].shape
+    if not fits or starts[0] != 0 or (starts[-1],) != stored or (np.diff(starts) < 0).any():
+        raise ValueError(f"{matrix.name} is damaged: its indptr does not divide its values")
 
 
 @contextmanager
@@ -118,6 +136,7 @@ def _opened(address: str) -> Iterator[h5py.File]:
         with Folder(folder).open(name) as stream, h5py.File(_unpacked(address, stream), "r") as file:
             if "obs" not in file or "var" not in file:
                 raise UserError(f"{address} is not an AnnData file: it has no obs and var")
+            _require_plain(address, file)
             yield file
     except FileNotFoundError:
         raise UserError(f"no such file: {address}") from None
@@ -125,9 +144,29 @@ def _opened(address: str) -> Iterator[h5py.File]:
         raise
     except OSError as error:
         raise UserError(f"{address} is not a readable HDF5 file: {_one_line(error)}") from None
-    except (KeyError, IndexError, AttributeError, TypeError, ValueError) as error:
+    except MemoryError:
+        raise UserError(f"{address} cannot be read: its tables take more memory than there is") from None
+    except Exception as error:  # noqa: BLE001 - h5py and anndata have many for files that others wrote
         # parts that anndata expects are missing or of another kind, as in a file whose writer was interrupted
         raise UserError(f"{address} is not an AnnData file as anndata writes it: {_one_line(error)}") from None
+
+
+def _require_plain(address: str, file: h5py.File) -> None:
+    """Raise :class:`UserError` for a file whose values are in other files, or whose tables no memory holds.
+
+    HDF5 would read any file of this machine that a stranger's names. What is read in parts may have any size.
+    """
+
+    def check(name: str, stored: h5py.Group | h5py.Dataset) -> None:
+        if not isinstance(stored, h5py.Dataset):
+            return
+        if stored.is_virtual or stored.external:
+            raise UserError(f"{address}: the values of {name} are in another file: write them into this one")
+        is_table = name.split("/", 1)[0] in ("obs", "var") or name.startswith("raw/var")
+        if is_table and stored.size and stored.size * stored.dtype.itemsize > _LARGEST_COLUMN_BYTES:
+            raise UserError(f"{address}: {name} says that it has {stored.size:,} rows, more than can be read")
+
+    file.visititems(check)
 
 
 def _unpacked(address: str, stream: IO[bytes]) -> IO[bytes]:

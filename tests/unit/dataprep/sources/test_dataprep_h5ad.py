@@ -158,3 +158,81 @@ def test_a_compressed_file_is_named_as_one(tmp_path: Path) -> None:
     (tmp_path / "x.h5ad").write_bytes(gzip.compress(b"any"))
     with pytest.raises(UserError, match="is compressed with gzip; unpack it first"):
         source().list_samples(str(tmp_path / "x.h5ad"))
+
+
+# ---- files that a stranger has made ----------------------------------------------------------------------------------
+
+
+def put(group: h5py.Group, name: str, **dataset: Any) -> None:
+    """Another dataset in the place of one, with its attributes."""
+    attributes = dict(group[name].attrs)
+    del group[name]
+    group.create_dataset(name, **dataset).attrs.update(attributes)
+
+
+def in_another_file(file: h5py.File) -> None:
+    put(file, "X", shape=(6, 9), dtype="u1", external=[("/etc/passwd", 0, 54)])
+
+
+def names_in_another_file(file: h5py.File) -> None:
+    put(file["obs"], "_index", shape=(6,), dtype="S20", external=[("/etc/passwd", 0, 120)])
+
+
+def linked(file: h5py.File) -> None:
+    del file["X"]
+    file["X"] = h5py.ExternalLink("/etc/passwd", "/X")
+
+
+def virtual(file: h5py.File) -> None:
+    del file["X"]
+    layout = h5py.VirtualLayout((6, 9), "f4")
+    layout[:] = h5py.VirtualSource(file.filename, "layers/doubled", shape=(6, 9))
+    file.create_virtual_dataset("X", layout)
+
+
+def names_without_end(file: h5py.File) -> None:
+    put(file["var"], "_index", shape=(2**32,), dtype="S16", chunks=(2**16,), compression="gzip")
+
+
+def sparse(file: h5py.File, indices: list[int], starts: list[int]) -> None:
+    del file["X"]
+    matrix = file.create_group("X")
+    matrix.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": np.array([6, 9])})
+    matrix["data"] = np.ones(len(indices), np.float32)
+    matrix["indices"], matrix["indptr"] = np.array(indices), np.array(starts)
+
+
+def around(file: h5py.File) -> None:
+    del file["obs"]
+    file["obs"] = h5py.SoftLink("/")
+
+
+def of_another_encoding(file: h5py.File) -> None:
+    file["obs"].attrs["encoding-type"] = "nonsense"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (in_another_file, "the values of X are in another file"),
+        (names_in_another_file, "the values of obs/_index are in another file"),
+        (virtual, "the values of X are in another file"),
+        (linked, "is not an AnnData file as anndata writes it"),
+        (names_without_end, "var/_index says that it has 4,294,967,296 rows"),
+        (lambda file: sparse(file, [0, 2**40], [0, 1, 2, 2, 2, 2, 2]), "indices must be < 9"),
+        (lambda file: sparse(file, [0, -5], [0, 1, 2, 2, 2, 2, 2]), "indices must be >= 0"),
+        (lambda file: sparse(file, [0, 1], [0, 10**9, 2, -3, 2, 2, 2]), "its indptr does not divide its values"),
+        (lambda file: sparse(file, [0, 1], [0, 1, 2]), "its indptr does not divide its values"),
+        (lambda file: put(file, "X", data=np.ones((6, 9), complex)), "X holds complex128, not numbers"),
+        (lambda file: put(file, "X", data=np.full((6, 9), b"7")), r"X holds \|S1, not numbers"),
+        (around, "is not an AnnData file as anndata writes it"),
+        (of_another_encoding, "is not an AnnData file as anndata writes it"),
+    ],
+)
+def test_a_file_that_would_read_others_or_end_the_process_is_refused(tmp_path: Path, change: Any, message: str) -> None:
+    address = write(tmp_path / "x.h5ad", VALUES.astype(np.float32))
+    with h5py.File(address, "r+") as file:
+        change(file)
+    with pytest.raises(UserError, match=message) as refused:
+        list(source().read_samples(address, 0, 6))
+    assert "\n" not in str(refused.value)
