@@ -8,9 +8,10 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
+import torch
 from made_corpora import make_corpus, make_profiles
 
-from dataprep.corpus import Corpus
+from dataprep.corpus import Corpus, read_split
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.lease import Lease, Process
 from dataprep.runtime.storage import Folder
@@ -19,6 +20,8 @@ from pretrain.artifacts.run_settings import LEASE_FILE
 from pretrain.config import RunSettings
 from pretrain.driver.run import run
 from pretrain.model.bulkformer import BulkFormer
+from pretrain.model.loss import masked_squared_error, profile_loss
+from pretrain.model.masking import mask_of_profiles
 from pretrain.monitoring import tracking
 from pretrain.monitoring.metrics_file import read_rows
 from pretrain.monitoring.mlflow_run import MlflowRun
@@ -129,6 +132,46 @@ def test_neither_rank_nor_world_size_nor_stage_shows_in_the_losses(corpus, stora
     run(settings(corpus, storage, "moved", max_steps=2, zero={"stage": 2}, **WHOLE_SPLIT))
     run(settings(corpus, storage, "moved", workers={"count": 3}, zero={"stage": 3}, **WHOLE_SPLIT))
     np.testing.assert_allclose(losses(storage, "moved"), losses(storage, "alone"), rtol=1e-4)
+
+
+def test_a_run_of_the_second_family_resumes_in_mid_epoch_on_more_workers_with_each_profile_once(corpus, storage):
+    """Two workers on ZeRO 2, then three on ZeRO 3; the losses are those of a plain loop over the same profiles."""
+    changes = {
+        "model": {"family": "latest", "attention_dropout": 0.0, "feed_forward_dropout": 0.0},
+        "mask": {"rate": 0.1, "highest_rate": 0.3},
+        "tracking": {"row_ids": True},
+    }
+    run(settings(corpus, storage, "latest", max_steps=2, zero={"stage": 2}, **changes))
+    now = settings(corpus, storage, "latest", epochs=1, workers={"count": 3}, zero={"stage": 3}, **changes)
+    run(now)
+    steps = [row["row_ids"] for row in read_rows(Folder(storage) / "latest") if "loss" in row]
+    assert [len(row_ids) for row_ids in steps] == [12, 12, 12, 4]
+    assert sorted(row for row_ids in steps for row in row_ids) == list(range(PROFILES))
+    np.testing.assert_allclose(losses(storage, "latest"), _losses_of_a_plain_loop(now, corpus, steps), rtol=1e-4)
+    model = BulkFormer.from_pretrained(f"{storage}/latest/export")
+    assert (model.shape.family, model.shape.random_features) == ("latest", 256)
+
+
+def _losses_of_a_plain_loop(settings: RunSettings, corpus: Corpus, steps: list[list[int]]) -> list[float]:
+    """AdamW on one device, a step for each list of row ids of the first epoch."""
+    torch.manual_seed(settings.seed)
+    model = BulkFormer(settings.model.shape(corpus.genes), corpus.graph()).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.optimizer.learning_rate, weight_decay=0.01)
+    row_ids, expression = read_split(corpus, "train")
+    losses = []
+    for rows in steps:
+        profiles_BG = torch.from_numpy(expression[np.isin(row_ids, rows)].astype(np.float32))
+        ids_B = torch.from_numpy(row_ids[np.isin(row_ids, rows)])
+        rates = settings.mask
+        mask_BG = mask_of_profiles(ids_B, corpus.genes, rates.rate, settings.seed, 0, rates.highest_rate)
+        predicted_BG = model(profiles_BG.masked_fill(mask_BG, torch.nan)).expression
+        loss = profile_loss(*masked_squared_error(predicted_BG, profiles_BG, mask_BG)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.optimizer.max_gradient_norm)
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
 
 
 def test_a_value_that_is_not_finite_stops_before_the_step_and_names_step_and_profile(s3_server, storage, monkeypatch):

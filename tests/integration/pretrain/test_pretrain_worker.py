@@ -143,18 +143,38 @@ def values(folder: Folder, metric: str) -> list[float]:
     return [row[metric] for row in read_rows(folder) if metric in row]
 
 
-def test_a_stopped_run_resumes_in_mid_epoch_and_repeats_the_uninterrupted_one_to_the_bit(start, run_folder):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({}, id="original"),
+        pytest.param({"model": {"family": "latest"}, "mask": {"rate": 0.05, "highest_rate": 0.3}}, id="latest"),
+    ],
+)
+def test_a_stopped_run_resumes_in_mid_epoch_and_repeats_the_uninterrupted_one_to_the_bit(start, run_folder, changes):
     """Learning rate, masks, order, dropout, random features and moments are all in it, and validation."""
-    start("whole")
-    stopped = start("stopped", Coordinator(stop_after=6))
+    start("whole", **changes)
+    stopped = start("stopped", Coordinator(stop_after=6), **changes)
     assert "stopped as asked after step 6, with a checkpoint" in stopped.lines
     assert stopped.stopped_after == 6
     assert len(values(run_folder("stopped"), "loss")) == 6
-    resumed = start("stopped")
+    resumed = start("stopped", **changes)
     assert "resuming from the checkpoint of step 6" in resumed.lines
     for metric in ("loss", "lr", "grad_norm", "validation_loss", "validation_pearson"):
         assert values(run_folder("stopped"), metric) == values(run_folder("whole"), metric), metric
     assert len(values(run_folder("whole"), "loss")) == 8
+
+
+def test_random_features_of_the_latest_family_are_weights_that_no_step_changes(start, run_folder):
+    names = []
+    for family, fixed in (("latest", True), ("original", False)):
+        start(
+            family, model={"family": family, "redraw_every_steps": 1000 if fixed else 3}, checkpoint={"every_steps": 2}
+        )
+        store = CheckpointStore(run_folder(family) / "checkpoints")
+        first, last = (store.read(step).weights for step in (store.steps()[0], 8))
+        names += [name for name in first if name.endswith("projection_matrix")]
+        assert all(torch.equal(first[name], last[name]) == fixed for name in names if name in first)
+    assert len(names) == 4, "one layer each, under two names"
 
 
 def test_steps_added_on_resume_follow_the_schedule_that_the_run_began_with(start, run_folder):
