@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from dataprep.runtime.command_line import Command, main
-from pretrain.config import BenchSettings, ExportSettings, ImportReleasedSettings, RunSettings
+from pretrain.config import BenchSettings, ExportSettings, ImportReleasedSettings, PriorSettings, RunSettings
 
 
 def _run(settings: RunSettings) -> dict[str, Any]:
@@ -28,6 +28,12 @@ def _import_released(settings: ImportReleasedSettings) -> dict[str, Any]:
     return import_released(settings)
 
 
+def _prior(settings: PriorSettings) -> dict[str, Any]:
+    from pretrain.prior.command import fit_prior
+
+    return fit_prior(settings)
+
+
 def _bench(settings: BenchSettings) -> list[dict[str, Any]]:
     from pretrain.bench.training_step import bench
 
@@ -37,6 +43,7 @@ def _bench(settings: BenchSettings) -> list[dict[str, Any]]:
 COMMANDS = {
     "run": Command(RunSettings, _run, "Pretrain a model on a corpus; started again, the run resumes."),
     "export": Command(ExportSettings, _export, "Export a checkpoint of a run, or convert an export."),
+    "prior": Command(PriorSettings, _prior, "Fit the linear prior of a corpus, for runs with --model.prior ppca."),
     "bench": Command(BenchSettings, _bench, "Time training steps per kernel and size; memory, share of GEMM peak."),
     "import-released": Command(
         ImportReleasedSettings, _import_released, "Turn a released checkpoint into a model export."

@@ -291,6 +291,26 @@ class RunSettings(ExtensibleSettings):
         return changed
 
 
+class PriorSettings(CommandSettings):
+    """Fit the linear prior of a corpus, with which runs with --model.prior ppca begin, and write it there."""
+
+    corpus: str = Field(description="corpus folder or s3:// address")
+    ranks: list[int] = Field([50, 100, 200, 400], min_length=1, description="numbers of components to try")
+    rectified: bool = Field(True, description="take zeros as censored and predict no less; for fits in memory")
+    in_memory_profiles: int = Field(
+        3000, ge=10, description="hold so many train profiles in memory at the most; more are streamed through Ray"
+    )
+    tuning_profiles: int = Field(200, ge=1, description="profiles that choose rank and noise, at the most")
+    mask_rate: float = Field(0.15, gt=0, lt=1, description="share of genes masked in them")
+    seed: int = Field(0, ge=0, lt=2**31, description="of these masks")
+
+    @model_validator(mode="after")
+    def _check(self) -> PriorSettings:
+        if min(self.ranks) < 1:
+            raise ValueError(f"ranks: {min(self.ranks)} is not a number of components")
+        return self
+
+
 class ImportReleasedSettings(CommandSettings):
     """Turn a released checkpoint into a model export."""
 

@@ -15,12 +15,8 @@ import torch
 from dataprep.runtime.terminal import log
 from pretrain.model.linear_prior import LinearPrior
 from pretrain.prior.choice import HeldOut
-from pretrain.prior.fit import FittedPrior, Trial, fit_ppca, fit_rectified
-from pretrain.prior.folds import study_folds
+from pretrain.prior.fit import FittedPrior, fit_ppca, fit_rectified, trials_of
 from pretrain.prior.principal import by_gene
-
-# Without validation profiles rank and noise are chosen on so many folds of train, each predicted by the others.
-_TRIED_FOLDS = 2
 
 
 @dataclass(frozen=True)
@@ -72,16 +68,8 @@ def fit_linear_baselines(
     at_most: int,
     ranks: Sequence[int],
 ) -> LinearBaselines:
-    """Fit both on train profiles of the ``studies`` [N].
-
-    Rank and noise are those with the smallest error on ``validation``; without that on folds of whole train studies,
-    ``at_most`` profiles in all, predicted by fits without their fold. ``mask_of`` gives the masks of chosen rows.
-    """
-    if validation is not None:
-        trials, chosen_on = [Trial(None, validation)], "validation"
-    else:
-        trials = _left_out_trials(expression_NG, study_folds(studies.tolist()), mask_of, at_most)
-        chosen_on = "left-out studies of train" if len(set(studies.tolist())) > 1 else "left-out profiles of train"
+    """Fit both on train profiles of the ``studies`` [N]; :func:`trials_of` says what chooses rank and noise."""
+    trials, chosen_on = trials_of(expression_NG, studies, validation, mask_of, at_most)
     ppca = fit_ppca(expression_NG, trials, ranks)
     log(f"probabilistic PCA: {described(ppca)}, chosen on {chosen_on}")
     rectified = fit_rectified(expression_NG, studies, trials, ranks, ppca.choice)
@@ -92,16 +80,3 @@ def fit_linear_baselines(
 def described(fitted: FittedPrior) -> str:
     """How many components and how much noise, as in "200 components, noise 0.3 of a gene's variance"."""
     return f"{fitted.choice.rank} components, noise {fitted.choice.noise:g} of the mean variance of a gene"
-
-
-def _left_out_trials(
-    expression_NG: np.ndarray, fold_N: np.ndarray, mask_of: Callable[[np.ndarray], np.ndarray], at_most: int
-) -> list[Trial]:
-    trials = []
-    folds = np.unique(fold_N)[:_TRIED_FOLDS]
-    for fold in folds:
-        own = np.flatnonzero(fold_N == fold)[: max(1, at_most // len(folds))]
-        truth = expression_NG[own].astype(np.float32)
-        visible = np.where(mask_of(own), np.float32(np.nan), truth)
-        trials.append(Trial(np.flatnonzero(fold_N != fold), HeldOut(visible, truth)))
-    return trials

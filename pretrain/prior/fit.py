@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,6 +16,8 @@ from pretrain.prior.principal import PrincipalDirections, by_gene, fill_missing,
 
 # A gene's spread counts as if so many more values had had the mean spread: few profiles say little about a gene.
 _PSEUDO_PROFILES = 10
+# Without validation profiles rank and noise are chosen on so many folds of train, each predicted by the others.
+_TRIED_FOLDS = 2
 # Values predicted together, a bound on memory.
 _ROWS = 256
 
@@ -49,6 +51,31 @@ class CompleteProfiles:
     def scale(self) -> np.ndarray:
         """Weights of the genes: the inverse square root of their spread, halfway to that of factor analysis."""
         return self.spread**-0.5
+
+
+def trials_of(
+    expression_NG: np.ndarray,
+    studies: np.ndarray,
+    validation: HeldOut | None,
+    mask_of: Callable[[np.ndarray], np.ndarray],
+    at_most: int,
+) -> tuple[list[Trial], str]:
+    """What chooses rank and noise of fits on train profiles of the ``studies`` [N], and its name.
+
+    ``validation``; without it folds of whole train studies, ``at_most`` profiles in all with the entries hidden that
+    ``mask_of`` gives for chosen rows, predicted by fits without their fold.
+    """
+    if validation is not None:
+        return [Trial(None, validation)], "validation"
+    fold_N = study_folds(studies.tolist())
+    folds = np.unique(fold_N)[:_TRIED_FOLDS]
+    trials = []
+    for fold in folds:
+        own = np.flatnonzero(fold_N == fold)[: max(1, at_most // len(folds))]
+        truth = expression_NG[own].astype(np.float32)
+        visible = np.where(mask_of(own), np.float32(np.nan), truth)
+        trials.append(Trial(np.flatnonzero(fold_N != fold), HeldOut(visible, truth)))
+    return trials, f"left-out {'studies' if len(np.unique(studies)) > 1 else 'profiles'} of train"
 
 
 def fit_ppca(expression_NG: np.ndarray, trials: Sequence[Trial], ranks: Sequence[int]) -> FittedPrior:
