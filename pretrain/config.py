@@ -49,6 +49,10 @@ class ModelSettings(Settings):
     gene_identity: Literal["learned", "esm2"] = Field(
         "learned", description="a learned table, or a trainable table filled with the corpus's protein embeddings"
     )
+    prior: Literal["none", "ppca"] = Field(
+        "none",
+        description="ppca: begin with the corpus's linear prior (pretrain prior), which the model then corrects",
+    )
     attention_dropout: float = Field(0.05, ge=0, lt=1)
     feed_forward_dropout: float = Field(0.1, ge=0, lt=1)
     kernel: Kernel = Field("fused", description="how attention and graph product are computed")

@@ -123,6 +123,9 @@ class ModelShape(Settings):
     graph_width: int | None = Field(
         None, ge=1, le=LARGEST_WIDTH, description="of a bottleneck; by default as the family has it"
     )
+    # exports and checkpoints from before there was a prior name none
+    prior_rank: int = Field(0, ge=0, le=LARGEST_WIDTH, description="components of the linear prior; 0: without one")
+    prior_rectified: bool = False
     attention_dropout: float = Field(0.05, ge=0, lt=1)
     feed_forward_dropout: float = Field(0.1, ge=0, lt=1)
 
@@ -142,16 +145,22 @@ class ModelShape(Settings):
         """What its family has that others have not."""
         return FAMILIES[self.family]
 
+    def with_prior(self, rank: int, rectified: bool) -> ModelShape:
+        """The same with a linear prior of so many components."""
+        return self.model_copy(update={"prior_rank": rank, "prior_rectified": rectified})
+
     @property
     def fewest_numbers(self) -> int:
         """Numbers that tensors of this shape hold at the least.
 
         Those of the gene table, of the graph convolution, and of each Performer layer its random features, the four
-        projections of its attention and the two of its feed-forward.
+        projections of its attention and the two of its feed-forward; and the loadings of a prior.
         """
         table = self.dim if self.gene_identity == "learned" else self.identity_width
         layer = 12 * self.dim**2 + self.random_features * (self.dim // self.heads)
-        return self.genes * table + self.blocks * (self.graph_dim**2 + self.performer_layers * layer)
+        return self.genes * (table + self.prior_rank) + self.blocks * (
+            self.graph_dim**2 + self.performer_layers * layer
+        )
 
     @property
     def random_features(self) -> int:

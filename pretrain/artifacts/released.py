@@ -68,6 +68,8 @@ def export_released(model: ModelExport, output: Path, overwrite: bool = False) -
     The inverse of :func:`import_released`: the same tensors under the same names. Raises UserError, and changes
     nothing, where there are files of these names already, unless ``overwrite``.
     """
+    if model.shape.prior_rank:
+        raise UserError(f"{model.folder.uri} has a linear prior, for which released files have no place", exit_code=2)
     names, write = _RELEASES[model.shape.family]
     _require_free(output, names, overwrite)
     output.mkdir(parents=True, exist_ok=True)

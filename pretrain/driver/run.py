@@ -36,6 +36,7 @@ from pretrain.driver.progress import ProgressDisplay, duration
 from pretrain.model.protein_embeddings import corpus_protein_embeddings
 from pretrain.monitoring.metrics_file import read_rows
 from pretrain.monitoring.mlflow_run import without_credentials
+from pretrain.prior.prior_file import corpus_prior
 from pretrain.training.code_identity import code_fingerprint
 from pretrain.training.entry import train_worker
 from pretrain.training.job import TrainingJob, collective_timeout_seconds, total_steps
@@ -59,6 +60,8 @@ def run(settings: RunSettings) -> dict[str, Any]:
     folder.require_reachable()
     if require_run_folder(folder):
         settings.require_effects()
+        if settings.model.prior != "none":
+            corpus_prior(corpus)
     started = time.monotonic()
     with _lease(folder, settings.name) as lease:
         require_same_inputs(folder, corpus, settings.name)

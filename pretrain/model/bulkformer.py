@@ -20,6 +20,7 @@ from pretrain.families import FAMILIES, FamilyName
 from pretrain.kernels.device import autocast_to_bf16
 from pretrain.model.export_file import WEIGHTS_FILE, ModelExport, load_strictly, open_export
 from pretrain.model.layers import KernelOptions
+from pretrain.model.linear_prior import LinearPrior
 from pretrain.model.pooling import pool_genes
 from pretrain.shape import ModelShape
 
@@ -32,11 +33,15 @@ class ModelOutput(NamedTuple):
 
 
 class ModelInput(NamedTuple):
-    """A batch as the model sees it: ``expression`` B x G, fp32, NaN at ``hidden`` genes; ``missing_rate`` B."""
+    """A batch as the model sees it: ``expression`` B x G, fp32, NaN at ``hidden`` genes; ``missing_rate`` B.
+
+    ``expected`` B x G: what the linear prior expects of every gene, for a model that has one.
+    """
 
     expression: Tensor
     hidden: Tensor
     missing_rate: Tensor
+    expected: Tensor | None = None
 
     @classmethod
     def of(cls, expression_BG: Tensor, missing_rate: Tensor | float | None) -> ModelInput:
@@ -45,6 +50,17 @@ class ModelInput(NamedTuple):
             missing_rate = hidden_BG.float().mean(dim=1)
         rate_B = torch.as_tensor(missing_rate, dtype=torch.float32, device=expression_BG.device)
         return cls(expression_BG.float(), hidden_BG, rate_B.expand(expression_BG.shape[0]))
+
+    @property
+    def unknown(self) -> Tensor:
+        """Where there is no value to embed, B x G: the hidden genes; none where a prior says what to expect."""
+        return self.hidden if self.expected is None else torch.zeros_like(self.hidden)
+
+    def filled(self, value: float) -> Tensor:
+        """Expression with hidden genes at what the prior expects of them, or without a prior at ``value``."""
+        if self.expected is None:
+            return self.expression.masked_fill(self.hidden, value)
+        return torch.where(self.hidden, self.expected, self.expression)
 
 
 class BulkFormer(nn.Module):
@@ -82,6 +98,10 @@ class BulkFormer(nn.Module):
         )
         self.register_buffer("edge_index", edges, persistent=False)
         self.register_buffer("edge_weight", torch.tensor(graph.weight, dtype=torch.float32), persistent=False)
+        if shape.prior_rank:
+            self.prior = LinearPrior(shape.genes, shape.prior_rank, shape.prior_rectified)
+            # what tells a gene that was filled in from one that was observed
+            self.filled_in = nn.Parameter(torch.zeros(shape.dim))
         self.build(graph, KernelOptions(kernel == "fused", compile, recompute))
 
     # ---- what a family has of its own --------------------------------------------------------------------------------
@@ -99,7 +119,10 @@ class BulkFormer(nn.Module):
         return inputs.expression.new_zeros(len(inputs.expression), 0)
 
     def predict(self, gene_embedding: Tensor, inputs: ModelInput) -> Tensor:
-        """Expression, B x G, of embeddings B x G x (D+F), inside autocast."""
+        """Expression, B x G, of embeddings B x G x (D+F), inside autocast; with a prior, what is added to its own.
+
+        A head that corrects a prior is free of sign and begins with zeros, so that a model begins as its prior.
+        """
         raise NotImplementedError
 
     @staticmethod
@@ -120,14 +143,17 @@ class BulkFormer(nn.Module):
         ``expression_BG``: float B x G, log1p(TPM), NaN where a gene is masked or missing. ``missing_rate``: one number
         or B numbers, for families that have it among their summary features; by default each profile's share of NaN.
         """
-        inputs = ModelInput.of(expression_BG, missing_rate)
+        inputs = self._inputs(expression_BG, missing_rate)
         with self._autocast(expression_BG.device):
             gene_embedding = self.encode(inputs)
             if self.shape.traits.summary_features:
                 summary_BGF = self.summary(inputs).to(gene_embedding.dtype).unsqueeze(1)
                 summary_BGF = summary_BGF.expand(-1, gene_embedding.shape[1], -1)
                 gene_embedding = torch.cat([gene_embedding, summary_BGF], dim=-1)
-            return ModelOutput(gene_embedding, self.predict(gene_embedding, inputs))
+            predicted_BG = self.predict(gene_embedding, inputs)
+        if inputs.expected is not None:
+            predicted_BG = inputs.expected + predicted_BG
+        return ModelOutput(gene_embedding, predicted_BG)
 
     def pooled_embedding(
         self,
@@ -141,7 +167,7 @@ class BulkFormer(nn.Module):
         The numbers of pooling ``forward(...).gene_embedding``, without the head and without widening every gene's
         embedding by numbers that are the same for all. Families that pool over observed genes leave out the others.
         """
-        inputs = ModelInput.of(expression_BG, missing_rate)
+        inputs = self._inputs(expression_BG, missing_rate)
         with self._autocast(expression_BG.device):
             embedding_BGD = self.encode(inputs).float()
         observed_BG = ~inputs.hidden if self.shape.traits.pools_observed else None
@@ -151,6 +177,20 @@ class BulkFormer(nn.Module):
         # mean, max and median of a constant are the constant; "all" adds the three
         summary_BF = self.summary(inputs) * (3 if pooling == "all" else 1)
         return torch.cat([pool_genes(embedding_BGD, pooling, observed_BG), summary_BF], dim=-1)
+
+    def mark_filled_in(self, embedded_BGD: Tensor, inputs: ModelInput) -> Tensor:
+        """Embedded expression, in which the genes that a prior has filled in are told from those observed."""
+        if inputs.expected is None:
+            return embedded_BGD
+        return embedded_BGD + inputs.hidden.unsqueeze(-1) * self.filled_in
+
+    def _inputs(self, expression_BG: Tensor, missing_rate: Tensor | float | None) -> ModelInput:
+        """The model's input, with what the prior expects: in fp32 whatever the precision, and not trained."""
+        inputs = ModelInput.of(expression_BG, missing_rate)
+        if not self.shape.prior_rank:
+            return inputs
+        with torch.no_grad():
+            return inputs._replace(expected=self.prior(inputs.expression))
 
     def _autocast(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, torch.bfloat16, enabled=autocast_to_bf16(self.precision, device))

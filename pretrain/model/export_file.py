@@ -297,6 +297,8 @@ def _model_card(shape: ModelShape, vocabulary: GeneVocabulary, graph: GeneGraph,
         "gene identity": shape.gene_identity,
         "gene graph": f"{graph.edges:,} edges",
     }
+    if shape.prior_rank:
+        facts["linear prior"] = f"{shape.prior_rank} components{', rectified at zero' * shape.prior_rectified}"
     # the settings are in config.json in full; here only what a reader wants at a glance
     facts |= {key: value for key, value in training.items() if not isinstance(value, dict | list)}
     table = "\n".join(f"| {key} | {value} |" for key, value in facts.items())

@@ -40,7 +40,7 @@ class LatestBulkFormer(BulkFormer):
         self.pre_performer_norm = nn.LayerNorm(dim)
         self.performer = performer(shape, shape.performer_layers, options)
         self.output_norm = nn.LayerNorm(dim)
-        self.expression_head = free_head(dim, shape.feed_forward_dropout, options)
+        self.expression_head = free_head(dim, shape.feed_forward_dropout, options, corrects=bool(shape.prior_rank))
         frequencies = 100.0 ** (-torch.arange(0, dim, 2, dtype=torch.float32) / dim)
         self.register_buffer("frequencies", frequencies, persistent=False)
 
@@ -59,10 +59,12 @@ class LatestBulkFormer(BulkFormer):
 
     def _expression(self, inputs: ModelInput) -> Tensor:
         """``sqrt(2) [sin(x f_i), cos(x f_i)]`` with ``f_i = 100^(-2i/D)``, scaled; zeros at hidden genes."""
-        angle_BGF = inputs.expression.masked_fill(inputs.hidden, 0.0).unsqueeze(-1) * self.frequencies
+        angle_BGF = inputs.filled(0.0).unsqueeze(-1) * self.frequencies
         waves_BGD = torch.cat([angle_BGF.sin(), angle_BGF.cos()], dim=-1)
-        waves_BGD = waves_BGD.masked_fill_(inputs.hidden.unsqueeze(-1), 0.0)
-        return waves_BGD.mul_(math.sqrt(2) * visible_factor(inputs.hidden)[:, None, None]) * self.expression_scale
+        waves_BGD = waves_BGD.masked_fill_(inputs.unknown.unsqueeze(-1), 0.0)
+        factor_B = visible_factor(inputs.unknown)
+        waves_BGD = waves_BGD.mul_(math.sqrt(2) * factor_B[:, None, None]) * self.expression_scale
+        return self.mark_filled_in(waves_BGD, inputs)
 
     @staticmethod
     def forward_flops(shape: ModelShape, edges: int, batch: int) -> float:

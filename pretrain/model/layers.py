@@ -236,7 +236,7 @@ class FusedTwoLinear(nn.Sequential):
 
 
 class FusedHead(nn.Sequential):
-    """LayerNorm, Linear, ReLU, Linear to one number, ReLU: all but the last in chunks."""
+    """LayerNorm, Linear, ReLU, Linear to one number, and ReLU but for corrections: all but the last in chunks."""
 
     def __init__(self, *layers: nn.Module, recompute: bool) -> None:
         super().__init__(*layers)
@@ -245,7 +245,8 @@ class FusedHead(nn.Sequential):
     def forward(self, inputs: Tensor) -> Tensor:
         norm = self[0]
         assert isinstance(norm, nn.LayerNorm)
-        return two_layer(inputs, self[1], self[3], "relu", norm, recompute=self.recompute).relu()
+        outputs = two_layer(inputs, self[1], self[3], "relu", norm, recompute=self.recompute)
+        return outputs.relu() if len(self) == 5 else outputs
 
 
 class FusedFreeHead(nn.Sequential):
@@ -264,20 +265,36 @@ class FusedFreeHead(nn.Sequential):
         return two_layer(inputs, self[0], self[3], "gelu", None, False, rate, seed, compile, recompute)
 
 
-def free_head(dim: int, dropout: float, options: KernelOptions) -> nn.Sequential:
-    """From the embedding of a gene to its expression, of any sign."""
-    layers = nn.Linear(dim, dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(dim, 1)
+def free_head(dim: int, dropout: float, options: KernelOptions, corrects: bool = False) -> nn.Sequential:
+    """From the embedding of a gene to its expression, of any sign; or, where it ``corrects`` a prior, to what is added.
+
+    A correction begins at zero.
+    """
+    last = nn.Linear(dim, 1)
+    if corrects:
+        _start_at_zero(last)
+    layers = nn.Linear(dim, dim), nn.GELU(), nn.Dropout(dropout), last
     return FusedFreeHead(*layers, options=options) if options.fused else nn.Sequential(*layers)
 
 
-def expression_head(width: int, hidden: int, options: KernelOptions) -> nn.Sequential:
-    """From the embedding of a gene to its expression."""
+def expression_head(width: int, hidden: int, options: KernelOptions, corrects: bool = False) -> nn.Sequential:
+    """From the embedding of a gene to its expression; or, where it ``corrects`` a prior, to what is added.
+
+    A correction begins at zero, and has any sign: the last ReLU is left out.
+    """
     # A gene whose first outputs are negative would get no gradient through the last ReLU, and the mean
     # correction leaves this bias none either, so it starts well inside the range of log1p(TPM).
     last = nn.Linear(hidden, 1)
     nn.init.constant_(last.bias, 3.0)
-    layers = nn.LayerNorm(width), nn.Linear(width, hidden), nn.ReLU(), last, nn.ReLU()
+    if corrects:
+        _start_at_zero(last)
+    layers = nn.LayerNorm(width), nn.Linear(width, hidden), nn.ReLU(), last, *(() if corrects else (nn.ReLU(),))
     return FusedHead(*layers, recompute=options.recompute == "hidden") if options.fused else nn.Sequential(*layers)
+
+
+def _start_at_zero(layer: nn.Linear) -> None:
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
 
 
 def two_linear(inputs: int, hidden: int, outputs: int, options: KernelOptions) -> nn.Sequential:

@@ -71,7 +71,7 @@ class OriginalBulkFormer(BulkFormer):
         self.x_proj = two_linear(dim, 4 * dim, dim, options)
         self.gb_formers = nn.ModuleList(GraphAttentionBlock(shape, graph, options) for _ in range(shape.blocks))
         self.layernorm = nn.LayerNorm(dim)
-        self.head = expression_head(shape.embedding_width, dim, options)
+        self.head = expression_head(shape.embedding_width, dim, options, corrects=bool(shape.prior_rank))
         self.register_buffer("gene_indices", torch.arange(shape.genes), persistent=False)
 
     def train(self, mode: bool = True) -> OriginalBulkFormer:
@@ -80,10 +80,10 @@ class OriginalBulkFormer(BulkFormer):
         return self
 
     def encode(self, inputs: ModelInput) -> Tensor:
-        filled_BG = inputs.expression.masked_fill(inputs.hidden, CONTEXT_FILL)
+        filled_BG = inputs.filled(CONTEXT_FILL)
         context_BD = self.global_expr_proj(filled_BG)
         # in place: the rotary embedding is not trained, so autograd does not need its value
-        hidden_BGD = self.expr_emb(filled_BG, inputs.hidden)
+        hidden_BGD = self.mark_filled_in(self.expr_emb(filled_BG, inputs.unknown), inputs)
         hidden_BGD = hidden_BGD.add_(self._identity()).add_(context_BD.unsqueeze(1))
         hidden_BGD = self.x_proj(hidden_BGD)
         for block in self.gb_formers:
@@ -99,6 +99,9 @@ class OriginalBulkFormer(BulkFormer):
 
     def predict(self, gene_embedding: Tensor, inputs: ModelInput) -> Tensor:
         predicted_BG = self.head(gene_embedding).squeeze(-1)
+        if inputs.expected is not None:
+            # the prior has its level from the observed genes, too, and better than from their mean
+            return predicted_BG.float()
         return correct_mean(predicted_BG.float(), inputs.expression, inputs.hidden)
 
     def _identity(self) -> Tensor:

@@ -52,10 +52,11 @@ def corpus_parts(corpus: Corpus, split: str) -> list[tuple[Corpus, np.ndarray]]:
 def on_ray(function: PartSum, parts: Sequence[Any], *shared: Any) -> Iterator[tuple[np.ndarray, ...]]:
     """Run a pass as Ray tasks; ``shared`` crosses to each machine once. At most two results for a CPU wait."""
     with connected():
-        task = ray.remote(num_cpus=1)(function)
+        task: Any = ray.remote(num_cpus=1)(function)
         kept = [ray.put(value) for value in shared]
         at_once = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
-        waiting, left = [], list(parts)
+        waiting: list[ray.ObjectRef] = []
+        left = list(parts)
         try:
             while waiting or left:
                 while left and len(waiting) < at_once:

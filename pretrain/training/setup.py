@@ -21,11 +21,13 @@ from pretrain.data.accounting import PlanKey, Position
 from pretrain.data.plan import SplitLayout, layout_of
 from pretrain.kernels.device import autocast_to_bf16
 from pretrain.model.bulkformer import BulkFormer
-from pretrain.model.export_file import load_strictly
+from pretrain.model.export_file import described_shape, load_strictly
 from pretrain.model.flops import training_flops
+from pretrain.model.linear_prior import LinearPrior
 from pretrain.model.protein_embeddings import corpus_protein_embeddings
 from pretrain.model.random_features import redraw_random_features
 from pretrain.monitoring.throughput import StepClock, gemm_peak
+from pretrain.prior.prior_file import corpus_prior
 from pretrain.shape import ModelShape
 from pretrain.training.code_identity import code_fingerprint
 from pretrain.training.determinism import use_deterministic_algorithms
@@ -91,8 +93,6 @@ def set_up(job: TrainingJob) -> Setup:
     corpus = open_corpus(Folder(settings.corpus, settings.data.outage_patience_seconds))
     layout = layout_of(corpus.shards("train"))
     graph = corpus.graph()
-    shape = settings.model.shape(corpus.genes)
-    clock = _clock(settings, shape, graph, ranks)
     store = CheckpointStore(job.folder / "checkpoints")
 
     def log(message: str) -> None:
@@ -103,7 +103,9 @@ def set_up(job: TrainingJob) -> Setup:
         require_state_of_run(restored.state, f"{store.folder.uri}: the checkpoint of step {restored.step}")
         corpus.require_inputs(recorded_inputs(restored.state), f"run {settings.name}")
         log(f"resuming from the checkpoint of step {restored.step}")
-    engine = start_engine(_model(settings, shape, corpus, graph, restored).to(ranks.device), settings)
+    shape, prior = _shape_and_prior(settings, corpus, restored)
+    clock = _clock(settings, shape, graph, ranks)
+    engine = start_engine(_model(settings, shape, corpus, graph, restored, prior).to(ranks.device), settings)
     if restored is not None:
         scatter_moments(engine, restored.moments, restored.step)
     position = _position(settings, layout.profiles, ranks.count, restored)
@@ -152,15 +154,37 @@ def _clock(settings: RunSettings, shape: ModelShape, graph: GeneGraph, ranks: Ra
     return StepClock(flops, ranks.count, peak, ranks.device)
 
 
+def _shape_and_prior(
+    settings: RunSettings, corpus: Corpus, restored: Checkpoint | None
+) -> tuple[ModelShape, LinearPrior | None]:
+    """The model's shape, and the prior that a new run begins with; a run that resumes has it in its weights."""
+    shape = settings.model.shape(corpus.genes)
+    if settings.model.prior == "none":
+        return shape, None
+    if restored is not None:
+        kept = described_shape(restored.state, f"the checkpoint of step {restored.step}")
+        return shape.with_prior(kept.prior_rank, kept.prior_rectified), None
+    prior = corpus_prior(corpus)
+    return shape.with_prior(prior.rank, prior.rectified), prior
+
+
 def _model(
-    settings: RunSettings, shape: ModelShape, corpus: Corpus, graph: GeneGraph, restored: Checkpoint | None
+    settings: RunSettings,
+    shape: ModelShape,
+    corpus: Corpus,
+    graph: GeneGraph,
+    restored: Checkpoint | None,
+    prior: LinearPrior | None = None,
 ) -> BulkFormer:
     torch.manual_seed(settings.seed)
     chosen = settings.model
     model = BulkFormer(shape, graph, chosen.kernel, settings.precision, chosen.compile, chosen.recompute)
     if restored is not None:
         load_strictly(model, restored.weights, f"checkpoint of step {restored.step}")
-    elif shape.gene_identity == "esm2":
+        return model
+    if prior is not None:
+        model.prior.load_state_dict(prior.state_dict())
+    if shape.gene_identity == "esm2":
         model.get_parameter("gene_emb.weight").data.copy_(corpus_protein_embeddings(corpus))
     return model
 
