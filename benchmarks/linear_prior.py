@@ -11,18 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import psutil
-
-sys.path[:0] = [str(Path(__file__).parents[1] / "tests")]
-
-from made_corpora import make_vocabulary
 
 from dataprep.corpus import (
     GENES_FILE,
@@ -36,6 +30,7 @@ from dataprep.corpus import (
     table_bytes,
     write_shard,
 )
+from dataprep.genes.vocabulary import GeneVocabulary
 from dataprep.runtime.ray_session import connected
 from dataprep.runtime.storage import Folder
 from pretrain.prior.streamed import PASSES, corpus_parts, streamed_directions
@@ -73,7 +68,8 @@ def main() -> None:
 
 def make_corpus(place: str, profiles: int, genes: int) -> Corpus:
     """A train split of profiles of rank 50 with noise; a tenth of them lacks a fifth of the genes."""
-    folder, vocabulary = Folder(place), make_vocabulary(genes)
+    folder, names = Folder(place), tuple(f"ENSG{number:011d}" for number in range(genes))
+    vocabulary = GeneVocabulary(names, names, np.full(genes, 1000.0))
     random = np.random.default_rng(0)
     loading = random.standard_normal((PLANTED, genes), np.float32) * 0.2
     shards = []
