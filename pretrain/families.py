@@ -21,6 +21,7 @@ class Family:
     - ``encoder``: its class, as MODULE:CLASS.
     - ``summary_features``: numbers of a sample that widen the embedding of each of its genes.
     - ``pools_observed``: whether a sample's embedding is a pool over its observed genes alone.
+    - ``tpm_over``: genes over which the published weights expect the sum in TPM's denominator.
     - ``features_per_head``: random features by default; None for int(d ln d) of heads of width d.
     - ``redraws_features``: whether training draws them anew from time to time; otherwise they belong to the weights.
     - ``graph_bottleneck``: the hidden width over that of the graph convolution; None where there is no bottleneck.
@@ -29,6 +30,7 @@ class Family:
     encoder: str
     summary_features: int
     pools_observed: bool
+    tpm_over: str
     features_per_head: int | None
     redraws_features: bool
     graph_bottleneck: int | None
@@ -40,6 +42,7 @@ FAMILIES: dict[FamilyName, Family] = {
         encoder="pretrain.model.original:OriginalBulkFormer",
         summary_features=3,
         pools_observed=False,
+        tpm_over="every gene of the source",
         features_per_head=None,
         redraws_features=True,
         graph_bottleneck=None,
@@ -49,6 +52,7 @@ FAMILIES: dict[FamilyName, Family] = {
         encoder="pretrain.model.latest:LatestBulkFormer",
         summary_features=0,
         pools_observed=True,
+        tpm_over="the genes of the vocabulary alone",
         features_per_head=256,
         redraws_features=False,
         graph_bottleneck=4,

@@ -7,13 +7,14 @@ from made_corpora import make_graph
 
 from dataprep.genes.vocabulary import GeneVocabulary
 from dataprep.runtime.storage import Folder
+from pretrain.families import FamilyName
 from pretrain.model.bulkformer import BulkFormer
 from pretrain.model.export_file import write_export
 from pretrain.shape import ModelShape
 
 
-def write_model(where: Path, genes: GeneVocabulary) -> None:
+def write_model(where: Path, genes: GeneVocabulary, family: FamilyName = "original") -> None:
     torch.manual_seed(0)
-    shape = ModelShape(genes=genes.size, dim=16, performer_layers=1, heads=4)
+    shape = ModelShape(family=family, genes=genes.size, dim=16, performer_layers=1, heads=4)
     graph = make_graph(genes)
     write_export(Folder(str(where)), shape, BulkFormer(shape, graph).state_dict(), genes, graph, {"step": 0})

@@ -53,7 +53,7 @@ def content_of(settings: EmbedSettings, embedder: Embedder) -> Content:
 
 
 def _with_proteins(address: str, embedder: Embedder, columns: Tensor | None, gene_ids: tuple[str, ...]) -> Content:
-    """Gene embeddings with those of the genes' proteins beside them, B x G' x (D + 3 + P), as published."""
+    """Gene embeddings with those of the genes' proteins beside them, B x G' x (D + F + P), as published."""
     proteins_GP = read_protein_embeddings(address, embedder.vocabulary).numpy()
     if columns is not None:
         proteins_GP = proteins_GP[columns.numpy()]

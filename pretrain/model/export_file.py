@@ -301,11 +301,13 @@ def _model_card(shape: ModelShape, vocabulary: GeneVocabulary, graph: GeneGraph,
         facts["linear prior"] = f"{shape.prior_rank} components{', rectified at zero' * shape.prior_rectified}"
     # the settings are in config.json in full; here only what a reader wants at a glance
     facts |= {key: value for key, value in training.items() if not isinstance(value, dict | list)}
+    # what is trained here is as its corpus is
+    units = f" TPM of these weights is a share of {shape.traits.tpm_over}." if "imported_from" in training else ""
     table = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
     return f"""# BulkFormer export
 
 Input: log1p(TPM) of {vocabulary.size:,} genes in the order of `{GENES_FILE}`, NaN where a gene is masked or not
-measured. Output: {shape.embedding_width} numbers per gene before the head, and expression, log1p(TPM).
+measured.{units} Output: {shape.embedding_width} numbers per gene before the head, and expression, log1p(TPM).
 
 | | |
 |---|---|

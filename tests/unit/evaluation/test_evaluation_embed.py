@@ -20,6 +20,7 @@ def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("embed")
     corpus = make_corpus(str(place / "corpus"), {"train": 0, "validation": 0, "test": 8}, genes=150)
     write_model(place / "model", corpus.vocabulary)
+    write_model(place / "latest", corpus.vocabulary, "latest")
     return place
 
 
@@ -59,6 +60,18 @@ def test_genes_named_by_symbols_give_the_same_embeddings(embed, tmp_path):
     more = ("--units", "counts", "--gene-id", "symbol")
     assert embed(by_symbol, *more, output=tmp_path / "symbols.parquet")[0] == 0
     np.testing.assert_array_equal(vectors(tmp_path / "ids.parquet"), vectors(tmp_path / "symbols.parquet"))
+
+
+def test_a_model_of_the_latest_family_embeds_samples_by_their_observed_genes(embed, folder, tmp_path):
+    """A gene that the source does not measure does not count, and has its own embedding at the level of genes."""
+    counts = np.random.default_rng(0).poisson(50, (3, 150)).astype(np.float32)
+    source = write_h5ad(tmp_path / "in.h5ad", [*ensembl_ids()[:149], "ENSG90000000001"], counts)
+    given = ("--units", "counts", "--model", folder / "latest")
+    assert embed(source, *given, output=tmp_path / "samples.parquet")[0] == 0
+    assert embed(source, *given, "--level", "gene", output=tmp_path / "genes.parquet")[0] == 0
+    genes = vectors(tmp_path / "genes.parquet").reshape(3, 150, -1)
+    assert genes.shape[2] == 16
+    np.testing.assert_allclose(vectors(tmp_path / "samples.parquet"), genes[:, :149].mean(axis=1), atol=1e-5)
 
 
 def test_the_advice_for_symbols_is_a_setting_that_there_is(embed, tmp_path):

@@ -12,6 +12,7 @@ from dataprep.runtime.command_line import UserError, read_settings
 from pretrain.bench import training_step as bench_module
 from pretrain.bench.training_step import bench, cases_of, row_of, run_in_turns, synthetic_graph, synthetic_profiles
 from pretrain.config import BenchSettings, ModelSettings
+from pretrain.families import FAMILIES
 from pretrain.model.bulkformer import BulkFormer
 from pretrain.model.flops import ACCELERATORS, estimate, forward_flops, memory_bytes, parameters, training_flops
 from pretrain.monitoring import throughput
@@ -22,8 +23,9 @@ CPU = torch.device("cpu")
 TINY = {"size": "tiny", "genes": 60, "edges_per_gene": 3, "steps": 2, "warmup_steps": 1, "threads": 1}
 
 
-def test_flops_are_those_that_torch_counts_in_the_published_modules():
-    shape = ModelShape(genes=200, dim=64, performer_layers=2, heads=4)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_flops_are_those_that_torch_counts_in_the_published_modules(family):
+    shape = ModelShape(family=family, genes=200, dim=64, performer_layers=2, heads=4, features_per_head=44)
     model = BulkFormer(shape, synthetic_graph(200, 5))
     expression_BG, _ = synthetic_profiles(3, 200)
     with FlopCounterMode(display=False) as counter:
@@ -45,7 +47,7 @@ def test_identity_is_counted_once_a_pass():
     assert three - two == two - one < one
 
 
-@pytest.mark.parametrize(("size", "millions"), [("37M", 13.37), ("50M", 28.64), ("147M", 132.14)])
+@pytest.mark.parametrize(("size", "millions"), [("37M", 13.37), ("50M", 28.64), ("101M", 101.3), ("147M", 132.14)])
 def test_parameters_are_counted_to_within_a_percent(size, millions):
     assert parameters(ModelSettings(size=size).shape(20_010)) / 1e6 == pytest.approx(millions, rel=0.01)
 

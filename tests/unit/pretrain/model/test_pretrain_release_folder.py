@@ -101,6 +101,9 @@ def test_an_imported_release_gives_the_numbers_of_its_model(release, tmp_path):
     settings = settings_of(release, tmp_path)
     import_released(settings)
     export = open_export(settings.output)
+    assert "TPM of these weights is a share of the genes of the vocabulary alone" in export.folder.read_text(
+        "README.md"
+    )
     assert export.shape == SHAPE
     assert export.vocabulary.symbols[1] == "Gène 1"
     profiles = (torch.rand(2, GENES) * 5).masked_fill(torch.rand(2, GENES) < 0.2, torch.nan)

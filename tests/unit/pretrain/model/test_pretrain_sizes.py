@@ -64,14 +64,27 @@ def test_settings_with_a_size_of_the_package_are_stored_as_ever():
     assert run_settings("--model.size", "37M").resolved()["model"]["dim"] is None
 
 
-def test_bench_takes_a_file_and_the_name_of_a_plugin(own_size, plugin, monkeypatch, capsys):
+def test_a_size_may_name_its_family_and_settings_another(own_size):
+    own_size.write_text(OWN + "family: latest\nfeatures_per_head: 9\n")
+    settings = run_settings("--model.size", own_size)
+    own_size.unlink()
+    shape = pickle.loads(pickle.dumps(settings)).model.shape(genes=50)
+    assert (shape.family, shape.random_features, shape.graph_dim) == ("latest", 9, 6)
+    assert run_settings("--model.size", "37M", "--model.family", "latest").model.shape(50).graph_dim == 32
+    other = run_settings("--model.size", "101M", "--model.family", "original").model.shape(50)
+    assert (other.family, other.random_features, other.embedding_width) == ("original", 266, 771)
+
+
+def test_bench_takes_a_file_and_the_name_of_a_plugin(own_size, plugin, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(training_step, "_SQUARES", {"cpu": (64,)})
-    sizes = f"{own_size},own_12k"
+    latest = tmp_path / "latest.yaml"
+    latest.write_text(OWN + "family: latest\n")
+    sizes = f"{own_size},own_12k,{latest}"
     arguments = ["--plugins", plugin, "--size", sizes, "--kernel", "fused", "--genes", "40", "--edges-per-gene", "2"]
     arguments += ["--steps", "1", "--warmup-steps", "0", "--threads", "1", "--no-compile", "--json"]
     assert main("pretrain", "", COMMANDS, ["bench", *arguments]) == 0
     rows = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert [row["size"] for row in rows] == [str(own_size), "own_12k"]
+    assert [row["size"] for row in rows] == [str(own_size), "own_12k", str(latest)]
     assert rows[0]["gflops"] * rows[0]["step_seconds"] == pytest.approx(rows[1]["gflops"] * rows[1]["step_seconds"])
 
 
