@@ -19,8 +19,8 @@ from anndata import AnnData
 from dataprep.config import ExportSettings
 from dataprep.corpus import SPLITS, Corpus, iterate_row_groups, open_corpus
 from dataprep.runtime.command_line import UserError
+from dataprep.runtime.local_files import one_line_for_a_full_disk
 from dataprep.runtime.storage import Folder, split_file_address
-from dataprep.runtime.store_errors import one_line
 
 
 def export(settings: ExportSettings) -> dict[str, Any]:
@@ -42,10 +42,8 @@ def export(settings: ExportSettings) -> dict[str, Any]:
         raise UserError(f"{corpus.folder.uri} has no profiles in split {settings.split}")
     with tempfile.TemporaryDirectory() as scratch:
         written = Path(scratch) / "export.h5ad"
-        try:
+        with one_line_for_a_full_disk(f"{scratch}, where the file is prepared,"):
             _write(corpus, splits, obs, written)
-        except OSError as error:
-            raise UserError(f"{scratch}, where the file is prepared: {one_line(error)}") from None
         # somebody may have written it in the meantime
         _require_absent(folder, name)
         folder.upload(written, name)

@@ -13,8 +13,11 @@ import difflib
 import json
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
@@ -139,11 +142,14 @@ def main(package: str, summary: str, commands: Mapping[str, Command], argv: Sequ
         if settings.print_config:
             print(yaml.safe_dump(settings.resolved(), sort_keys=False), end="")
             return 0
-        result = command.run(settings)
+        with _ending_in_order():
+            result = command.run(settings)
         if settings.json_line:
             print(json.dumps(result if result is not None else {}), flush=True)
     except UserError as error:
         return _fail(str(error), error.exit_code)
+    except _Terminated as error:
+        return _fail(f"stopped by {error}", 1)
     except KeyboardInterrupt:
         return _fail("interrupted", 1)
     except BrokenPipeError:
@@ -151,6 +157,37 @@ def main(package: str, summary: str, commands: Mapping[str, Command], argv: Sequ
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0
+
+
+class _Terminated(KeyboardInterrupt):
+    """A signal that asks for the end, such as that of a batch system at the end of the time."""
+
+
+@contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the block as Ctrl-C does, so that nothing half-written stays.
+
+    What is ignored stays so (``nohup``), and so does what somebody else has chosen.
+    """
+
+    def end(number: int, _: object) -> None:
+        raise _Terminated(signal.Signals(number).name)
+
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    asked = (signal.SIGTERM, signal.SIGHUP) if in_main_thread else ()
+    replaced = [number for number in asked if signal.getsignal(number) is signal.SIG_DFL]
+    for number in replaced:
+        signal.signal(number, end)
+    try:
+        yield
+    except SystemExit as error:
+        # Ray's own way to end, while a process is connected to it
+        if error.code == signal.SIGTERM:
+            raise _Terminated("SIGTERM") from None
+        raise
+    finally:
+        for number in replaced:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def read_settings(model: type[S], arguments: Sequence[str], prog: str = "", summary: str = "") -> S:

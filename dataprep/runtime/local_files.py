@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import socket
 import uuid
@@ -12,6 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
+
+from dataprep.runtime.command_line import UserError
 
 
 def write_whole(target: Path, fill: Callable[[IO[bytes]], object]) -> None:
@@ -61,6 +64,23 @@ def replace_whole(target: Path, content: bytes, version: str) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+@contextmanager
+def one_line_for_a_full_disk(what: str) -> Iterator[None]:
+    """Turn what pyarrow and h5py raise when they cannot write into UserError, with the system's own words.
+
+    For blocks in which nothing else raises OSError.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        # h5py raises either, with the errno of the system inside a longer story
+        story = re.search(r"file write failed.* error message = '([^']*)'", str(error), re.DOTALL)
+        if story is None and not (isinstance(error, OSError) and error.errno):
+            raise
+        reason = story[1] if story else os.strerror(getattr(error, "errno", 0))
+        raise UserError(f"{what} cannot be written: {reason}") from None
 
 
 def remove_tree(path: Path) -> None:

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from anndata import AnnData
 
 from dataprep.runtime.command_line import UserError
+from dataprep.runtime.local_files import one_line_for_a_full_disk
 from dataprep.runtime.storage import Folder, split_file_address
 
 # Rows are gathered to row groups of about this size: one per batch would make files slow to read.
@@ -69,7 +70,8 @@ def whole_file(address: str) -> Iterator[Path]:
     folder = Folder(folder_address)
     if not folder.is_local:
         with tempfile.TemporaryDirectory(prefix="embedding-") as scratch:
-            yield Path(scratch) / name
+            with one_line_for_a_full_disk(f"{scratch}, where {name} is prepared,"):
+                yield Path(scratch) / name
             folder.upload(Path(scratch) / name, name)
         return
     target = Path(folder.path) / name
@@ -77,7 +79,8 @@ def whole_file(address: str) -> Iterator[Path]:
     # the file's own name is cut, since the whole may have 255 bytes
     temporary = target.with_name(f".{name[:40]}.{os.getpid()}.partial")
     try:
-        yield temporary
+        with one_line_for_a_full_disk(address):
+            yield temporary
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

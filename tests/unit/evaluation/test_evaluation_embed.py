@@ -1,5 +1,7 @@
 """`evaluation embed`: inputs are what they are said to be, settings have an effect, other people's files stay."""
 
+import resource
+
 import anndata
 import h5py
 import numpy as np
@@ -10,8 +12,9 @@ from made_corpora import make_corpus
 from made_exports import write_model
 
 from dataprep.genes.vocabulary import gene_reference
-from dataprep.runtime.command_line import main
+from dataprep.runtime.command_line import UserError, main
 from evaluation.__main__ import COMMANDS
+from evaluation.embed.embedding_file import AnnDataWriter, ParquetWriter, whole_file
 
 
 @pytest.fixture(scope="module")
@@ -190,3 +193,30 @@ def test_an_output_with_a_name_that_no_disk_takes_is_one_line_and_a_long_one_is_
     assert code == 2
     assert "File name too long" in line
     assert embed(folder / "corpus", output=tmp_path / f"{'x' * 245}.parquet")[0] == 0
+
+
+@pytest.fixture
+def little_disk():
+    """No file of this process grows beyond 20 kB, which the system says as it says that a disk is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("name", ["x.parquet", "x.h5ad"])
+def test_a_full_disk_is_one_line_and_leaves_no_part(tmp_path, little_disk, name):
+    names, values = [f"s{number}" for number in range(200)], np.random.default_rng(0).random((200, 64), np.float32)
+
+    def write() -> None:
+        with whole_file(str(tmp_path / name)) as path:
+            if name.endswith(".parquet"):
+                writer = ParquetWriter(path, "embedding", 64, {})
+            else:
+                writer = AnnDataWriter(path, names, [f"e{column}" for column in range(64)], {})
+            with writer:
+                writer.write(names, values)
+
+    with pytest.raises(UserError, match=rf"{name} cannot be written: File too large$"):
+        write()
+    assert list(tmp_path.iterdir()) == []

@@ -1,10 +1,13 @@
 """Settings from the command line, YAML and defaults, in the forms that people type them."""
 
+import signal
+import sys
+
 import pytest
 
 from dataprep.__main__ import COMMANDS
-from dataprep.config import BuildSettings
-from dataprep.runtime.command_line import UserError, main, read_settings
+from dataprep.config import BuildSettings, InspectSettings
+from dataprep.runtime.command_line import Command, UserError, main, read_settings
 from pretrain.config import RunSettings
 
 REQUIRED = ["--corpus", "c", "--storage", "s", "--name", "n"]
@@ -113,3 +116,37 @@ def test_a_group_in_the_environment_is_no_value(monkeypatch):
         UserError, match=r"^split: its value cannot be read; it is a group of settings: test, test_frac"
     ):
         read_settings(BuildSettings, ["--corpus", "c"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_request_to_end_ends_a_command_in_order(number, capsys, request):
+    before = signal.signal(number, signal.SIG_DFL)
+    request.addfinalizer(lambda: signal.signal(number, before))
+    closed = []
+
+    def work(_: InspectSettings) -> None:
+        try:
+            signal.raise_signal(number)
+            pytest.fail("the command went on")
+        finally:
+            closed.append(True)
+
+    assert main("x", "", {"work": Command(InspectSettings, work, "")}, ["work", "c"]) == 1
+    assert capsys.readouterr().err == f"error: stopped by {number.name}\n"
+    assert closed == [True]
+    assert signal.getsignal(number) == signal.SIG_DFL
+
+
+def test_what_is_ignored_stays_ignored(capsys):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        command = Command(InspectSettings, lambda _: signal.raise_signal(signal.SIGHUP), "")
+        assert main("x", "", {"work": command}, ["work", "c"]) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_the_end_that_ray_makes_of_sigterm_is_one_line_too(capsys):
+    command = Command(InspectSettings, lambda _: sys.exit(signal.SIGTERM), "")
+    assert main("x", "", {"work": command}, ["work", "c"]) == 1
+    assert capsys.readouterr().err == "error: stopped by SIGTERM\n"
