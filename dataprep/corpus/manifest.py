@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from dataprep.runtime.command_line import Settings, UserError
 from dataprep.runtime.storage import Folder
@@ -43,14 +43,18 @@ class Shard:
         return range(first, first + self.row_group_rows[row_group])
 
 
+# Of a shard: terabytes, and still a list that memory holds.
+_MOST_ROWS = 2**26
+
+
 class ShardEntry(Settings):
     """A shard as the manifest lists it."""
 
     path: str
     split: Split
-    rows: int
-    first_row_id: int
-    bytes: int
+    rows: int = Field(ge=0, le=_MOST_ROWS)
+    first_row_id: int = Field(ge=0, le=2**48)
+    bytes: int = Field(ge=0)
     sha256: str
     content_sha256: str | None = None
 
@@ -106,10 +110,10 @@ class Manifest(Settings):
 
     format: Literal["bulkformer-corpus"] = "bulkformer-corpus"
     format_version: Literal[1] = 1
-    genes: int
+    genes: int = Field(ge=1)
     vocabulary_sha256: str
     unit: str = UNIT
-    rows_per_row_group: int
+    rows_per_row_group: int = Field(ge=1)
     splits: dict[str, SplitSummary]
     shards: list[ShardEntry]
     tables_sha256: dict[str, str]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from dataprep.corpus.graph_file import GRAPH_FILE
 from dataprep.corpus.manifest import MANIFEST_FILE, SPLITS, Manifest, manifest_text, parsed_manifest
@@ -52,6 +53,9 @@ def finish_corpus(folder: Folder, manifest: Manifest) -> None:
 
 
 def _remove_shards(folder: Folder, split_folder: str) -> None:
+    if folder.is_local and Path(folder.path, split_folder).is_symlink():
+        folder.remove(split_folder)  # the link: what it points to may be another corpus's
+        return
     names = (folder / split_folder).files()
     shards = [name for name in names if _SHARD_NAME.fullmatch(name)]
     if len(shards) == len(names):

@@ -256,6 +256,8 @@ def test_a_folder_without_manifest_is_no_corpus(tmp_path: Path) -> None:
         ({"format_version": 2}, "format version 2; this is for 1"),
         ({"format": "other"}, "is not the manifest of a corpus"),
         ({"shards": 5}, "shards"),
+        ({"rows_per_row_group": 0}, "rows_per_row_group: Input should be greater than or equal to 1"),
+        ({"genes": -1}, "genes: Input should be greater than or equal to 1"),
         ({"vocabulary_sha256": "0" * 64}, "vocabulary .* is not the one the manifest names"),
     ],
 )
@@ -263,6 +265,15 @@ def test_a_foreign_manifest_is_refused(corpus: Corpus, change: dict[str, object]
     content = json.loads(corpus.folder.read_text(MANIFEST_FILE)) | change
     corpus.folder.write_text(MANIFEST_FILE, json.dumps(content))
     with pytest.raises(UserError, match=message):
+        open_corpus(corpus.folder)
+
+
+@pytest.mark.parametrize(("name", "number"), [("rows", 2**60), ("rows", -1), ("first_row_id", 2**62), ("bytes", -1)])
+def test_a_manifest_whose_shards_have_impossible_sizes_is_refused(corpus: Corpus, name: str, number: int) -> None:
+    content = json.loads(corpus.folder.read_text(MANIFEST_FILE))
+    content["shards"][0][name] = number
+    corpus.folder.write_text(MANIFEST_FILE, json.dumps(content))
+    with pytest.raises(UserError, match=rf"shards\.0\.{name}: Input should be (less|greater) than"):
         open_corpus(corpus.folder)
 
 

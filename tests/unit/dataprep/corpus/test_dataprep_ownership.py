@@ -1,11 +1,12 @@
 """What a command replaces or removes is its own: files that were there before it stay, or are named in a refusal."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from dataprep.config import SimulateSettings
-from dataprep.corpus import begin_corpus, finish_corpus, open_corpus, require_free
+from dataprep.corpus import begin_corpus, finish_corpus, open_corpus, require_free, verify
 from dataprep.corpus.replacement import BEGUN_FILE
 from dataprep.pipeline.build import LEASE_FILE, build
 from dataprep.runtime.command_line import UserError
@@ -121,3 +122,14 @@ def test_a_corpus_that_was_finished_meanwhile_is_not_replaced(tmp_path: Path, mo
     monkeypatch.setattr(Lease, "acquire", late)
     with pytest.raises(UserError, match="is a finished corpus already"):
         build(settings)
+
+
+def test_a_rebuild_removes_a_link_and_not_what_it_points_to(tmp_path: Path) -> None:
+    """Two corpora may share a split, or have it on another disk."""
+    shared = make_corpus(str(tmp_path / "shared"))
+    corpus = make_corpus(str(tmp_path / "corpus"))
+    shutil.rmtree(tmp_path / "corpus" / "split=train")
+    (tmp_path / "corpus" / "split=train").symlink_to(tmp_path / "shared" / "split=train")
+    begin_corpus(corpus.folder)
+    assert not (tmp_path / "corpus" / "split=train").exists()
+    verify(shared)
