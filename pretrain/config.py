@@ -375,6 +375,7 @@ class BenchSettings(ExtensibleSettings):
     micro_batch: str = Field("2", description="profiles in a step, with commas")
     genes: int = Field(20_010, ge=2, description="vocabulary; the published models have 20,010")
     edges_per_gene: int = Field(20, ge=0)
+    prior_rank: int = Field(0, ge=0, description="components of a linear prior, rectified; 0: models without one")
     steps: int = Field(5, ge=1, description="timed steps of each case; the median counts")
     warmup_steps: int = Field(2, ge=0, description="steps of each case before the timed ones")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU if torch sees one")

@@ -32,6 +32,7 @@ from pretrain.model.flops import (
     estimate,
     training_flops,
 )
+from pretrain.model.linear_prior import LinearPrior
 from pretrain.model.loss import masked_squared_error, profile_loss
 from pretrain.monitoring.throughput import gemm_peak, peak_memory_bytes, wait_for
 from pretrain.shape import ModelShape
@@ -87,6 +88,9 @@ def bench(settings: BenchSettings) -> list[dict[str, Any]]:
         of_size = [case for case in cases if case.size == size]
         times, memory = run_in_turns(of_size, settings.warmup_steps, settings.steps, console)
         rows += [row_of(*result, peaks) for result in zip(of_size, times, memory, strict=True)]
+        if settings.prior_rank:
+            for row, case in zip(rows[-len(of_size) :], of_size, strict=True):
+                row["prior_seconds"] = conditioning_seconds(case, settings.steps)
     _print_rows(console, rows)
     _print_estimates(console, cases)
     return rows
@@ -106,10 +110,12 @@ def device_name(device: torch.device) -> str:
 
 
 def cases_of(settings: BenchSettings, device: torch.device) -> list[BenchCase]:
+    # the slower of the two kinds of prior
+    rectified = settings.prior_rank > 0
     return [
         BenchCase(
-            size, ModelSettings(size=size).shape(settings.genes), kernel, precision, micro_batch,
-            settings.edges_per_gene, settings.threads,
+            size, ModelSettings(size=size).shape(settings.genes).with_prior(settings.prior_rank, rectified),
+            kernel, precision, micro_batch, settings.edges_per_gene, settings.threads,
             compile=settings.compile and kernel == "fused",
             recompute=settings.recompute if kernel == "fused" else "nothing",
             # what is kept is the memory of the process, where the tensors of a GPU are not
@@ -146,6 +152,23 @@ def row_of(case: BenchCase, seconds: list[float], memory: int, peaks: dict[torch
         "recompute": case.recompute,
         "retain_memory": case.retain_memory,
     }
+
+
+def conditioning_seconds(case: BenchCase, times: int) -> float:
+    """Median seconds of conditioning the case's linear prior on a batch, as each of its steps does."""
+    device = torch.device(case.device)
+    prior = LinearPrior(case.genes, case.shape.prior_rank, case.shape.prior_rectified).to(device)
+    expression_BG, mask_BG = synthetic_profiles(case.micro_batch, case.genes)
+    visible_BG = expression_BG.masked_fill(mask_BG, torch.nan).to(device)
+    seconds = []
+    for _ in range(times + 1):
+        wait_for(device)
+        started = time.perf_counter()
+        prior(visible_BG)
+        wait_for(device)
+        seconds.append(time.perf_counter() - started)
+    # the first looks for kernels and for memory
+    return median(seconds[1:])
 
 
 # ---- running -------------------------------------------------------------------------------------------------------
@@ -270,11 +293,15 @@ def _print_rows(console: Console, rows: list[dict[str, Any]]) -> None:
         table.add_column(name)
     for name in ("step s", "profiles/s", "peak GB", "GFLOP/s", "of GEMM peak"):
         table.add_column(name, justify="right")
+    with_prior = any("prior_seconds" in row for row in rows)
+    if with_prior:
+        table.add_column("prior", justify="right")
     for row in rows:
         table.add_row(
             row["size"], row["kernel"], row["precision"], row["product_dtype"], str(row["micro_batch"]),
             f"{row['step_seconds']:.2f}", f"{row['samples_per_second']:.3f}", f"{row['peak_memory_bytes'] / 1e9:.2f}",
             f"{row['gflops']:.0f}", f"{row['gemm_peak_share']:.0%}",
+            *([f"{row['prior_seconds'] / row['step_seconds']:.1%}"] if with_prior else []),
         )  # fmt: skip
     console.print(table)
 

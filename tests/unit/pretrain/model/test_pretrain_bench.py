@@ -162,3 +162,11 @@ def test_a_step_on_a_gpu_ends_when_the_gpu_is_done_with_it(monkeypatch):
 def test_memory_of_the_process_is_kept_on_a_cpu_only():
     (of_gpu,) = cases_of(BenchSettings(**TINY, kernel="fused"), torch.device("cuda"))
     assert (of_gpu.device, of_gpu.retain_memory) == ("cuda", False)
+
+
+def test_the_share_of_a_prior_in_a_step_is_measured_beside_it(capsys):
+    settings = BenchSettings(**TINY, kernel="fused", compile=False, prior_rank=3)
+    assert [case.shape.prior_rank for case in cases_of(settings, CPU)] == [3]
+    [row] = bench(settings)
+    assert 0 < row["prior_seconds"] < row["step_seconds"]
+    assert "prior" in capsys.readouterr().err
