@@ -100,7 +100,7 @@ class OriginalBulkFormer(BulkFormer):
     def predict(self, gene_embedding: Tensor, inputs: ModelInput) -> Tensor:
         predicted_BG = self.head(gene_embedding).squeeze(-1)
         if inputs.expected is not None:
-            # the prior has its level from the observed genes, too, and better than from their mean
+            # a correction, not a level: what the prior expects has its level from the observed genes
             return predicted_BG.float()
         return correct_mean(predicted_BG.float(), inputs.expression, inputs.hidden)
 
