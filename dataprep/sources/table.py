@@ -27,6 +27,7 @@ from dataprep.sources.text_files import decompressed, delimiter_of, first_text
 _BLOCK_BYTES = 16 * 1024 * 1024
 # What is looked at to find the columns; two lines at the least.
 _FIRST_BYTES = 1024 * 1024
+_MOST_FIRST_BYTES = 128 * 1024 * 1024
 # Arrow's and zlib's words for compressed data that end early or do not unpack
 _DAMAGED = re.compile("truncated|zlib|bz2|zstd|lz4", re.IGNORECASE)
 
@@ -161,7 +162,10 @@ def _first_lines(address: str, source: TableSource) -> list[str]:
     content, text, ended = b"", "", False
     with decompressed(address) as stream, _arrow_errors(address, source, None):
         while text.count("\n") < 3 and not ended:
-            piece: bytes = stream.read(_FIRST_BYTES)
+            if len(content) > _MOST_FIRST_BYTES:
+                raise UserError(f"{address} is no table: its first lines have more than {_MOST_FIRST_BYTES:,} bytes")
+            # twice as much each time, since the text is then looked at anew
+            piece: bytes = stream.read(max(_FIRST_BYTES, len(content)))
             content, ended = content + piece, not piece
             text = first_text(address, content, source.encoding)
     if not text.strip():

@@ -162,3 +162,10 @@ def test_a_name_is_not_cut_where_only_python_divides_lines(tmp_path: Path, mark:
 def test_a_table_in_utf_32(tmp_path: Path) -> None:
     (tmp_path / "x.tsv").write_bytes(delimited(VALUES, GENES, SAMPLES).encode("utf-32"))
     assert np.array_equal(read(str(tmp_path / "x.tsv"), source(encoding="utf-32")).values, VALUES)
+
+
+def test_a_line_without_end_is_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dataprep.sources.table._MOST_FIRST_BYTES", 3 * 1024 * 1024)
+    (tmp_path / "x.tsv.gz").write_bytes(gzip.compress(b"gene\t" + b"a" * 5 * 1024 * 1024))
+    with pytest.raises(UserError, match=r"x\.tsv\.gz is no table: its first lines have more than 3,145,728 bytes"):
+        source().list_samples(str(tmp_path / "x.tsv.gz"))
