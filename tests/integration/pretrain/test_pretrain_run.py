@@ -17,15 +17,18 @@ from dataprep.runtime.lease import Lease, Process
 from dataprep.runtime.storage import Folder
 from pretrain.artifacts.checkpoint import CheckpointStore
 from pretrain.artifacts.run_settings import LEASE_FILE
-from pretrain.config import RunSettings
+from pretrain.config import PriorSettings, RunSettings
 from pretrain.driver.run import run
 from pretrain.model.bulkformer import BulkFormer
+from pretrain.model.linear_prior import LinearPrior
 from pretrain.model.loss import masked_squared_error, profile_loss
 from pretrain.model.masking import mask_of_profiles
 from pretrain.monitoring import tracking
 from pretrain.monitoring.metrics_file import read_rows
 from pretrain.monitoring.mlflow_run import MlflowRun
 from pretrain.monitoring.tracking import RunRecord
+from pretrain.prior.command import fit_prior
+from pretrain.prior.prior_file import PRIOR_FILE, corpus_prior
 
 PROFILES = 40
 LOSSES = Path(__file__).parents[2] / "golden" / "losses_tiny.json"
@@ -135,27 +138,38 @@ def test_neither_rank_nor_world_size_nor_stage_shows_in_the_losses(corpus, stora
 
 
 def test_a_run_of_the_second_family_resumes_in_mid_epoch_on_more_workers_with_each_profile_once(corpus, storage):
-    """Two workers on ZeRO 2, then three on ZeRO 3; the losses are those of a plain loop over the same profiles."""
+    """Two workers on ZeRO 2, then three on ZeRO 3; the losses are those of a plain loop over the same profiles.
+
+    With a linear prior, which the second start takes from the checkpoint.
+    """
+    fit_prior(PriorSettings(corpus=corpus.folder.uri, ranks=[4], tuning_profiles=10))
+    prior = corpus_prior(corpus)
     changes = {
-        "model": {"family": "latest", "attention_dropout": 0.0, "feed_forward_dropout": 0.0},
+        "model": {"family": "latest", "prior": "ppca", "attention_dropout": 0.0, "feed_forward_dropout": 0.0},
         "mask": {"rate": 0.1, "highest_rate": 0.3},
         "tracking": {"row_ids": True},
     }
     run(settings(corpus, storage, "latest", max_steps=2, zero={"stage": 2}, **changes))
+    corpus.folder.remove(PRIOR_FILE)
     now = settings(corpus, storage, "latest", epochs=1, workers={"count": 3}, zero={"stage": 3}, **changes)
     run(now)
     steps = [row["row_ids"] for row in read_rows(Folder(storage) / "latest") if "loss" in row]
     assert [len(row_ids) for row_ids in steps] == [12, 12, 12, 4]
     assert sorted(row for row_ids in steps for row in row_ids) == list(range(PROFILES))
-    np.testing.assert_allclose(losses(storage, "latest"), _losses_of_a_plain_loop(now, corpus, steps), rtol=1e-4)
+    np.testing.assert_allclose(losses(storage, "latest"), _losses_of_a_plain_loop(now, corpus, prior, steps), rtol=1e-4)
     model = BulkFormer.from_pretrained(f"{storage}/latest/export")
-    assert (model.shape.family, model.shape.random_features) == ("latest", 256)
+    assert (model.shape.family, model.shape.random_features, model.shape.prior_rank) == ("latest", 256, 4)
+    assert torch.equal(model.prior.loadings, prior.loadings)
 
 
-def _losses_of_a_plain_loop(settings: RunSettings, corpus: Corpus, steps: list[list[int]]) -> list[float]:
+def _losses_of_a_plain_loop(
+    settings: RunSettings, corpus: Corpus, prior: LinearPrior, steps: list[list[int]]
+) -> list[float]:
     """AdamW on one device, a step for each list of row ids of the first epoch."""
     torch.manual_seed(settings.seed)
-    model = BulkFormer(settings.model.shape(corpus.genes), corpus.graph()).train()
+    shape = settings.model.shape(corpus.genes).with_prior(prior.rank, prior.rectified)
+    model = BulkFormer(shape, corpus.graph()).train()
+    model.prior.load_state_dict(prior.state_dict())
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.optimizer.learning_rate, weight_decay=0.01)
     row_ids, expression = read_split(corpus, "train")
     losses = []

@@ -25,11 +25,12 @@ from dataprep.runtime.lease import Holder, LeaseKey, Process
 from dataprep.runtime.storage import Folder
 from pretrain.artifacts.checkpoint import Checkpoint, CheckpointStore
 from pretrain.artifacts.run_settings import RunIdentity
-from pretrain.config import RunSettings
+from pretrain.config import PriorSettings, RunSettings
 from pretrain.data.stream import ProfileStream
 from pretrain.data.window_reader import read_window
 from pretrain.model.export_file import open_export
 from pretrain.monitoring.metrics_file import read_rows
+from pretrain.prior.command import fit_prior
 from pretrain.training.code_identity import code_fingerprint
 from pretrain.training.job import TrainingJob
 from pretrain.training.step import TrainingStep
@@ -148,10 +149,15 @@ def values(folder: Folder, metric: str) -> list[float]:
     [
         pytest.param({}, id="original"),
         pytest.param({"model": {"family": "latest"}, "mask": {"rate": 0.05, "highest_rate": 0.3}}, id="latest"),
+        pytest.param({"model": {"prior": "ppca"}}, id="with a prior"),
     ],
 )
-def test_a_stopped_run_resumes_in_mid_epoch_and_repeats_the_uninterrupted_one_to_the_bit(start, run_folder, changes):
+def test_a_stopped_run_resumes_in_mid_epoch_and_repeats_the_uninterrupted_one_to_the_bit(
+    start, run_folder, corpus, changes
+):
     """Learning rate, masks, order, dropout, random features and moments are all in it, and validation."""
+    if changes.get("model", {}).get("prior"):
+        fit_prior(PriorSettings(corpus=corpus.folder.uri, ranks=[4], tuning_profiles=10))
     start("whole", **changes)
     stopped = start("stopped", Coordinator(stop_after=6), **changes)
     assert "stopped as asked after step 6, with a checkpoint" in stopped.lines
