@@ -170,10 +170,10 @@ class BulkFormer(nn.Module):
         inputs = self._inputs(expression_BG, missing_rate)
         with self._autocast(expression_BG.device):
             embedding_BGD = self.encode(inputs).float()
-        observed_BG = ~inputs.hidden if self.shape.traits.pools_observed else None
+        chosen_BG = inputs.expression
         if gene_indices is not None:
-            embedding_BGD = embedding_BGD[:, gene_indices]
-            observed_BG = observed_BG[:, gene_indices] if observed_BG is not None else None
+            embedding_BGD, chosen_BG = embedding_BGD[:, gene_indices], chosen_BG[:, gene_indices]
+        observed_BG = ~chosen_BG.isnan() if self.shape.traits.pools_observed else None
         # mean, max and median of a constant are the constant; "all" adds the three
         summary_BF = self.summary(inputs) * (3 if pooling == "all" else 1)
         return torch.cat([pool_genes(embedding_BGD, pooling, observed_BG), summary_BF], dim=-1)

@@ -15,13 +15,7 @@ def pool_genes(embedding_BGW: Tensor, pooling: Pooling, observed_BG: Tensor | No
     Where ``observed`` is given, over the genes that it marks; zeros for a sample that has none of them.
     """
     if observed_BG is not None:
-        pooled = [
-            pool_genes(sample_GW[observed_G].unsqueeze(0), pooling)
-            if observed_G.any()
-            else sample_GW.new_zeros(1, sample_GW.shape[1])
-            for sample_GW, observed_G in zip(embedding_BGW, observed_BG, strict=True)
-        ]
-        return torch.cat(pooled)
+        return _pool_observed(embedding_BGW, pooling, observed_BG)
     if pooling == "mean":
         return embedding_BGW.mean(dim=1)
     if pooling == "max":
@@ -46,3 +40,26 @@ def median_of_genes(embedding_BGW: Tensor) -> Tensor:
         upper_SW = lower_SW if genes % 2 else values_SWG.kthvalue(genes // 2 + 1, dim=2).values
         median_BW[part] = (lower_SW + upper_SW) / 2
     return median_BW
+
+
+def _pool_observed(embedding_BGW: Tensor, pooling: Pooling, observed_BG: Tensor) -> Tensor:
+    """Pool over the observed genes. Nothing waits for the device: their number is not asked for on the host."""
+    if pooling == "all":
+        largest_BW, mean_BW = (_pool_observed(embedding_BGW, each, observed_BG) for each in ("max", "mean"))
+        return largest_BW + mean_BW + _pool_observed(embedding_BGW, "median", observed_BG)
+    count_B1 = observed_BG.sum(dim=1, keepdim=True)
+    if pooling == "mean":
+        total_B1W = torch.bmm(observed_BG.to(embedding_BGW.dtype).unsqueeze(1), embedding_BGW)
+        return total_B1W.squeeze(1) / count_B1.clamp(min=1)
+    pooled_BW = embedding_BGW.new_empty(len(embedding_BGW), embedding_BGW.shape[2])
+    for part in samples_together(len(embedding_BGW), embedding_BGW.device):
+        hidden_SG1 = ~observed_BG[part].unsqueeze(-1)
+        if pooling == "max":
+            pooled_BW[part] = embedding_BGW[part].masked_fill(hidden_SG1, -torch.inf).amax(dim=1)
+        else:
+            # hidden genes come last
+            sorted_SGW = embedding_BGW[part].masked_fill(hidden_SG1, torch.inf).sort(dim=1).values
+            last_S11 = (count_B1[part].unsqueeze(-1) - 1).clamp(min=0)
+            middle_S2W = torch.cat([last_S11 // 2, (last_S11 + 1) // 2], dim=1).expand(-1, -1, sorted_SGW.shape[2])
+            pooled_BW[part] = sorted_SGW.gather(1, middle_S2W).mean(dim=1)
+    return pooled_BW.masked_fill(count_B1 == 0, 0.0)

@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from pretrain.families import FAMILIES
 from pretrain.kernels import device
 from pretrain.kernels.dropout import draw_seed
 from pretrain.kernels.favor import favor_attention
@@ -109,10 +110,10 @@ def relative(values: Tensor, exact: Tensor) -> float:
 
 
 @pytest.mark.usefixtures("force_bf16")
-@pytest.mark.parametrize("compiled", [False, True])
-def test_bf16_stays_within_its_stated_bounds(compiled):
-    _, exact = models_of_both_kernels(small_shape())
-    _, rounded = models_of_both_kernels(small_shape(), precision="bf16", compile=compiled)
+@pytest.mark.parametrize(("family", "compiled"), [("original", False), ("original", True), ("latest", False)])
+def test_bf16_stays_within_its_stated_bounds(family, compiled):
+    _, exact = models_of_both_kernels(small_shape(family=family))
+    _, rounded = models_of_both_kernels(small_shape(family=family), precision="bf16", compile=compiled)
     expression, mask = profiles(2, "some")
     expected, expected_gradients = gradients_of(exact.eval(), expression, mask)
     output, gradients = gradients_of(rounded.eval(), expression, mask)
@@ -197,9 +198,12 @@ class CudaAutocast(TorchFunctionMode):
 @pytest.mark.parametrize("samples_together", [1, 2])
 @pytest.mark.parametrize("recompute", ["nothing", "hidden", "layers"])
 @pytest.mark.parametrize("kernel", ["reference", "fused"])
-def test_a_gpu_accepts_every_call_of_a_bf16_step_and_waits_for_none(kernel, recompute, samples_together, monkeypatch):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_gpu_accepts_every_call_of_a_bf16_step_and_waits_for_none(
+    family, kernel, recompute, samples_together, monkeypatch
+):
     work_on_samples_together(samples_together, monkeypatch)
-    model = BulkFormer(small_shape(), random_graph(), kernel, "bf16", recompute=recompute)
+    model = BulkFormer(small_shape(family=family), random_graph(), kernel, "bf16", recompute=recompute)
     expression, mask = profiles(2, "some")
     model.train()
     with CudaAutocast(), GpuRules() as rules:
@@ -211,8 +215,9 @@ def test_a_gpu_accepts_every_call_of_a_bf16_step_and_waits_for_none(kernel, reco
 
 @pytest.mark.usefixtures("force_bf16")
 @pytest.mark.parametrize("kernel", ["reference", "fused"])
-def test_a_gpu_accepts_every_call_of_pooled_embeddings_and_waits_for_none(kernel):
-    model = BulkFormer(small_shape(), random_graph(), kernel, "bf16").eval()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_gpu_accepts_every_call_of_pooled_embeddings_and_waits_for_none(family, kernel):
+    model = BulkFormer(small_shape(family=family), random_graph(), kernel, "bf16").eval()
     expression, mask = profiles(3, "some")
     with torch.inference_mode(), CudaAutocast(), GpuRules():
         for genes in (None, torch.tensor([0, 3, 4])):
