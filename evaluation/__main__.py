@@ -7,7 +7,7 @@ from typing import Any
 
 from dataprep.runtime.command_line import Command, main
 from dataprep.runtime.terminal import quiet_libraries
-from evaluation.config import EmbedSettings, RunSettings
+from evaluation.config import EmbedSettings, RunSettings, ScalingFitSettings
 from evaluation.tasks.registry import run_settings
 
 
@@ -24,9 +24,17 @@ def _run(settings: RunSettings) -> dict[str, Any]:
     return run(settings)
 
 
+def _scaling_fit(settings: ScalingFitSettings) -> dict[str, Any]:
+    # matplotlib and scipy take a second to import
+    from evaluation.scaling.fit import fit
+
+    return fit(settings)
+
+
 COMMANDS = {
     "embed": Command(EmbedSettings, _embed, "embed profiles of a corpus or an .h5ad file"),
     "run": Command(RunSettings, _run, "score a model on downstream tasks, beside simple methods", run_settings),
+    "scaling fit": Command(ScalingFitSettings, _scaling_fit, "fit scaling laws to the losses of trained models"),
 }
 
 if __name__ == "__main__":

@@ -116,3 +116,34 @@ class RunSettings(ExtensibleSettings):
         if self.output and not self.output.endswith((".json", ".parquet")):
             raise ValueError(f"output {self.output!r} must end in .json or .parquet")
         return self
+
+
+class ScalingFitSettings(CommandSettings):
+    """Fit scaling laws to the losses of trained models."""
+
+    points: str = Field(
+        description="CSV file or s3:// object with columns parameters, loss and (if it varies) profiles"
+    )
+    resamples: int = Field(1000, ge=0, description="bootstrap resamples behind the power law's intervals; 0: none")
+    seed: int = Field(0, ge=0, lt=2**31, description="of starts and resamples")
+    budget_flops: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="training FLOPs for which to say the best size and profiles"
+    )
+    flops_per_parameter_and_profile: float = Field(
+        # forward and backward pass of a parameter that every gene's embedding is multiplied by
+        6 * 20_010,
+        gt=0,
+        allow_inf_nan=False,
+        description="training FLOPs of one parameter for one profile; default: six for each of 20,010 genes",
+    )
+    plot: str | None = Field(None, description="write the picture to PLOT.png and PLOT.svg, local or s3://")
+    output: str | None = Field(None, description=".json file for the results, local or s3://")
+    experiment: str = Field("scaling", description="MLflow experiment")
+
+    @model_validator(mode="after")
+    def _check(self) -> ScalingFitSettings:
+        if self.output and not self.output.endswith(".json"):
+            raise ValueError(f"output {self.output!r} must end in .json")
+        if "flops_per_parameter_and_profile" in self.model_fields_set and self.budget_flops is None:
+            raise ValueError("flops_per_parameter_and_profile would have no effect without budget_flops")
+        return self

@@ -124,7 +124,7 @@ class Command:
 
 
 def main(package: str, summary: str, commands: Mapping[str, Command], argv: Sequence[str] | None = None) -> int:
-    """Run ``python -m PACKAGE COMMAND ...`` and return its exit code."""
+    """Run ``python -m PACKAGE COMMAND ...`` and return its exit code. The name of a command may be two words."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments:
         print(_overview(package, summary, commands), file=sys.stderr)
@@ -133,6 +133,8 @@ def main(package: str, summary: str, commands: Mapping[str, Command], argv: Sequ
         print(_overview(package, summary, commands))
         return 0
     name, *rest = arguments
+    if rest and f"{name} {rest[0]}" in commands:
+        name, rest = f"{name} {rest[0]}", rest[1:]
     if name not in commands:
         return _fail(f"unknown command {name!r}{nearest(name, commands)}; commands: {', '.join(commands)}", 2)
     command = commands[name]

@@ -29,9 +29,23 @@ def send_results(
     results: Sequence[TaskResult],
     results_text: str,
 ) -> str | None:
-    """Send to the server at ``MLFLOW_TRACKING_URI`` and return the run's id.
+    """Send the scores of tasks as :func:`send_run` does."""
+    return send_run(experiment, name, settings, tags, metric_values(results), {_RESULTS_FILE: results_text})
 
-    Without an address nothing happens. A server that is unavailable costs a line, not the results.
+
+def send_run(
+    experiment: str,
+    name: str,
+    settings: Mapping[str, Any],
+    tags: Mapping[str, str],
+    metrics: Mapping[str, float],
+    texts: Mapping[str, str],
+    figures: Mapping[str, Any] | None = None,
+) -> str | None:
+    """Send one run to the server at ``MLFLOW_TRACKING_URI`` and return its id.
+
+    ``texts`` and ``figures`` (of matplotlib) become files of the run by these names. Without an address nothing
+    happens. A server that is unavailable costs a line, not the results.
     """
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         return None
@@ -44,8 +58,11 @@ def send_results(
         client = mlflow.MlflowClient()
         experiment_id = find_or_create_experiment(client, experiment)
         run_id = client.create_run(experiment_id, tags=dict(tags), run_name=name).info.run_id
-        client.log_batch(run_id, metrics=_metrics(results), params=_parameters(settings))
-        client.log_text(run_id, results_text, _RESULTS_FILE)
+        client.log_batch(run_id, metrics=_metrics(metrics), params=_parameters(settings))
+        for file, text in texts.items():
+            client.log_text(run_id, text, file)
+        for file, figure in (figures or {}).items():
+            client.log_figure(run_id, figure, file)
         client.set_terminated(run_id)
     except (MlflowException, UserError, OSError) as error:
         reason = without_credentials(" ".join(str(error).split()))
@@ -71,11 +88,11 @@ def _allowed(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", text.replace(" -> ", "_to_"))
 
 
-def _metrics(results: Sequence[TaskResult]) -> list[Any]:
+def _metrics(values: Mapping[str, float]) -> list[Any]:
     from mlflow.entities import Metric
 
     now = int(time.time() * 1000)
-    return [Metric(name, value, now, 0) for name, value in metric_values(results).items()]
+    return [Metric(name, value, now, 0) for name, value in values.items()]
 
 
 def _parameters(settings: Mapping[str, Any]) -> list[Any]:

@@ -1,0 +1,1 @@
+"""Scaling laws: how the validation loss falls with the size of the model and the number of profiles."""
