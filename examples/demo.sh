@@ -27,10 +27,13 @@ python -m dataprep build --config "$settings" --corpus $demo/corpus
 python -m dataprep graph --corpus $demo/corpus
 python -m dataprep inspect $demo/corpus
 
+step "a linear model of the train studies, which the network starts from"
+python -m pretrain prior --corpus $demo/corpus
+
 step "pretraining, as a Ray job of two workers"
 python -m cluster submit --name "$run" -- python -m pretrain run \
     --corpus $demo/corpus --storage $demo/runs --name "$run" \
-    --model.size tiny --model.kernel fused --workers.count 2 \
+    --model.size tiny --model.prior ppca --model.kernel fused --workers.count 2 \
     --batch.global-profiles 32 --batch.micro-profiles 8 --optimizer.learning-rate 0.003 --max-steps 80
 
 step "scores on studies that it has not seen, beside simple methods"
@@ -38,6 +41,5 @@ python -m evaluation run --model "$demo/runs/$run/export" --corpus $demo/corpus 
     --label tissue --imputation.resamples 200 --classification.folds 5 --classification.trees 100
 
 step "done"
-echo "80 steps of a tiny model show that everything works; they are too few to score better than gene means" >&2
 echo "runs and artifacts: $MLFLOW_TRACKING_URI; user and password: MLFLOW_TRACKING_* in .local/env"
 echo "make down ends the services; make demo again uses them as they are"

@@ -37,7 +37,7 @@ class TaskResult:
     """All scores of one task; ``subject`` is the label for classification, else empty.
 
     ``facts``: what was scored and how, plain data. ``by_study``: rows of a table, plain data. ``baselines``: the
-    methods among those scored that need no pretrained model.
+    methods among those scored that need no pretrained model. ``verdict``: what the scores say, in one sentence.
     """
 
     task: str
@@ -46,6 +46,7 @@ class TaskResult:
     facts: Mapping[str, object]
     by_study: Sequence[Mapping[str, object]] = field(default_factory=list)
     baselines: Sequence[str] = ()
+    verdict: str = ""
 
     @property
     def title(self) -> str:
@@ -58,6 +59,7 @@ class TaskResult:
             "subject": self.subject,
             "facts": dict(self.facts),
             "baselines": list(self.baselines),
+            "verdict": self.verdict,
             "scores": [
                 {"method": score.method, "metric": score.metric, **_plain_interval(score.interval)}
                 for score in self.scores
@@ -77,6 +79,8 @@ def print_results(results: Sequence[TaskResult]) -> None:
             console.print(_facts_line(result), style="dim", highlight=False)
             if result.by_study:
                 console.print(study_table(result))
+            if result.verdict:
+                console.print(f"{result.title}: {result.verdict}", highlight=False, soft_wrap=True)
     write_result(tables.get().rstrip("\n"))
 
 

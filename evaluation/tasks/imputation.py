@@ -102,7 +102,8 @@ class Imputation(Task[ImputationSettings]):
         sums = score_methods(methods, self._batches(), len(self._scored), settings.mask_rate, seed)
         summary = summarise(sums, context.studies(self._scored), settings.resamples, seed)
         facts = {**summary.facts, **facts, "split": context.settings.split, "mask_rate": settings.mask_rate}
-        return [TaskResult(self.name, "", summary.scores, facts, summary.by_study, list(baselines))]
+        said = verdict(summary.scores, next(iter(methods)), list(baselines))
+        return [TaskResult(self.name, "", summary.scores, facts, summary.by_study, list(baselines), said)]
 
     def _profiles(self, row_ids: np.ndarray) -> Profiles:
         studies = np.array(self.context.studies(row_ids))
@@ -208,20 +209,20 @@ def summarise(sums: Mapping[str, MethodSums], studies: list[str], resamples: int
     """
     drawn = Resamples.draw(studies, resamples, seed)
     scores: list[Score] = []
-    pearson_resampled: dict[str, np.ndarray] = {}
+    resampled_scores: dict[str, dict[str, np.ndarray]] = {}
     for name, method in sums.items():
         per_profile = method.per_profile()
         resampled = ErrorSums(drawn.sums(per_profile.values))
-        pearson_resampled[name] = resampled.pearson()
+        again = {"pearson": resampled.pearson(), "mse": resampled.mean_squared_error()}
+        resampled_scores[name] = again
         total = per_profile.total()
-        error, errors = float(total.mean_squared_error()), resampled.mean_squared_error()
         scores += [
-            Score(name, "pearson", drawn.interval(float(total.pearson()), pearson_resampled[name], CORRELATION)),
-            Score(name, "mse", drawn.interval(error, errors, ERROR)),
+            Score(name, "pearson", drawn.interval(float(total.pearson()), again["pearson"], CORRELATION)),
+            Score(name, "mse", drawn.interval(float(total.mean_squared_error()), again["mse"], ERROR)),
             Score(name, "pearson_per_profile", _mean_interval(per_profile.pearson(), drawn)),
             *_gene_scores(name, method),
         ]
-    scores += _advantages(sums, pearson_resampled, drawn)
+    scores += _differences(sums, resampled_scores, drawn)
     first = next(iter(sums.values()))
     assert first.genes is not None
     facts: dict[str, object] = {
@@ -246,22 +247,45 @@ def _gene_scores(name: str, method: MethodSums) -> list[Score]:
     ]
 
 
-def _advantages(sums: Mapping[str, MethodSums], resampled: Mapping[str, np.ndarray], drawn: Resamples) -> list[Score]:
-    """Pearson of the first method minus that of each other, on the same resamples."""
+def _differences(
+    sums: Mapping[str, MethodSums], resampled: Mapping[str, Mapping[str, np.ndarray]], drawn: Resamples
+) -> list[Score]:
+    """Pearson and MSE of the first method minus those of each other, on the same resamples."""
     first, *others = sums
-    own = float(sums[first].per_profile().total().pearson())
+    totals = {name: method.per_profile().total() for name, method in sums.items()}
+    values = {
+        name: {"pearson": float(total.pearson()), "mse": float(total.mean_squared_error())}
+        for name, total in totals.items()
+    }
     return [
         Score(
             first,
-            f"pearson_minus_{other.replace(' ', '_')}",
+            f"{metric}_minus_{other.replace(' ', '_')}",
             drawn.interval(
-                own - float(sums[other].per_profile().total().pearson()),
-                resampled[first] - resampled[other],
+                values[first][metric] - values[other][metric],
+                resampled[first][metric] - resampled[other][metric],
                 DIFFERENCE,
             ),
         )
         for other in others
+        for metric in ("pearson", "mse")
     ]
+
+
+def verdict(scores: Sequence[Score], model: str, baselines: Sequence[str]) -> str:
+    """In one sentence, which baselines' error the model's is under, over, or not to be told from."""
+    found: dict[str, list[str]] = {"under": [], "over": [], "not to be told from": []}
+    intervals = {score.metric: score.interval for score in scores if score.method == model}
+    for name in baselines:
+        interval = intervals[f"mse_minus_{name.replace(' ', '_')}"]
+        if interval.high < 0:
+            found["under"].append(name)
+        elif interval.low > 0:
+            found["over"].append(name)
+        else:
+            found["not to be told from"].append(name)
+    parts = [f"{how} that of {', '.join(names)}" for how, names in found.items() if names]
+    return f"the error (MSE) of {model} is {'; '.join(parts)}: 95 % intervals of paired differences"
 
 
 def _mean_interval(values_N: np.ndarray, drawn: Resamples) -> Interval:

@@ -1,6 +1,7 @@
 """`evaluation embed`: inputs are what they are said to be, settings have an effect, other people's files stay."""
 
 import resource
+from contextlib import contextmanager
 
 import anndata
 import h5py
@@ -195,17 +196,22 @@ def test_an_output_with_a_name_that_no_disk_takes_is_one_line_and_a_long_one_is_
     assert embed(folder / "corpus", output=tmp_path / f"{'x' * 245}.parquet")[0] == 0
 
 
-@pytest.fixture
+@contextmanager
 def little_disk():
-    """No file of this process grows beyond 20 kB, which the system says as it says that a disk is full."""
+    """No file of this process grows beyond 20 kB, which the system says as it says that a disk is full.
+
+    No fixture: pytest's own output may be such a file, and is written before a fixture is torn down.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("name", ["x.parquet", "x.h5ad"])
-def test_a_full_disk_is_one_line_and_leaves_no_part(tmp_path, little_disk, name):
+def test_a_full_disk_is_one_line_and_leaves_no_part(tmp_path, name):
     names, values = [f"s{number}" for number in range(200)], np.random.default_rng(0).random((200, 64), np.float32)
 
     def write() -> None:
@@ -217,6 +223,6 @@ def test_a_full_disk_is_one_line_and_leaves_no_part(tmp_path, little_disk, name)
             with writer:
                 writer.write(names, values)
 
-    with pytest.raises(UserError, match=rf"{name} cannot be written: File too large$"):
+    with little_disk(), pytest.raises(UserError, match=rf"{name} cannot be written: File too large$"):
         write()
     assert list(tmp_path.iterdir()) == []
