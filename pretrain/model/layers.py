@@ -31,8 +31,8 @@ from pretrain.kernels.dropout import add_dropped, draw_seed
 from pretrain.kernels.favor import favor_attention
 from pretrain.kernels.graph_product import Adjacency
 from pretrain.kernels.normed_linear import normed_and_linear, normed_linear
+from pretrain.kernels.pyg_internals import remove_generated_source
 from pretrain.kernels.two_layer import two_layer
-from pretrain.model.pyg_internals import remove_generated_source
 from pretrain.shape import ModelShape
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 import s3fs
+from local_services import started_processes
 from running_jobs import wait_until
 from stranger import grpc_call, http_request, listening_ports, needs_root, outcomes
 
@@ -24,7 +25,6 @@ from cluster.__main__ import run
 from cluster.config import DownSettings, UpSettings
 from cluster.local.lifecycle import SERVICES, down, stop, up
 from cluster.local.object_store import ObjectStore
-from cluster.local.processes import MARK
 from cluster.local.state import StateFolder
 
 ROOT = Path(__file__).parents[3]
@@ -81,23 +81,6 @@ def cluster(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
     clean = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     command = [sys.executable, "-m", "cluster", *arguments]
     return subprocess.run(command, cwd=ROOT, env=clean | environment, capture_output=True, text=True, timeout=300)
-
-
-def started_processes(state: Path) -> list[psutil.Process]:
-    """All processes of the services, found without the code under test: by mark, descent or command line."""
-    pids = {process.pid for process in StateFolder.at(state).read().processes.values()}
-    found = []
-    for process in psutil.process_iter():
-        try:
-            parents = {parent.pid for parent in process.parents()}
-            marked = process.environ().get(MARK, "").startswith(str(state))
-            named = any(str(state) in argument for argument in process.cmdline()) and process.pid != os.getpid()
-            ours = marked or named or pids & (parents | {process.pid})
-            if ours and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return found
 
 
 def pids(state: Path) -> dict[str, int]:
