@@ -47,15 +47,8 @@ status: install
 down:
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m cluster down; fi
 
-# Two at a time: the integration tests mostly wait for processes to start, on one core. Their output comes first.
 test: install
-	@alone=$$(mktemp); \
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit tests/golden > "$$alone" 2>&1 & pid=$$!; \
-	trap 'kill $$pid 2> /dev/null' INT TERM; \
-	$(BIN)/python -m pytest tests/integration tests/compatibility; together=$$?; \
-	wait $$pid; unit=$$?; \
-	cat "$$alone"; rm -f "$$alone"; \
-	exit $$((unit || together))
+	$(BIN)/python -m pytest
 
 test-failures: install
 	$(BIN)/python -m pytest tests/failures

@@ -33,7 +33,7 @@ _ENVIRONMENT = {
     # see dataprep.runtime.allocator
     "MALLOC_ARENA_MAX": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"),
+    "OMP_NUM_THREADS": "2",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # a token of this session's own: without one Ray would put one into the user's home and leave it there
     "RAY_AUTH_MODE": "token",
