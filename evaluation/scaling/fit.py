@@ -22,6 +22,7 @@ from evaluation.scaling.plot import draw, write
 from evaluation.scaling.points import Points, read_points
 from evaluation.scores.intervals import Interval
 from evaluation.scores.mlflow_results import send_run
+from evaluation.scores.results import plain_interval
 
 
 @dataclass(frozen=True)
@@ -117,13 +118,13 @@ def _plain(
         "compute_optimal": None,
     }
     if law is not None:
-        result["power_law"] = {name: _interval(law.interval(name)) for name in law.NAMES}
+        result["power_law"] = {name: plain_interval(law.interval(name)) for name in law.NAMES}
         result["identifiable"] = identifiable(law, points)
     if predicted is not None:
         result["largest_size"] = {
             "parameters": predicted.parameters,
             "measured": predicted.measured.tolist(),
-            "predicted": [_interval(interval) for interval in predicted.predicted],
+            "predicted": [plain_interval(interval) for interval in predicted.predicted],
             "relative_error": predicted.relative_error,
         }
     if settings.budget_flops is not None:
@@ -139,8 +140,8 @@ def _compute_optimal(law: PowerLaw | None, settings: ScalingFitSettings) -> dict
     parameters, profiles = law.optimum(budget)
     return {
         "budget_flops": settings.budget_flops,
-        "parameters": _interval(parameters),
-        "profiles": _interval(profiles),
+        "parameters": plain_interval(parameters),
+        "profiles": plain_interval(profiles),
         "loss": float(law.loss(parameters.value, profiles.value)),
     }
 
@@ -184,11 +185,6 @@ def _metrics(result: Mapping[str, Any]) -> dict[str, float]:
 
 
 _ENDS = {"value": "", "low": "_low", "high": "_high"}
-
-
-def _interval(interval: Interval) -> dict[str, float | None]:
-    values = {"value": interval.value, "low": interval.low, "high": interval.high}
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def _bounds(interval: Interval) -> list[float] | None:

@@ -84,7 +84,7 @@ class PowerLaw:
 
     def loss_interval(self, parameters: float, profiles: float | None = None) -> Interval:
         """The law's loss at one point, with an interval (of the law; a single run scatters around it)."""
-        values = np.array([float(_loss(row, parameters, profiles)) for row in self.resamples])
+        values = _loss(self.resamples.T, parameters, profiles)
         return self._interval(float(self.loss(parameters, profiles)), values)
 
     def optimum(self, budget: float) -> tuple[Interval, Interval]:
@@ -93,13 +93,12 @@ class PowerLaw:
         Hoffmann et al. 2022, equation 4: N = G budget^(b / (a + b)), with G = (a A / (b B))^(1 / (a + b)).
         """
 
-        def best(law: np.ndarray) -> float:
+        def best(law: np.ndarray) -> np.ndarray:
             _, A, a, B, b = law
-            return float((a * A / (b * B)) ** (1 / (a + b)) * budget ** (b / (a + b)))
+            return np.asarray((a * A / (b * B)) ** (1 / (a + b)) * budget ** (b / (a + b)))
 
-        value = best(np.array([self.E, self.A, self.a, self.B, self.b]))
-        values = np.array([best(row) for row in self.resamples])
-        found = self._interval(value, values)
+        value = float(best(np.array([self.E, self.A, self.a, self.B, self.b])))
+        found = self._interval(value, best(self.resamples.T))
         return found, Interval(budget / value, budget / found.high, budget / found.low)
 
     def _interval(self, value: float, values: np.ndarray) -> Interval:
@@ -158,9 +157,10 @@ def identifiable(law: PowerLaw, points: Points) -> dict[str, str]:
 
 
 def _loss(law: np.ndarray, parameters: np.ndarray | float, profiles: np.ndarray | float | None) -> np.ndarray:
+    """``law``: E, A, a, B, b, or five columns of R laws, for one point each."""
     E, A, a, B, b = law
     loss = E + A / np.asarray(parameters, dtype=np.float64) ** a
-    if np.isfinite(B) and profiles is not None:
+    if np.isfinite(B).all() and profiles is not None:
         loss = loss + B / np.asarray(profiles, dtype=np.float64) ** b
     return np.asarray(loss)
 

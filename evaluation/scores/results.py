@@ -61,7 +61,7 @@ class TaskResult:
             "baselines": list(self.baselines),
             "verdict": self.verdict,
             "scores": [
-                {"method": score.method, "metric": score.metric, **_plain_interval(score.interval)}
+                {"method": score.method, "metric": score.metric, **plain_interval(score.interval)}
                 for score in self.scores
             ],
             "by_study": [{key: _defined(value) for key, value in row.items()} for row in self.by_study],
@@ -159,7 +159,8 @@ def results_json(results: Sequence[TaskResult], about: Mapping[str, Any]) -> str
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
-def _plain_interval(interval: Interval) -> dict[str, float | None]:
+def plain_interval(interval: Interval) -> dict[str, float | None]:
+    """For JSON: value and bounds, null where they are not defined."""
     values = {"value": interval.value, "low": interval.low, "high": interval.high}
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 

@@ -103,6 +103,14 @@ def _assert_equal_to_golden(model: nn.Module, prefix: Path, inputs: dict[str, to
         assert difference <= 1e-3 * expected.norm() + 1e-6, parameter
 
 
+def model_without_numbers(genes: int, **settings: str) -> BulkFormer:
+    """A model of a published size on the meta device: names and shapes alone."""
+    empty = np.zeros(0, np.int32)
+    graph = GeneGraph(source=empty, target=empty, weight=np.zeros(0, np.float32))
+    with torch.device("meta"):
+        return BulkFormer(ModelSettings(**settings).shape(genes), graph)
+
+
 @pytest.mark.parametrize(
     ("size", "learned", "with_esm2"),
     [
@@ -115,10 +123,7 @@ def _assert_equal_to_golden(model: nn.Module, prefix: Path, inputs: dict[str, to
 )
 def test_parameter_counts_are_the_published_ones(size, learned, with_esm2):
     def parameters(identity: str) -> int:
-        shape = ModelSettings(size=size, gene_identity=identity).shape(genes=20_010)
-        empty = np.zeros(0, np.int32)
-        with torch.device("meta"):
-            model = BulkFormer(shape, GeneGraph(source=empty, target=empty, weight=np.zeros(0, np.float32)))
+        model = model_without_numbers(genes=20_010, size=size, gene_identity=identity)
         return sum(parameter.numel() for parameter in model.parameters())
 
     assert parameters("learned") == learned
@@ -127,12 +132,7 @@ def test_parameter_counts_are_the_published_ones(size, learned, with_esm2):
 
 def test_the_released_latest_model_has_427_tensors_by_name_and_101_323_778_parameters():
     released = json.loads((COMMITTED / "released_latest_keys.json").read_text())
-    empty = np.zeros(0, np.int32)
-    with torch.device("meta"):
-        model = BulkFormer(
-            ModelSettings(size="101M").shape(genes=19_973),
-            GeneGraph(source=empty, target=empty, weight=np.zeros(0, np.float32)),
-        )
+    model = model_without_numbers(genes=19_973, size="101M")
     assert {name: list(tensor.shape) for name, tensor in model.state_dict().items()} == released
     assert len(released) == 427
     assert sum(parameter.numel() for parameter in model.parameters()) == 101_323_778
@@ -141,10 +141,5 @@ def test_the_released_latest_model_has_427_tensors_by_name_and_101_323_778_param
 @needs("released_147M_keys.json")
 def test_tensors_have_the_names_and_shapes_of_the_released_147m_checkpoint():
     released = json.loads((ELSEWHERE / "released_147M_keys.json").read_text())
-    empty = np.zeros(0, np.int32)
-    with torch.device("meta"):
-        model = BulkFormer(
-            ModelSettings(size="147M").shape(genes=20_010),
-            GeneGraph(source=empty, target=empty, weight=np.zeros(0, np.float32)),
-        )
+    model = model_without_numbers(genes=20_010, size="147M")
     assert {name: list(tensor.shape) for name, tensor in model.state_dict().items()} == released
