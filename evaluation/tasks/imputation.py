@@ -167,9 +167,8 @@ def fit_baselines(
     log(f"fitting baselines on {len(train.row_ids):,} train profiles")
     held_out = None
     if validation is not None:
-        truth = validation.expression.astype(np.float32)
-        hidden = mask_of(validation, np.arange(len(truth)))
-        held_out = HeldOut(np.where(hidden, np.float32(np.nan), truth), truth)
+        hidden = mask_of(validation, np.arange(len(validation.row_ids)))
+        held_out = HeldOut.hiding(hidden, validation.expression)
     linear = fit_linear_baselines(
         train.expression,
         train.studies,

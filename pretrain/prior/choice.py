@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,12 @@ class HeldOut:
     visible: np.ndarray
     truth: np.ndarray
 
+    @classmethod
+    def hiding(cls, hidden_NG: np.ndarray, expression_NG: np.ndarray) -> HeldOut:
+        """Profiles with some entries hidden."""
+        truth = expression_NG.astype(np.float32)
+        return cls(np.where(hidden_NG, np.float32(np.nan), truth), truth)
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -32,17 +38,16 @@ class Choice:
     mse: float
 
 
-def choose(trials: Sequence[tuple[Callable[[float], LinearPrior], HeldOut]], ranks: Sequence[int]) -> Choice:
+def choose(trials: Sequence[tuple[LinearPrior, HeldOut]], ranks: Sequence[int]) -> Choice:
     """The rank and noise with the smallest squared error over all trials together.
 
-    A trial is a fit, as a function of the noise that returns the prior of all its components, and profiles it has not
-    seen. Ranks above that of the smallest fit are cut to it. The first of equals is taken: the smaller rank.
+    A trial is a prior of all its components, with noise 1, and profiles it has not seen. Ranks above that of the
+    smallest prior are cut to it. The first of equals is taken: the smaller rank.
     """
-    largest = min(fit(1.0).rank for fit, _ in trials)
+    largest = min(whole.rank for whole, _ in trials)
     tried = sorted({min(rank, largest) for rank in ranks})
     errors, entries = np.zeros((len(tried), len(NOISES))), 0
-    for fit, held_out in trials:
-        whole = fit(1.0)
+    for whole, held_out in trials:
         priors = [whole.narrowed(rank, 1.0) for rank in tried]
         for start in range(0, len(held_out.truth), _BATCH):
             rows = slice(start, start + _BATCH)

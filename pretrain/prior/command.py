@@ -81,16 +81,16 @@ def _streamed(corpus: Corpus, held_out: HeldOut | None, settings: PriorSettings)
     parts = corpus_parts(corpus, "train")
     log(f"streaming {corpus.rows('train'):,} train profiles in {len(parts):,} tasks")
     directions = streamed_directions(parts, corpus.genes, max(settings.ranks))
-    choice = choose([(directions.prior, held_out)], settings.ranks)
-    return FittedPrior(directions.prior(1.0).narrowed(choice.rank, choice.noise), choice)
+    whole = directions.prior(1.0)
+    choice = choose([(whole, held_out)], settings.ranks)
+    return FittedPrior(whole.narrowed(choice.rank, choice.noise), choice)
 
 
 def _validation(corpus: Corpus, settings: PriorSettings) -> HeldOut | None:
     row_ids, expression = read_split(corpus, "validation", settings.tuning_profiles)
     if not len(row_ids):
         return None
-    truth = expression.astype(np.float32)
-    return HeldOut(np.where(_mask(row_ids, corpus.genes, settings), np.float32(np.nan), truth), truth)
+    return HeldOut.hiding(_mask(row_ids, corpus.genes, settings), expression)
 
 
 def _mask(row_ids: np.ndarray | Sequence[int], genes: int, settings: PriorSettings) -> np.ndarray:

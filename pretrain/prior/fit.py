@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -72,9 +71,7 @@ def trials_of(
     trials = []
     for fold in folds:
         own = np.flatnonzero(fold_N == fold)[: max(1, at_most // len(folds))]
-        truth = expression_NG[own].astype(np.float32)
-        visible = np.where(mask_of(own), np.float32(np.nan), truth)
-        trials.append(Trial(np.flatnonzero(fold_N != fold), HeldOut(visible, truth)))
+        trials.append(Trial(np.flatnonzero(fold_N != fold), HeldOut.hiding(mask_of(own), expression_NG[own])))
     return trials, f"left-out {'studies' if len(np.unique(studies)) > 1 else 'profiles'} of train"
 
 
@@ -82,13 +79,10 @@ def fit_ppca(expression_NG: np.ndarray, trials: Sequence[Trial], ranks: Sequence
     """Probabilistic PCA with rank and noise chosen on the trials; missing values are at their gene's mean."""
     largest = max(ranks)
 
-    def fitted(rows: np.ndarray | None, rank: int) -> PrincipalDirections:
-        return _mean_filled_directions(expression_NG if rows is None else expression_NG[rows], rank)
+    def fitted(rows: np.ndarray | None) -> LinearPrior:
+        return _mean_filled_directions(expression_NG if rows is None else expression_NG[rows], largest).prior(1.0)
 
-    whole = fitted(None, largest)
-    tried = [(whole if trial.fitted_on is None else fitted(trial.fitted_on, largest)) for trial in trials]
-    choice = choose([(fit.prior, trial.held_out) for fit, trial in zip(tried, trials, strict=True)], ranks)
-    return FittedPrior(whole.prior(1.0).narrowed(choice.rank, choice.noise), choice)
+    return _with_the_best(fitted, trials, ranks)
 
 
 def fit_rectified(
@@ -100,16 +94,23 @@ def fit_rectified(
     """
     largest = max(ranks)
 
-    def fitted(rows: np.ndarray | None) -> partial[LinearPrior]:
+    def fitted(rows: np.ndarray | None) -> LinearPrior:
         chosen = slice(None) if rows is None else rows
         complete = complete_profiles(expression_NG[chosen], studies[chosen], first)
         directions = principal_directions(complete.values, largest, complete.scale)
-        return partial(directions.prior, spread=complete.spread)
+        return directions.prior(1.0, spread=complete.spread)
 
+    return _with_the_best(fitted, trials, ranks)
+
+
+def _with_the_best(
+    fitted: Callable[[np.ndarray | None], LinearPrior], trials: Sequence[Trial], ranks: Sequence[int]
+) -> FittedPrior:
+    """The fit on all rows (None) with the rank and noise that serve best in the trials."""
     whole = fitted(None)
-    tried = [(whole if trial.fitted_on is None else fitted(trial.fitted_on)) for trial in trials]
-    choice = choose([(fit, trial.held_out) for fit, trial in zip(tried, trials, strict=True)], ranks)
-    return FittedPrior(whole(1.0).narrowed(choice.rank, choice.noise), choice)
+    tried = [(whole if trial.fitted_on is None else fitted(trial.fitted_on), trial.held_out) for trial in trials]
+    choice = choose(tried, ranks)
+    return FittedPrior(whole.narrowed(choice.rank, choice.noise), choice)
 
 
 def complete_profiles(expression_NG: np.ndarray, studies: np.ndarray, choice: Choice) -> CompleteProfiles:

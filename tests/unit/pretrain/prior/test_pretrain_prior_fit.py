@@ -58,12 +58,12 @@ def test_rank_and_noise_are_chosen_on_the_held_out_profiles():
 def test_errors_of_trials_add_up_and_a_rank_above_the_smallest_fit_is_cut():
     parts = [low_rank_profiles(n, 60, 4, 0.4, seed=n) for n in (30, 90)]
     trials = [
-        (principal_directions(part, 50).prior, hidden(low_rank_profiles(n, 60, 4, 0.4, seed=9)))
+        (principal_directions(part, 50).prior(1.0), hidden(low_rank_profiles(n, 60, 4, 0.4, seed=9)))
         for part, n in zip(parts, (5, 20), strict=True)
     ]
     both, alone = choose(trials, [4, 40]), [choose([trial], [4, 40]) for trial in trials]
     assert {both.rank, *(choice.rank for choice in alone)} <= {4, 29, 40}
-    fits = [fit(1.0).narrowed(both.rank, both.noise) for fit, _ in trials]
+    fits = [fit.narrowed(both.rank, both.noise) for fit, _ in trials]
     squared = sum(error(fit, out) * np.isnan(out.visible).sum() for fit, (_, out) in zip(fits, trials, strict=True))
     assert both.mse == pytest.approx(squared / sum(np.isnan(out.visible).sum() for _, out in trials), rel=1e-4)
 
