@@ -1,0 +1,1 @@
+"""Settings of heads chosen inside the training folds."""
