@@ -38,6 +38,7 @@ class TaskResult:
 
     ``facts``: what was scored and how, plain data. ``by_study``: rows of a table, plain data. ``baselines``: the
     methods among those scored that need no pretrained model. ``verdict``: what the scores say, in one sentence.
+    ``curves``: what pictures are drawn from, by name (as in ``kaplan_meier``), each the rows of a table, plain data.
     """
 
     task: str
@@ -47,6 +48,7 @@ class TaskResult:
     by_study: Sequence[Mapping[str, object]] = field(default_factory=list)
     baselines: Sequence[str] = ()
     verdict: str = ""
+    curves: Mapping[str, Sequence[Mapping[str, object]]] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -64,7 +66,8 @@ class TaskResult:
                 {"method": score.method, "metric": score.metric, **plain_interval(score.interval)}
                 for score in self.scores
             ],
-            "by_study": [{key: _defined(value) for key, value in row.items()} for row in self.by_study],
+            "by_study": _plain_rows(self.by_study),
+            "curves": {name: _plain_rows(rows) for name, rows in self.curves.items()},
         }
 
 
@@ -163,6 +166,10 @@ def plain_interval(interval: Interval) -> dict[str, float | None]:
     """For JSON: value and bounds, null where they are not defined."""
     values = {"value": interval.value, "low": interval.low, "high": interval.high}
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def _plain_rows(rows: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
+    return [{key: _defined(value) for key, value in row.items()} for row in rows]
 
 
 def _defined(value: object) -> object:

@@ -1,5 +1,6 @@
 """Pooling is exact, gene lists and vocabularies are checked with counts and examples."""
 
+import json
 import math
 
 import numpy as np
@@ -75,8 +76,11 @@ def test_results_leave_as_plain_data_with_null_for_what_is_not_defined():
         Score("BulkFormer -> forest", "auroc", Interval(0.9, 0.8, 0.95)),
         Score("gene mean", "auroc", Interval(math.nan)),
     ]
-    results = [TaskResult("classification", "tissue", scores, {"samples": 3})]
-    assert '"value": null' in results_json(results, {"model": "m"})
+    curves = {"roc": [{"threshold": math.inf, "sensitivity": 0.0}]}
+    results = [TaskResult("classification", "tissue", scores, {"samples": 3}, curves=curves)]
+    written = json.loads(results_json(results, {"model": "m"}))["results"][0]
+    assert written["scores"][1]["value"] is None
+    assert written["curves"] == {"roc": [{"threshold": None, "sensitivity": 0.0}]}
     assert score_rows(results).column("value").to_pylist() == [0.9, None]
     assert metric_values(results) == {
         "classification/tissue/BulkFormer_to_forest/auroc": 0.9,
