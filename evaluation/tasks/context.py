@@ -1,7 +1,8 @@
 """What the tasks of one evaluation share: the corpus, its samples, the model, and a cache of what they read and embed.
 
 Each profile is read once and, for each pooling, embedded once, however many tasks and labels use it. What is read is
-held in memory as float16: 40 kB a profile with the default vocabulary. N profiles, G genes.
+held in memory as float16: 40 kB a profile with the default vocabulary; embeddings of single genes lie on disk.
+N profiles, G genes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import pyarrow as pa
 from dataprep.corpus import Corpus, iterate_rows
 from dataprep.runtime.terminal import log, tracked
 from evaluation.config import RunSettings
+from evaluation.inference.gene_embeddings import GenesOfProfiles, stored_gene_embeddings
 from pretrain.config import Pooling
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ class TaskContext:
         self._expression = np.empty((0, corpus.genes), np.float16)
         self._embedded: dict[Pooling, np.ndarray] = {}
         self._embeddings: dict[Pooling, np.ndarray] = {}
+        self._gene_embeddings: list[tuple[GenesOfProfiles, np.ndarray]] = []
 
     @cached_property
     def samples(self) -> pa.Table:
@@ -71,7 +74,8 @@ class TaskContext:
         for need in needs:
             for pooling, row_ids in need.embeddings.items():
                 embedded[pooling] = np.union1d(embedded.get(pooling, np.empty(0, np.int64)), row_ids)
-        read = [*(need.expression for need in needs), *embedded.values()]
+        genes = [need.gene_embeddings for need in needs if len(need.gene_embeddings.row_ids)]
+        read = [*(need.expression for need in needs), *embedded.values(), *(wanted.row_ids for wanted in genes)]
         self._read = np.unique(np.concatenate([np.empty(0, np.int64), *read]))
         log(f"reading {len(self._read):,} profiles")
         self._expression = np.empty((len(self._read), self.corpus.genes), np.float16)
@@ -82,6 +86,7 @@ class TaskContext:
         for pooling, row_ids in embedded.items():
             self._embeddings[pooling] = self._embed(row_ids, pooling)
         self._embedded = embedded
+        self._gene_embeddings = [(wanted, self._embed_genes(wanted)) for wanted in genes]
 
     def expression(self, row_ids: np.ndarray) -> np.ndarray:
         """log1p(TPM), float16 N x G, NaN where not measured."""
@@ -92,9 +97,31 @@ class TaskContext:
         positions = _positions(row_ids, self._embedded.get(pooling, np.empty(0, np.int64)))
         return {f"{MODEL} {pooling} embedding": self._embeddings[pooling][positions]}
 
+    def gene_embeddings(self, row_ids: np.ndarray, columns: np.ndarray) -> dict[str, np.ndarray]:
+        """Embeddings of genes by the name that results give them, each float16 G' x N x width and on disk.
+
+        ``row_ids`` and ``columns`` are those that the task named in its Needs.
+        """
+        wanted = GenesOfProfiles(row_ids, columns)
+        held = next(values for genes, values in self._gene_embeddings if genes.same_as(wanted))
+        return {f"{MODEL} gene embedding": held}
+
     def predictors(self) -> Mapping[str, Predictor]:
         """What predicts hidden expression, by the name that results give it."""
         return {MODEL: self._embedder.reconstruct}
+
+    def _embed_genes(self, genes: GenesOfProfiles) -> np.ndarray:
+        # torch takes seconds to import, and --help does without it
+        import torch
+
+        columns, rows = torch.from_numpy(genes.columns), genes.row_ids
+        batches = (rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size))
+        return stored_gene_embeddings(
+            genes,
+            self._embedder.width,
+            tracked(((len(batch), batch) for batch in batches), len(rows), f"embedding {len(columns):,} genes of each"),
+            lambda batch: self._embedder.embed_genes(self.expression(batch).astype(np.float32), columns),
+        )
 
     def _embed(self, row_ids: np.ndarray, pooling: Pooling) -> np.ndarray:
         batches = [row_ids[start : start + self.batch_size] for start in range(0, len(row_ids), self.batch_size)]

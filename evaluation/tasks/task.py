@@ -14,6 +14,7 @@ from typing import ClassVar, Generic, TypeVar
 import numpy as np
 
 from dataprep.runtime.command_line import Settings, UserError
+from evaluation.inference.gene_embeddings import GenesOfProfiles
 from evaluation.scores.results import TaskResult
 from evaluation.tasks.context import TaskContext
 from pretrain.config import Pooling
@@ -33,10 +34,12 @@ class Needs:
     """Row ids of the profiles that a task asks its context for.
 
     The context reads and embeds what all tasks need together, once; only what was named here can be asked for.
+    ``gene_embeddings``: of single genes, which are as large as the numbers of profiles, genes and width multiplied.
     """
 
     expression: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     embeddings: Mapping[Pooling, np.ndarray] = field(default_factory=dict)
+    gene_embeddings: GenesOfProfiles = field(default_factory=GenesOfProfiles)
 
 
 class Task(ABC, Generic[S]):
