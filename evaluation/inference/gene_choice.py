@@ -13,8 +13,10 @@ from dataprep.runtime.storage import Folder, split_file_address
 _FILE_ENDINGS = (".txt", ".csv", ".tsv", ".list")
 
 
-def chosen_columns(choice: str, vocabulary: GeneVocabulary) -> Tensor:
+def chosen_columns(choice: str, vocabulary: GeneVocabulary, option: str = "--genes") -> Tensor:
     """Columns (int64) of the genes named, in the order given: Ensembl ids (version ignored) or symbols.
+
+    ``option`` is what errors call the choice.
 
     ``choice`` is names with commas, or the address of a text file with one name a line (first field of a table).
     Raises UserError for names that are not in the vocabulary, with counts and examples, and for repeated ones.
@@ -25,14 +27,14 @@ def chosen_columns(choice: str, vocabulary: GeneVocabulary) -> Tensor:
     unknown = [name for name, column in zip(names, columns, strict=True) if column is None]
     if unknown:
         raise UserError(
-            f"--genes: {len(unknown):,} of {len(names):,} genes are not in the model's vocabulary, "
+            f"{option}: {len(unknown):,} of {len(names):,} genes are not in the model's vocabulary, "
             f"e.g. {', '.join(unknown[:3])}"
         )
     found = [column for column in columns if column is not None]
     if not found:
-        raise UserError(f"--genes {choice}: no gene is named", exit_code=2)
+        raise UserError(f"{option} {choice}: no gene is named", exit_code=2)
     if len(set(found)) < len(found):
-        raise UserError(f"--genes: {len(found) - len(set(found)):,} of {len(found):,} genes are named more than once")
+        raise UserError(f"{option}: {len(found) - len(set(found)):,} of {len(found):,} genes are named more than once")
     return torch.tensor(found, dtype=torch.int64)
 
 

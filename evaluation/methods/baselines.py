@@ -6,7 +6,7 @@ a gene is not measured (or masked). The linear models are those of :mod:`pretrai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +14,7 @@ import torch
 
 from dataprep.runtime.terminal import log
 from pretrain.model.linear_prior import LinearPrior
-from pretrain.prior.choice import HeldOut
-from pretrain.prior.fit import FittedPrior, fit_ppca, fit_rectified, trials_of
+from pretrain.prior.fit import FittedPrior, Trial, fit_ppca, fit_rectified
 from pretrain.prior.principal import by_gene
 
 
@@ -53,28 +52,21 @@ class Linear:
 
 @dataclass(frozen=True)
 class LinearBaselines:
-    """Probabilistic PCA and the rectified Gaussian; ``chosen_on`` says which profiles chose their rank and noise."""
+    """Probabilistic PCA and the rectified Gaussian, with their rank and noise."""
 
     ppca: FittedPrior
     rectified: FittedPrior
-    chosen_on: str
 
 
 def fit_linear_baselines(
-    expression_NG: np.ndarray,
-    studies: np.ndarray,
-    validation: HeldOut | None,
-    mask_of: Callable[[np.ndarray], np.ndarray],
-    at_most: int,
-    ranks: Sequence[int],
+    expression_NG: np.ndarray, studies: np.ndarray, trials: Sequence[Trial], chosen_on: str, ranks: Sequence[int]
 ) -> LinearBaselines:
-    """Fit both on train profiles of the ``studies`` [N]; :func:`trials_of` says what chooses rank and noise."""
-    trials, chosen_on = trials_of(expression_NG, studies, validation, mask_of, at_most)
+    """Fit both on train profiles of the ``studies`` [N]; ``trials``, named ``chosen_on``, choose rank and noise."""
     ppca = fit_ppca(expression_NG, trials, ranks)
     log(f"probabilistic PCA: {described(ppca)}, chosen on {chosen_on}")
     rectified = fit_rectified(expression_NG, studies, trials, ranks, ppca.choice)
     log(f"rectified Gaussian: {described(rectified)}, chosen on {chosen_on}")
-    return LinearBaselines(ppca, rectified, chosen_on)
+    return LinearBaselines(ppca, rectified)
 
 
 def described(fitted: FittedPrior) -> str:

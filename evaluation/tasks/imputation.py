@@ -1,22 +1,25 @@
-"""Imputation: predict masked genes of held-out profiles from the other genes.
+"""Imputation: predict hidden genes of held-out profiles from the other genes.
 
-The model stands beside gene mean, gene median, and two linear models given the observed genes: probabilistic PCA and
-a rectified Gaussian. All methods see the same masked profiles and are scored on the same entries: masked, and measured
-in truth. G genes, N profiles.
+Hidden are random genes, of any share, whole gene sets, or all but a panel. The model stands beside gene mean, gene
+median, the nearest train profiles, ridge regression, and two linear models given the observed genes: probabilistic PCA
+and a rectified Gaussian. What each has to choose is chosen on validation profiles with genes hidden in the same way.
+All methods see the same profiles and are scored on the same entries: hidden, and measured in truth. G genes, N
+profiles.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from dataprep.runtime.command_line import Settings, UserError, refuse_without_effect
 from dataprep.runtime.terminal import log, tracked
-from evaluation.scores.intervals import CORRELATION, DIFFERENCE, ERROR, Interval, Resamples
-from evaluation.scores.metrics import ErrorSums
+from evaluation.inference.gene_choice import chosen_columns
+from evaluation.methods.hidden_genes import AllButPanel, HiddenGenes, RandomGenes, WholeGeneSets, read_gene_sets
+from evaluation.scores.imputation_scores import MethodSums, error_by_level, summarise
 from evaluation.scores.results import Score, TaskResult
 from evaluation.tasks.context import Predictor
 from evaluation.tasks.registry import register_task
@@ -28,9 +31,18 @@ _FEWEST_FIT_PROFILES = 10
 
 
 class ImputationSettings(Settings):
-    """Masked genes of held-out profiles, predicted from the others."""
+    """Hidden genes of held-out profiles, predicted from the others."""
 
     mask_rate: float = Field(0.15, gt=0, lt=1, description="share of genes masked in each profile")
+    other_mask_rates: list[float] = Field(
+        [], description="further shares of genes to mask, as in 0.05,0.3,0.5, each scored for itself"
+    )
+    panel: str | None = Field(
+        None, description="score the prediction of all other genes from these alone: a file with one a line, or names"
+    )
+    gene_sets: str | None = Field(
+        None, description="GMT file: mask whole gene sets, drawn until mask_rate of all genes are hidden"
+    )
     max_profiles: int | None = Field(None, ge=1, description="profiles to score, from the start of the split")
     fit_profiles: int = Field(3000, ge=3, description="train profiles that the baselines are fitted on, at the most")
     ranks: list[int] = Field(
@@ -43,6 +55,11 @@ class ImputationSettings(Settings):
     def _check(self) -> ImputationSettings:
         if min(self.ranks) < 1:
             raise ValueError(f"imputation.ranks: {min(self.ranks)} is not a number of components")
+        for rate in self.other_mask_rates:
+            if not 0 < rate < 1:
+                raise ValueError(f"imputation.other_mask_rates: {rate:g} is not a share between 0 and 1")
+        if len({self.mask_rate, *self.other_mask_rates}) < 1 + len(self.other_mask_rates):
+            raise ValueError("imputation.other_mask_rates: a share is named twice, or is mask_rate")
         return self
 
 
@@ -53,22 +70,6 @@ class Profiles:
     row_ids: np.ndarray
     studies: np.ndarray
     expression: np.ndarray
-
-
-@dataclass
-class MethodSums:
-    """What one method got right, summed per profile and per gene."""
-
-    profiles: list[ErrorSums] = field(default_factory=list)
-    genes: ErrorSums | None = None
-
-    def add(self, truth: np.ndarray, predicted: np.ndarray, counted: np.ndarray) -> None:
-        self.profiles.append(ErrorSums.over(truth, predicted, counted, axis=1))
-        per_gene = ErrorSums.over(truth, predicted, counted, axis=0)
-        self.genes = per_gene if self.genes is None else self.genes + per_gene
-
-    def per_profile(self) -> ErrorSums:
-        return ErrorSums(np.concatenate([part.values for part in self.profiles]))
 
 
 @register_task
@@ -90,20 +91,51 @@ class Imputation(Task[ImputationSettings]):
         self._fit = context.row_ids("train", settings.fit_profiles)
         if len(self._fit) < _FEWEST_FIT_PROFILES:
             raise UserError(f"{where}: {len(self._fit)} train profiles; the baselines need {_FEWEST_FIT_PROFILES}")
+        self._hidden = self._ways_to_hide()
         # profiles that are scored cannot choose anything
         self._tuning = context.row_ids("validation", settings.tuning_profiles if split != "validation" else 0)
         return Needs(expression=np.concatenate([self._scored, self._fit, self._tuning]))
 
     def score(self) -> Sequence[TaskResult]:
-        context, settings, seed = self.context, self.settings, self.context.settings.seed
+        train = self._profiles(self._fit)
         tuning = self._profiles(self._tuning) if len(self._tuning) else None
-        baselines, facts = fit_baselines(self._profiles(self._fit), tuning, settings, seed)
+        results = [self._scored_with(hidden, train, tuning) for hidden in self._hidden]
+        if self.settings.other_mask_rates:
+            curves = {**results[0].curves, "mask_rates": mask_rate_curve(results)}
+            results[0] = replace(results[0], curves=curves)
+        return results
+
+    def _ways_to_hide(self) -> list[HiddenGenes]:
+        settings, seed = self.settings, self.context.settings.seed
+        vocabulary = self.context.corpus.vocabulary
+        ways: list[HiddenGenes] = [RandomGenes(settings.mask_rate, seed)]
+        ways += [RandomGenes(rate, seed, f"{100 * rate:g} % masked") for rate in settings.other_mask_rates]
+        if settings.gene_sets is not None:
+            ways.append(WholeGeneSets(read_gene_sets(settings.gene_sets, vocabulary), settings.mask_rate, seed))
+        if settings.panel is not None:
+            visible = chosen_columns(settings.panel, vocabulary, "--imputation.panel").numpy()
+            if len(visible) == vocabulary.size:
+                raise UserError("--imputation.panel names every gene of the vocabulary: nothing is left to predict")
+            ways.append(AllButPanel(visible))
+        return ways
+
+    def _scored_with(self, hidden: HiddenGenes, train: Profiles, tuning: Profiles | None) -> TaskResult:
+        context, settings = self.context, self.settings
+        if hidden.subject:
+            log(f"imputation, {hidden.subject}")
+        baselines, facts = fit_baselines(train, tuning, settings, hidden)
         methods = {**context.predictors(), **baselines}
-        sums = score_methods(methods, self._batches(), len(self._scored), settings.mask_rate, seed)
-        summary = summarise(sums, context.studies(self._scored), settings.resamples, seed)
-        facts = {**summary.facts, **facts, "split": context.settings.split, "mask_rate": settings.mask_rate}
+        sums = score_methods(methods, self._batches(), len(self._scored), hidden)
+        summary = summarise(sums, context.studies(self._scored), settings.resamples, context.settings.seed)
+        share = hidden.rate if isinstance(hidden, RandomGenes) else summary.facts["hidden_share"]
+        facts = {**summary.facts, **facts, "split": context.settings.split, "mask_rate": share}
         said = verdict(summary.scores, next(iter(methods)), list(baselines))
-        return [TaskResult(self.name, "", summary.scores, facts, summary.by_study, list(baselines), said)]
+        curves: dict[str, Sequence[Mapping[str, object]]] = {
+            "expression_levels": error_by_level(sums, train.expression)
+        }
+        return TaskResult(
+            self.name, hidden.subject, summary.scores, facts, summary.by_study, list(baselines), said, curves
+        )
 
     def _profiles(self, row_ids: np.ndarray) -> Profiles:
         studies = np.array(self.context.studies(row_ids))
@@ -120,16 +152,15 @@ def score_methods(
     methods: Mapping[str, Predictor],
     batches: Iterable[tuple[np.ndarray, np.ndarray]],
     profiles: int,
-    mask_rate: float,
-    seed: int,
+    hidden: HiddenGenes,
 ) -> dict[str, MethodSums]:
-    """Mask, predict and sum, one batch in memory at a time. Masks depend on seed and row id alone.
+    """Hide, predict and sum, one batch in memory at a time.
 
     Raises UserError where a method predicts what is not a number: that would otherwise vanish from its scores.
     """
     sums = {name: MethodSums() for name in methods}
     for row_ids, truth in tracked(((len(batch[0]), batch) for batch in batches), profiles, "imputing"):
-        mask = masks(row_ids, truth.shape[1], mask_rate, seed)
+        mask = hidden.mask(row_ids, truth.shape[1])
         counted = mask & np.isfinite(truth)
         visible = np.where(mask, np.float32(np.nan), truth)
         for name, predict in methods.items():
@@ -140,46 +171,37 @@ def score_methods(
     return sums
 
 
-def masks(row_ids: np.ndarray, genes: int, rate: float, seed: int) -> np.ndarray:
-    """Boolean B x G: the masks that validation in pretraining uses with this seed."""
-    # torch takes seconds to import, and --help does without it
-    import torch
-
-    from pretrain.model.masking import VALIDATION_EPOCH, mask_of_profiles
-
-    return mask_of_profiles(torch.from_numpy(row_ids.copy()), genes, rate, seed, VALIDATION_EPOCH).numpy()
-
-
 def fit_baselines(
-    train: Profiles, validation: Profiles | None, settings: ImputationSettings, seed: int
+    train: Profiles, validation: Profiles | None, settings: ImputationSettings, hidden: HiddenGenes
 ) -> tuple[dict[str, Predictor], dict[str, object]]:
-    """Gene mean, gene median and the linear models of train profiles, and what was chosen for them.
+    """The simple methods fitted on train profiles, and what was chosen for them.
 
-    Rank and noise are those with the smallest error on ``validation``; without it on left-out studies of train.
+    What each chooses has the smallest error on ``validation`` with genes hidden in the same way; without validation on
+    left-out studies of train.
     """
     # torch takes seconds to import, and --help does without it
     from evaluation.methods.baselines import Linear, fit_linear_baselines, gene_means, gene_medians
+    from evaluation.methods.nearest_profiles import fit_nearest, fit_ridge
     from pretrain.prior.choice import HeldOut
+    from pretrain.prior.fit import trials_of
 
-    def mask_of(profiles: Profiles, rows: np.ndarray) -> np.ndarray:
-        return masks(profiles.row_ids[rows], profiles.expression.shape[1], settings.mask_rate, seed)
+    def mask_of(rows: np.ndarray) -> np.ndarray:
+        return hidden.mask(train.row_ids[rows], train.expression.shape[1])
 
     log(f"fitting baselines on {len(train.row_ids):,} train profiles")
     held_out = None
     if validation is not None:
-        hidden = mask_of(validation, np.arange(len(validation.row_ids)))
-        held_out = HeldOut.hiding(hidden, validation.expression)
-    linear = fit_linear_baselines(
-        train.expression,
-        train.studies,
-        held_out,
-        lambda rows: mask_of(train, rows),
-        settings.tuning_profiles,
-        settings.ranks,
-    )
+        mask = hidden.mask(validation.row_ids, validation.expression.shape[1])
+        held_out = HeldOut.hiding(mask, validation.expression)
+    trials, chosen_on = trials_of(train.expression, train.studies, held_out, mask_of, settings.tuning_profiles)
+    linear = fit_linear_baselines(train.expression, train.studies, trials, chosen_on, settings.ranks)
+    ridge, penalty = fit_ridge(train.expression, trials, mask_of)
+    nearest, neighbours = fit_nearest(train.expression, trials)
     baselines: dict[str, Predictor] = {
         RECTIFIED: Linear(linear.rectified.prior).predict,
         PCA: Linear(linear.ppca.prior).predict,
+        "ridge regression": ridge,
+        "nearest profiles": nearest,
         "gene median": gene_medians(train.expression).predict,
         "gene mean": gene_means(train.expression).predict,
     }
@@ -189,86 +211,27 @@ def fit_baselines(
         "pca_noise": linear.ppca.choice.noise,
         "rectified_rank": linear.rectified.choice.rank,
         "rectified_noise": linear.rectified.choice.noise,
-        "pca_rank_chosen_on": linear.chosen_on,
+        "ridge_penalty": penalty,
+        "neighbours": neighbours,
+        "pca_rank_chosen_on": chosen_on,
     }
     return baselines, facts
 
 
-@dataclass(frozen=True)
-class Summary:
-    scores: list[Score]
-    facts: dict[str, object]
-    by_study: list[dict[str, object]]
-
-
-def summarise(sums: Mapping[str, MethodSums], studies: list[str], resamples: int, seed: int) -> Summary:
-    """Scores with 95 % intervals over studies (over profiles, where there is one study).
-
-    Scores per gene have no interval: resampling them would need the sums of every study and gene.
-    """
-    drawn = Resamples.draw(studies, resamples, seed)
-    scores: list[Score] = []
-    resampled_scores: dict[str, dict[str, np.ndarray]] = {}
-    for name, method in sums.items():
-        per_profile = method.per_profile()
-        resampled = ErrorSums(drawn.sums(per_profile.values))
-        again = {"pearson": resampled.pearson(), "mse": resampled.mean_squared_error()}
-        resampled_scores[name] = again
-        total = per_profile.total()
-        scores += [
-            Score(name, "pearson", drawn.interval(float(total.pearson()), again["pearson"], CORRELATION)),
-            Score(name, "mse", drawn.interval(float(total.mean_squared_error()), again["mse"], ERROR)),
-            Score(name, "pearson_per_profile", _mean_interval(per_profile.pearson(), drawn)),
-            *_gene_scores(name, method),
-        ]
-    scores += _differences(sums, resampled_scores, drawn)
-    first = next(iter(sums.values()))
-    assert first.genes is not None
-    facts: dict[str, object] = {
-        "profiles": len(studies),
-        "studies": len(set(studies)),
-        "masked_entries": int(first.genes.total().count),
-        "genes_scored": int((first.genes.count > 0).sum()),
-        "intervals": drawn.described,
-    }
-    return Summary(scores, facts, _by_study(sums, studies))
-
-
-def _gene_scores(name: str, method: MethodSums) -> list[Score]:
-    assert method.genes is not None
-    pearson = method.genes.pearson()
-    defined = pearson[np.isfinite(pearson)]
-    # a method that predicts the same value for a gene everywhere has no correlation over profiles
-    median, mean = (float(np.median(defined)), float(defined.mean())) if len(defined) else (np.nan, np.nan)
-    return [
-        Score(name, "pearson_per_gene_median", Interval(median)),
-        Score(name, "pearson_per_gene_mean", Interval(mean)),
-    ]
-
-
-def _differences(
-    sums: Mapping[str, MethodSums], resampled: Mapping[str, Mapping[str, np.ndarray]], drawn: Resamples
-) -> list[Score]:
-    """Pearson and MSE of the first method minus those of each other, on the same resamples."""
-    first, *others = sums
-    totals = {name: method.per_profile().total() for name, method in sums.items()}
-    values = {
-        name: {"pearson": float(total.pearson()), "mse": float(total.mean_squared_error())}
-        for name, total in totals.items()
-    }
-    return [
-        Score(
-            first,
-            f"{metric}_minus_{other.replace(' ', '_')}",
-            drawn.interval(
-                values[first][metric] - values[other][metric],
-                resampled[first][metric] - resampled[other][metric],
-                DIFFERENCE,
-            ),
-        )
-        for other in others
-        for metric in ("pearson", "mse")
-    ]
+def mask_rate_curve(results: Sequence[TaskResult]) -> list[dict[str, object]]:
+    """Error and correlation of each method at each share of random genes hidden, with their intervals."""
+    rows: list[dict[str, object]] = []
+    for result in results:
+        if result.subject and not result.subject.endswith("% masked"):
+            continue
+        found = {(score.method, score.metric): score.interval for score in result.scores}
+        for method in dict.fromkeys(score.method for score in result.scores):
+            row: dict[str, object] = {"mask_rate": result.facts["mask_rate"], "method": method}
+            for metric in ("pearson", "mse"):
+                interval = found[method, metric]
+                row |= {metric: interval.value, f"{metric}_low": interval.low, f"{metric}_high": interval.high}
+            rows.append(row)
+    return sorted(rows, key=lambda row: (str(row["method"]), str(row["mask_rate"])))
 
 
 def verdict(scores: Sequence[Score], model: str, baselines: Sequence[str]) -> str:
@@ -285,31 +248,3 @@ def verdict(scores: Sequence[Score], model: str, baselines: Sequence[str]) -> st
             found["not to be told from"].append(name)
     parts = [f"{how} that of {', '.join(names)}" for how, names in found.items() if names]
     return f"the error (MSE) of {model} is {'; '.join(parts)}: 95 % intervals of paired differences"
-
-
-def _mean_interval(values_N: np.ndarray, drawn: Resamples) -> Interval:
-    defined = np.isfinite(values_N)
-    if not defined.any():
-        return Interval(float("nan"))
-    totals = drawn.sums(np.stack([np.where(defined, values_N, 0.0), defined.astype(float)], axis=1))
-    means = np.divide(totals[:, 0], totals[:, 1], out=np.full(len(totals), np.nan), where=totals[:, 1] > 0)
-    return drawn.interval(float(values_N[defined].mean()), means, CORRELATION)
-
-
-def _by_study(sums: Mapping[str, MethodSums], studies: list[str]) -> list[dict[str, object]]:
-    per_profile = {name: method.per_profile().values for name, method in sums.items()}
-    rows: list[dict[str, object]] = []
-    for study in sorted(set(studies)):
-        own = np.array([other == study for other in studies])
-        for name, values in per_profile.items():
-            total = ErrorSums(values[own].sum(axis=0))
-            rows.append(
-                {
-                    "study": study,
-                    "profiles": int(own.sum()),
-                    "method": name,
-                    "pearson": float(total.pearson()),
-                    "mse": float(total.mean_squared_error()),
-                }
-            )
-    return rows

@@ -5,6 +5,7 @@ import pytest
 
 from evaluation.methods.baselines import Linear, fit_linear_baselines, gene_means, gene_medians
 from pretrain.prior.choice import HeldOut
+from pretrain.prior.fit import trials_of
 
 
 def low_rank_profiles(profiles, genes, rank, noise, seed):
@@ -40,8 +41,9 @@ def test_linear_baselines_find_the_rank_with_and_without_validation(studies, val
         truth = low_rank_profiles(16, 60, 4, 0.4, seed=1).astype(np.float32)
         validation = HeldOut(np.where(mask_of(range(16)), np.float32(np.nan), truth), truth)
     names = np.array([f"study {n % studies}" for n in range(90)])
-    fitted = fit_linear_baselines(train, names, validation, mask_of, 40, [1, 4, 500])
-    assert fitted.chosen_on == chosen_on
+    trials, said = trials_of(train, names, validation, mask_of, 40)
+    assert said == chosen_on
+    fitted = fit_linear_baselines(train, names, trials, said, [1, 4, 500])
     assert {fitted.ppca.choice.rank, fitted.rectified.choice.rank} <= {4, 44, 71}
     if validated:
         assert fitted.ppca.choice.rank == fitted.rectified.choice.rank == 4

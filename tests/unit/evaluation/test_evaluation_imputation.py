@@ -6,6 +6,8 @@ from scipy import stats
 
 from dataprep.runtime.command_line import UserError
 from evaluation.methods.baselines import Linear, gene_means
+from evaluation.methods.hidden_genes import RandomGenes
+from evaluation.scores.imputation_scores import summarise
 from evaluation.scores.intervals import Interval
 from evaluation.scores.results import Score
 from evaluation.tasks.context import MODEL
@@ -15,9 +17,7 @@ from evaluation.tasks.imputation import (
     ImputationSettings,
     Profiles,
     fit_baselines,
-    masks,
     score_methods,
-    summarise,
     verdict,
 )
 from pretrain.prior.principal import principal_directions
@@ -52,8 +52,8 @@ def test_masked_genes_are_hidden_from_every_method_and_nothing_else_is():
         seen.append(visible.copy())
         return np.zeros_like(visible)
 
-    score_methods({"a": spy, "b": spy}, batches(row_ids, truth, 6), 6, 0.15, seed=1)
-    mask = masks(row_ids, truth.shape[1], 0.15, seed=1)
+    score_methods({"a": spy, "b": spy}, batches(row_ids, truth, 6), 6, RandomGenes(0.15, 1))
+    mask = RandomGenes(0.15, 1).mask(row_ids, truth.shape[1])
     assert 0.1 < mask.mean() < 0.2
     for visible in seen:
         np.testing.assert_array_equal(np.isnan(visible), mask | np.isnan(truth))
@@ -67,10 +67,12 @@ def test_scores_are_of_masked_measured_entries_and_do_not_depend_on_the_batch_si
     methods = {MODEL: pca.predict, PCA: pca.predict}
     found = []
     for size in (3, 20):
-        sums = score_methods(methods, batches(row_ids, truth, size), 20, 0.15, seed=0)
+        sums = score_methods(methods, batches(row_ids, truth, size), 20, RandomGenes(0.15, 0))
         found.append(summarise(sums, ["s"] * 20, 100, seed=0))
-    mask = masks(row_ids, truth.shape[1], 0.15, seed=0) & np.isfinite(truth)
-    predicted = pca.predict(np.where(masks(row_ids, truth.shape[1], 0.15, seed=0), np.nan, truth.astype(np.float32)))
+    mask = RandomGenes(0.15, 0).mask(row_ids, truth.shape[1]) & np.isfinite(truth)
+    predicted = pca.predict(
+        np.where(RandomGenes(0.15, 0).mask(row_ids, truth.shape[1]), np.nan, truth.astype(np.float32))
+    )
     expected = stats.pearsonr(truth[mask].astype(float), predicted[mask]).statistic
     for summary in found:
         assert metric(summary, PCA, "pearson").value == pytest.approx(expected)
@@ -85,7 +87,7 @@ def test_the_better_method_is_better_beyond_its_interval_and_the_mean_has_no_cor
     train, truth = profiles(200, 1), profiles(60, 2)
     pca, mean = pca_of(train, 6), gene_means(train)
     methods = {MODEL: pca.predict, "gene mean": mean.predict}
-    sums = score_methods(methods, batches(np.arange(60), truth, 16), 60, 0.15, seed=0)
+    sums = score_methods(methods, batches(np.arange(60), truth, 16), 60, RandomGenes(0.15, 0))
     summary = summarise(sums, [f"study {n % 6}" for n in range(60)], 300, seed=0)
     assert "over 6 studies" in str(summary.facts["intervals"])
     assert metric(summary, MODEL, "pearson_minus_gene_mean").low > 0.1
@@ -119,12 +121,19 @@ def test_the_rank_of_the_truth_is_chosen_and_the_facts_say_on_what(validated):
         return Profiles(np.arange(number), np.array([f"study {n % 4}" for n in range(number)]), profiles(number, seed))
 
     settings = ImputationSettings(ranks=[1, 6, 500], tuning_profiles=16)
-    baselines, facts = fit_baselines(some(40, 1), some(16, 2) if validated else None, settings, seed=0)
+    baselines, facts = fit_baselines(some(40, 1), some(16, 2) if validated else None, settings, RandomGenes(0.15, 0))
     assert facts["pca_rank"] == facts["rectified_rank"] == 6
     assert facts["pca_rank_chosen_on"] == ("validation" if validated else "left-out studies of train")
-    assert list(baselines) == [RECTIFIED, PCA, "gene median", "gene mean"]
+    assert list(baselines) == [
+        RECTIFIED,
+        PCA,
+        "ridge regression",
+        "nearest profiles",
+        "gene median",
+        "gene mean",
+    ]
 
 
 def test_a_method_that_predicts_nan_is_refused_not_skipped():
     with pytest.raises(UserError, match="model predicts values that are not finite for rows 0 to 3"):
-        score_methods({"model": lambda v: v}, batches(np.arange(4), profiles(4, 0), 4), 4, 0.15, seed=0)
+        score_methods({"model": lambda v: v}, batches(np.arange(4), profiles(4, 0), 4), 4, RandomGenes(0.15, 0))

@@ -1,0 +1,142 @@
+"""Two more simple reconstructions: the mean of the nearest train profiles, and ridge regression from masked profiles.
+
+N train profiles, G genes, B profiles to predict; expression is log1p(TPM), NaN where hidden or not measured. Their one
+setting each is chosen on the trials of :mod:`pretrain.prior.fit`, as rank and noise of the linear models are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from dataprep.runtime.terminal import log
+from pretrain.prior.fit import Trial
+from pretrain.prior.principal import by_gene
+
+NEIGHBOURS = (1, 3, 5, 10, 20, 50)
+# Penalties, as shares of the mean eigenvalue of the train profiles' products.
+PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+# Train profiles widened to float32 together, a bound on memory.
+_ROWS = 256
+
+Predictor = Callable[[np.ndarray], np.ndarray]
+# Which entries [n, G] of the train profiles at some rows are hidden where something is learned from hiding them.
+MaskOf = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class NearestProfiles:
+    """Train profiles, float16 [N, G], and each gene's mean [G]."""
+
+    expression: np.ndarray
+    means: np.ndarray
+
+    @classmethod
+    def fit(cls, expression_NG: np.ndarray) -> NearestProfiles:
+        return cls(expression_NG, by_gene(np.nanmean, expression_NG))
+
+    def predict(self, expression_BG: np.ndarray, neighbours: int) -> np.ndarray:
+        """Mean of the ``neighbours`` nearest by mean squared difference over genes that both measure; float32 B x G.
+
+        A gene that none of them measures is at its mean.
+        """
+        order = self._distances(expression_BG).argsort(axis=1)[:, :neighbours]
+        predicted = np.empty(expression_BG.shape, np.float32)
+        for row, nearest in zip(predicted, order, strict=True):
+            values = self.expression[nearest].astype(np.float32)
+            count = np.isfinite(values).sum(axis=0)
+            row[:] = np.where(count > 0, np.nansum(values, axis=0) / np.maximum(count, 1), self.means)
+        return predicted
+
+    def _distances(self, expression_BG: np.ndarray) -> np.ndarray:
+        seen = np.isfinite(expression_BG).astype(np.float32)
+        values = np.nan_to_num(expression_BG.astype(np.float32))
+        squares = values**2
+        parts = []
+        for start in range(0, len(self.expression), _ROWS):
+            rows = self.expression[start : start + _ROWS].astype(np.float32)
+            measured = np.isfinite(rows).astype(np.float32)
+            rows = np.nan_to_num(rows)
+            total = squares @ measured.T + seen @ (rows**2).T - 2 * values @ rows.T
+            parts.append(total / np.maximum(seen @ measured.T, 1))
+        return np.concatenate(parts, axis=1)
+
+
+@dataclass(frozen=True)
+class MaskedRidge:
+    """Ridge regression of every gene on all genes of masked profiles, hidden ones at their mean, in its dual form.
+
+    ``inputs`` and ``outputs``: float32 [N, G], centred; ``eigenvalues`` [N] and ``vectors`` [N, N] of inputs times
+    their transpose.
+    """
+
+    inputs: np.ndarray
+    outputs: np.ndarray
+    means: np.ndarray
+    eigenvalues: np.ndarray
+    vectors: np.ndarray
+
+    @classmethod
+    def fit(cls, expression_NG: np.ndarray, hidden_NG: np.ndarray) -> MaskedRidge:
+        means = by_gene(np.nanmean, expression_NG)
+        outputs = np.nan_to_num(expression_NG.astype(np.float32) - means)
+        inputs = np.where(hidden_NG, np.float32(0), outputs)
+        eigenvalues, vectors = np.linalg.eigh((inputs @ inputs.T).astype(np.float64))
+        return cls(inputs, outputs, means, np.maximum(eigenvalues, 0.0), vectors)
+
+    def predict(self, expression_BG: np.ndarray, penalty: float) -> np.ndarray:
+        """float32 B x G; ``penalty`` is a share of the mean eigenvalue."""
+        seen = np.nan_to_num(expression_BG.astype(np.float32) - self.means)
+        products = (seen @ self.inputs.T) @ self.vectors
+        weights = (products / (self.eigenvalues + penalty * self.eigenvalues.mean())) @ self.vectors.T
+        return self.means + weights.astype(np.float32) @ self.outputs
+
+
+def fit_nearest(expression_NG: np.ndarray, trials: Sequence[Trial]) -> tuple[Predictor, int]:
+    """Nearest train profiles, and the number of neighbours that serves best in the trials."""
+
+    def fitted(rows: np.ndarray | slice) -> Callable[[np.ndarray, float], np.ndarray]:
+        nearest = NearestProfiles.fit(expression_NG[rows])
+        return lambda visible, neighbours: nearest.predict(visible, int(neighbours))
+
+    predict, neighbours = _with_the_best(fitted, trials, NEIGHBOURS)
+    log(f"nearest profiles: {neighbours}")
+    return predict, int(neighbours)
+
+
+def fit_ridge(expression_NG: np.ndarray, trials: Sequence[Trial], mask_of: MaskOf) -> tuple[Predictor, float]:
+    """Ridge regression from profiles masked by ``mask_of``, and the penalty that serves best in the trials."""
+
+    def fitted(rows: np.ndarray | slice) -> Callable[[np.ndarray, float], np.ndarray]:
+        return MaskedRidge.fit(expression_NG[rows], mask_of(np.arange(len(expression_NG))[rows])).predict
+
+    predict, penalty = _with_the_best(fitted, trials, PENALTIES)
+    log(f"ridge regression: penalty {penalty:g} of the mean eigenvalue")
+    return predict, penalty
+
+
+def _with_the_best(
+    fitted: Callable[[np.ndarray | slice], Callable[[np.ndarray, float], np.ndarray]],
+    trials: Sequence[Trial],
+    values: Sequence[float],
+) -> tuple[Predictor, float]:
+    """The fit on all rows with the value of its setting that has the smallest squared error over all trials."""
+    whole = fitted(slice(None))
+    errors = np.zeros(len(values))
+    for trial in trials:
+        predict = whole if trial.fitted_on is None else fitted(trial.fitted_on)
+        visible, truth = trial.held_out.visible, trial.held_out.truth
+        counted = np.isnan(visible) & np.isfinite(truth)
+        for number, value in enumerate(values):
+            errors[number] += float(((predict(visible, value) - truth)[counted].astype(np.float64) ** 2).sum())
+    best = values[int(errors.argmin())]
+    return partial(_predicted, whole, best), best
+
+
+def _predicted(
+    predict: Callable[[np.ndarray, float], np.ndarray], value: float, expression_BG: np.ndarray
+) -> np.ndarray:
+    return predict(expression_BG, value)

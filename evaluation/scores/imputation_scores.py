@@ -1,0 +1,164 @@
+"""Scores of imputation from sums per profile and per gene, with intervals over studies. G genes, N profiles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from evaluation.scores.intervals import CORRELATION, DIFFERENCE, ERROR, Interval, Resamples
+from evaluation.scores.metrics import ErrorSums
+from evaluation.scores.results import Score
+from pretrain.prior.principal import by_gene
+
+# Groups of genes by expression that errors are given for.
+_LEVELS = 5
+
+
+@dataclass
+class MethodSums:
+    """What one method got right, summed per profile and per gene; ``measured`` entries, hidden or not."""
+
+    profiles: list[ErrorSums] = field(default_factory=list)
+    genes: ErrorSums | None = None
+    measured: int = 0
+
+    def add(self, truth: np.ndarray, predicted: np.ndarray, counted: np.ndarray) -> None:
+        self.measured += int(np.isfinite(truth).sum())
+        self.profiles.append(ErrorSums.over(truth, predicted, counted, axis=1))
+        per_gene = ErrorSums.over(truth, predicted, counted, axis=0)
+        self.genes = per_gene if self.genes is None else self.genes + per_gene
+
+    def per_profile(self) -> ErrorSums:
+        return ErrorSums(np.concatenate([part.values for part in self.profiles]))
+
+
+@dataclass(frozen=True)
+class Summary:
+    scores: list[Score]
+    facts: dict[str, object]
+    by_study: list[dict[str, object]]
+
+
+def summarise(sums: Mapping[str, MethodSums], studies: list[str], resamples: int, seed: int) -> Summary:
+    """Scores with 95 % intervals over studies (over profiles, where there is one study).
+
+    Scores per gene have no interval: resampling them would need the sums of every study and gene.
+    """
+    drawn = Resamples.draw(studies, resamples, seed)
+    scores: list[Score] = []
+    resampled_scores: dict[str, dict[str, np.ndarray]] = {}
+    for name, method in sums.items():
+        per_profile = method.per_profile()
+        resampled = ErrorSums(drawn.sums(per_profile.values))
+        again = {"pearson": resampled.pearson(), "mse": resampled.mean_squared_error()}
+        resampled_scores[name] = again
+        total = per_profile.total()
+        scores += [
+            Score(name, "pearson", drawn.interval(float(total.pearson()), again["pearson"], CORRELATION)),
+            Score(name, "mse", drawn.interval(float(total.mean_squared_error()), again["mse"], ERROR)),
+            Score(name, "pearson_per_profile", _mean_interval(per_profile.pearson(), drawn)),
+            *_gene_scores(name, method),
+        ]
+    scores += _differences(sums, resampled_scores, drawn)
+    first = next(iter(sums.values()))
+    assert first.genes is not None
+    facts: dict[str, object] = {
+        "profiles": len(studies),
+        "studies": len(set(studies)),
+        "masked_entries": int(first.genes.total().count),
+        "genes_scored": int((first.genes.count > 0).sum()),
+        "hidden_share": round(float(first.genes.total().count / first.measured), 4),
+        "intervals": drawn.described,
+    }
+    return Summary(scores, facts, _by_study(sums, studies))
+
+
+def error_by_level(sums: Mapping[str, MethodSums], train_NG: np.ndarray) -> list[dict[str, object]]:
+    """Error of each method on genes of like expression: fifths by their mean in train, of equal numbers of genes.
+
+    Rows have ``from`` and ``to`` (means of log1p TPM), ``genes``, ``method``, ``mse`` and ``pearson``.
+    """
+    level_G = by_gene(np.nanmean, train_NG)
+    rows: list[dict[str, object]] = []
+    for part in np.array_split(np.argsort(level_G, kind="stable"), _LEVELS):
+        for name, method in sums.items():
+            assert method.genes is not None
+            total = ErrorSums(method.genes.values[part]).total()
+            rows.append(
+                {
+                    "from": round(float(level_G[part].min()), 3),
+                    "to": round(float(level_G[part].max()), 3),
+                    "genes": len(part),
+                    "method": name,
+                    "mse": float(total.mean_squared_error()),
+                    "pearson": float(total.pearson()),
+                }
+            )
+    return rows
+
+
+def _gene_scores(name: str, method: MethodSums) -> list[Score]:
+    assert method.genes is not None
+    pearson = method.genes.pearson()
+    defined = pearson[np.isfinite(pearson)]
+    # a method that predicts the same value for a gene everywhere has no correlation over profiles
+    median, mean = (float(np.median(defined)), float(defined.mean())) if len(defined) else (np.nan, np.nan)
+    return [
+        Score(name, "pearson_per_gene_median", Interval(median)),
+        Score(name, "pearson_per_gene_mean", Interval(mean)),
+    ]
+
+
+def _differences(
+    sums: Mapping[str, MethodSums], resampled: Mapping[str, Mapping[str, np.ndarray]], drawn: Resamples
+) -> list[Score]:
+    """Pearson and MSE of the first method minus those of each other, on the same resamples."""
+    first, *others = sums
+    totals = {name: method.per_profile().total() for name, method in sums.items()}
+    values = {
+        name: {"pearson": float(total.pearson()), "mse": float(total.mean_squared_error())}
+        for name, total in totals.items()
+    }
+    return [
+        Score(
+            first,
+            f"{metric}_minus_{other.replace(' ', '_')}",
+            drawn.interval(
+                values[first][metric] - values[other][metric],
+                resampled[first][metric] - resampled[other][metric],
+                DIFFERENCE,
+            ),
+        )
+        for other in others
+        for metric in ("pearson", "mse")
+    ]
+
+
+def _mean_interval(values_N: np.ndarray, drawn: Resamples) -> Interval:
+    defined = np.isfinite(values_N)
+    if not defined.any():
+        return Interval(float("nan"))
+    totals = drawn.sums(np.stack([np.where(defined, values_N, 0.0), defined.astype(float)], axis=1))
+    means = np.divide(totals[:, 0], totals[:, 1], out=np.full(len(totals), np.nan), where=totals[:, 1] > 0)
+    return drawn.interval(float(values_N[defined].mean()), means, CORRELATION)
+
+
+def _by_study(sums: Mapping[str, MethodSums], studies: list[str]) -> list[dict[str, object]]:
+    per_profile = {name: method.per_profile().values for name, method in sums.items()}
+    rows: list[dict[str, object]] = []
+    for study in sorted(set(studies)):
+        own = np.array([other == study for other in studies])
+        for name, values in per_profile.items():
+            total = ErrorSums(values[own].sum(axis=0))
+            rows.append(
+                {
+                    "study": study,
+                    "profiles": int(own.sum()),
+                    "method": name,
+                    "pearson": float(total.pearson()),
+                    "mse": float(total.mean_squared_error()),
+                }
+            )
+    return rows
