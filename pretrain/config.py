@@ -49,9 +49,10 @@ class ModelSettings(Settings):
     gene_identity: Literal["learned", "esm2"] = Field(
         "learned", description="a learned table, or a trainable table filled with the corpus's protein embeddings"
     )
-    prior: Literal["none", "ppca"] = Field(
+    prior: Literal["none", "means", "ppca"] = Field(
         "none",
-        description="ppca: begin with the corpus's linear prior (pretrain prior), which the model then corrects",
+        description="what the model begins with and then corrects: nothing, gene means of the train split, or the "
+        "corpus's linear prior (pretrain prior)",
     )
     attention_dropout: float = Field(0.05, ge=0, lt=1)
     feed_forward_dropout: float = Field(0.1, ge=0, lt=1)

@@ -60,7 +60,7 @@ def run(settings: RunSettings) -> dict[str, Any]:
     folder.require_reachable()
     if require_run_folder(folder):
         settings.require_effects()
-        if settings.model.prior != "none":
+        if settings.model.prior == "ppca":
             corpus_prior(corpus)
     started = time.monotonic()
     with _lease(folder, settings.name) as lease:

@@ -298,7 +298,9 @@ def _model_card(shape: ModelShape, vocabulary: GeneVocabulary, graph: GeneGraph,
         "gene graph": f"{graph.edges:,} edges",
     }
     if shape.prior_rank:
-        facts["linear prior"] = f"{shape.prior_rank} components{', rectified at zero' * shape.prior_rectified}"
+        facts["linear prior"] = (
+            f"{shape.prior_rank} component{'s' * (shape.prior_rank > 1)}{', rectified at zero' * shape.prior_rectified}"
+        )
     # the settings are in config.json in full; here only what a reader wants at a glance
     facts |= {key: value for key, value in training.items() if not isinstance(value, dict | list)}
     # what is trained here is as its corpus is

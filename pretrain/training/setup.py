@@ -27,6 +27,7 @@ from pretrain.model.linear_prior import LinearPrior
 from pretrain.model.protein_embeddings import corpus_protein_embeddings
 from pretrain.model.random_features import redraw_random_features
 from pretrain.monitoring.throughput import StepClock, gemm_peak
+from pretrain.prior.gene_means import gene_mean_prior
 from pretrain.prior.prior_file import corpus_prior
 from pretrain.shape import ModelShape
 from pretrain.training.code_identity import code_fingerprint
@@ -164,7 +165,7 @@ def _shape_and_prior(
     if restored is not None:
         kept = described_shape(restored.state, f"the checkpoint of step {restored.step}")
         return shape.with_prior(kept.prior_rank, kept.prior_rectified), None
-    prior = corpus_prior(corpus)
+    prior = corpus_prior(corpus) if settings.model.prior == "ppca" else gene_mean_prior(corpus)
     return shape.with_prior(prior.rank, prior.rectified), prior
 
 

@@ -6,7 +6,7 @@ import torch
 from made_corpora import make_corpus, make_vocabulary
 from made_models import GENES, gradients_of, models_of_both_kernels, profiles, random_graph, small_shape
 
-from dataprep.corpus import GeneGraph
+from dataprep.corpus import GeneGraph, read_split
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder
 from pretrain.artifacts.checkpoint import Checkpoint
@@ -133,3 +133,23 @@ def test_a_run_begins_with_the_corpus_prior_and_resumes_with_its_own(tmp_path):
     again = setup._model(settings, shape, corpus, corpus.graph(), checkpoint)
     visible = torch.from_numpy(np.where(np.arange(40) % 5 == 0, np.nan, np.ones((2, 40))).astype(np.float32))
     assert torch.equal(again.eval()(visible).expression, model.eval()(visible).expression)
+
+
+@BOTH_FAMILIES
+def test_a_run_without_a_fitted_prior_can_begin_at_the_gene_means(family, tmp_path):
+    corpus = make_corpus(str(tmp_path / "corpus"), {"train": 30, "validation": 8}, genes=40)
+    settings = RunSettings(
+        corpus=corpus.folder.uri,
+        storage=str(tmp_path / "runs"),
+        name="first",
+        model={"size": "tiny", "family": family, "prior": "means"},
+    )
+    shape, prior = setup._shape_and_prior(settings, corpus, None)
+    model = setup._model(settings, shape, corpus, corpus.graph(), None, prior).eval()
+    _, train = read_split(corpus, "train")
+    means = torch.from_numpy(np.nanmean(train.astype(np.float64), axis=0).astype(np.float32))
+    _, profiles_of_others = read_split(corpus, "validation")
+    visible = torch.from_numpy(profiles_of_others.astype(np.float32))
+    visible[:, ::5] = torch.nan
+    predicted = model(visible).expression
+    torch.testing.assert_close(predicted, means.expand_as(predicted), atol=1e-5, rtol=0)
