@@ -12,6 +12,7 @@ from evaluation.config import RunSettings
 from evaluation.inference.embedder import Embedder, require_same_vocabulary
 from evaluation.scores.mlflow_results import metric_values, send_results
 from evaluation.scores.results import TaskResult, print_results, require_replaceable, results_json, write_results
+from evaluation.scores.verdicts import judged
 from evaluation.tasks.context import TaskContext
 from evaluation.tasks.registry import tasks
 from evaluation.tasks.task import Needs, NotApplicableError, Task
@@ -30,7 +31,7 @@ def run(settings: RunSettings) -> dict[str, Any]:
     prepared = _prepared(context, settings)
     log(f"scoring on {embedder.device.type}, {embedder.batch_size} profiles in a batch")
     context.obtain(needs for _, needs in prepared)
-    results = [result for task, _ in prepared for result in _scored(task)]
+    results = judged([result for task, _ in prepared for result in _scored(task)])
     print_results(results)
     return _publish(settings, embedder, corpus, results)
 

@@ -1,7 +1,7 @@
 """Methods scored on the same out-of-fold predictions, with intervals over groups and paired differences. N rows.
 
-Rows come in groups (studies, patients, cell lines). Whole groups are resampled, the same for every method, so that
-differences between methods are paired.
+Rows come in groups (studies, patients, cell lines). Whole groups are left out in turn, the same for every method, so
+that differences between methods are paired.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from evaluation.scores.intervals import DIFFERENCE, Resamples, Scale
 from evaluation.scores.results import Score
 
-# Positions of rows, with repeats, to a score; NaN where it is not defined for them.
+# Positions of rows to a score; NaN where it is not defined for them.
 Statistic = Callable[[np.ndarray], float]
 
 
@@ -25,6 +25,14 @@ class Metric:
     name: str
     scale: Scale = DIFFERENCE
     higher_is_better: bool = True
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The score of one method by one metric: of all rows, and [U] without each group."""
+
+    value: float
+    without: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -42,33 +50,53 @@ def compare_methods(
     baselines: Sequence[str],
     resamples: int,
     seed: int,
+    unit: str = "groups",
 ) -> Comparison:
-    """Score every method on every metric, with 95 % intervals over ``groups`` (str [N]).
+    """Score every method on every metric, with 95 % intervals over ``groups`` (str [N], named by ``unit``).
 
     ``statistics``: by method, by metric's name. Every method that is no baseline is compared with every baseline.
+    ``resamples``: how many groups are left out in turn at the most; more are joined at random, by ``seed``.
     """
-    drawn = Resamples.draw(groups.tolist(), resamples, seed)
-    members = [np.flatnonzero(drawn.unit_of == unit) for unit in range(drawn.units)]
-    everything = np.arange(len(groups))
-    draws = [_rows(members, weights) for weights in drawn.weights]
-    values = {
-        (method, metric.name): (of[metric.name](everything), np.array([of[metric.name](rows) for rows in draws]))
-        for method, of in statistics.items()
-        for metric in metrics
-    }
+    drawn = Resamples.draw(groups.tolist(), resamples, seed, unit)
+    everything, remaining = np.arange(len(groups)), drawn.rows()
+
+    def scored(statistic: Statistic) -> Scored:
+        return Scored(statistic(everything), np.array([statistic(rows) for rows in remaining]))
+
+    values = {metric.name: {method: scored(of[metric.name]) for method, of in statistics.items()} for metric in metrics}
     scores = [
-        Score(method, metric.name, drawn.interval(*values[method, metric.name], metric.scale))
+        Score(
+            method,
+            metric.name,
+            drawn.interval(values[metric.name][method].value, values[metric.name][method].without, metric.scale),
+        )
         for method in statistics
         for metric in metrics
     ]
-    for method in statistics:
-        for baseline in baselines if method not in baselines else []:
-            for metric in metrics:
-                (ours, our_draws), (theirs, their_draws) = values[method, metric.name], values[baseline, metric.name]
-                difference = drawn.interval(ours - theirs, our_draws - their_draws, DIFFERENCE)
-                scores.append(Score(method, f"{metric.name}_minus_{baseline}", difference))
-    return Comparison(scores, {"intervals": drawn.described})
+    scores += [
+        difference(drawn, metric, method, baseline, values[metric.name])
+        for method in statistics
+        for baseline in baselines
+        for metric in metrics
+        if method not in baselines
+    ]
+    return Comparison(scores, {"intervals": drawn.described, **_without_interval(scores)})
 
 
-def _rows(members: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
-    return np.concatenate([np.tile(rows, int(times)) for rows, times in zip(members, weights, strict=True) if times])
+def difference(drawn: Resamples, metric: Metric, method: str, baseline: str, scored: Mapping[str, Scored]) -> Score:
+    """What ``method`` scores more than ``baseline`` on the same rows, with its interval and its p-value."""
+    ours, theirs = scored[method], scored[baseline]
+    value, without = ours.value - theirs.value, ours.without - theirs.without
+    interval = drawn.interval(value, without, metric.scale.of_differences())
+    name = f"{metric.name}_minus_{baseline}"
+    return Score(method, name, interval, baseline, metric.name, drawn.p_value(value, without))
+
+
+def _without_interval(scores: Sequence[Score]) -> dict[str, object]:
+    """Which scores have no interval, for people who read results."""
+    lacking = [score for score in scores if np.isfinite(score.interval.value) and np.isnan(score.interval.low)]
+    if not lacking:
+        return {}
+    named = ", ".join(dict.fromkeys(score.metric for score in lacking))
+    why = "there is one group, a group holds what the score needs, or all groups show the same difference"
+    return {"no_interval": f"{named} ({why})"}

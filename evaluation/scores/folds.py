@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from dataprep.runtime.command_line import UserError
 
@@ -35,6 +37,9 @@ def group_folds(groups: np.ndarray, wanted: int | None, seed: int, classes: np.n
     if len(names) < 2:
         raise UserError(f"folds that keep groups whole need two groups; all {len(groups):,} rows are of {names[:1]}")
     count = len(names) if wanted is None else min(wanted, len(names))
+    if classes is not None:
+        # scikit-learn wants one class at least with a row for each fold
+        count = max(2, min(count, int(np.bincount(classes).max())))
     if classes is None or count == len(names):
         splitter = GroupKFold(count, shuffle=True, random_state=seed)
     else:
@@ -43,3 +48,31 @@ def group_folds(groups: np.ndarray, wanted: int | None, seed: int, classes: np.n
     parts = [(train, test) for train, test in splitter.split(empty, classes, groups) if len(test)]
     kind = f"each of {count} groups left out once" if count == len(names) else f"{count} folds of whole groups"
     return Folds(len(groups), parts, np.asarray(groups, dtype=str), kind)
+
+
+def joined_groups(columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """One group for each row, str [N], such that rows which share a value of any column are in one group.
+
+    ``columns``: str [N] by name; an empty value is unknown and shared with no row. With one column, groups are named
+    by its values, with several by the first value of a column that is in them.
+    """
+    rows = len(next(iter(columns.values())))
+    first_node, edges = rows, []
+    for values in columns.values():
+        names, number = np.unique(values, return_inverse=True)
+        known = np.flatnonzero(values != "")
+        edges.append(np.stack([known, first_node + number[known]]))
+        first_node += len(names)
+    joined = np.concatenate(edges, axis=1)
+    graph = coo_array((np.ones(joined.shape[1]), (joined[0], joined[1])), shape=(first_node, first_node))
+    component = connected_components(graph, directed=False)[1][:rows]
+    first_row = {int(number): row for row, number in reversed(list(enumerate(component)))}
+    return np.array([_group_name(columns, first_row[int(number)]) for number in component], dtype=str)
+
+
+def _group_name(columns: Mapping[str, np.ndarray], row: int) -> str:
+    """By the first value that the row has."""
+    for column, values in columns.items():
+        if values[row] != "":
+            return str(values[row]) if len(columns) == 1 else f"{column} {values[row]}"
+    return f"row {row}"

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from evaluation.scores.intervals import CORRELATION, DIFFERENCE, ERROR, Interval, Resamples
+from evaluation.scores.comparison import Metric, Scored, difference
+from evaluation.scores.intervals import CORRELATION, ERROR, Interval, Resamples
 from evaluation.scores.metrics import ErrorSums
 from evaluation.scores.results import Score
 from pretrain.prior.principal import by_gene
 
 # Groups of genes by expression that errors are given for.
 _LEVELS = 5
+_COMPARED = (Metric("pearson", CORRELATION), Metric("mse", ERROR, higher_is_better=False))
 
 
 @dataclass
@@ -114,26 +116,16 @@ def _gene_scores(name: str, method: MethodSums) -> list[Score]:
 def _differences(
     sums: Mapping[str, MethodSums], resampled: Mapping[str, Mapping[str, np.ndarray]], drawn: Resamples
 ) -> list[Score]:
-    """Pearson and MSE of the first method minus those of each other, on the same resamples."""
+    """Pearson and MSE of the first method minus those of each other, without the same studies."""
     first, *others = sums
     totals = {name: method.per_profile().total() for name, method in sums.items()}
-    values = {
-        name: {"pearson": float(total.pearson()), "mse": float(total.mean_squared_error())}
-        for name, total in totals.items()
+    scored = {
+        "pearson": {name: Scored(float(total.pearson()), resampled[name]["pearson"]) for name, total in totals.items()},
+        "mse": {
+            name: Scored(float(total.mean_squared_error()), resampled[name]["mse"]) for name, total in totals.items()
+        },
     }
-    return [
-        Score(
-            first,
-            f"{metric}_minus_{other.replace(' ', '_')}",
-            drawn.interval(
-                values[first][metric] - values[other][metric],
-                resampled[first][metric] - resampled[other][metric],
-                DIFFERENCE,
-            ),
-        )
-        for other in others
-        for metric in ("pearson", "mse")
-    ]
+    return [difference(drawn, metric, first, other, scored[metric.name]) for other in others for metric in _COMPARED]
 
 
 def _mean_interval(values_N: np.ndarray, drawn: Resamples) -> Interval:

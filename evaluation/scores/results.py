@@ -25,11 +25,26 @@ _WIDTH_IN_FILES = 140
 
 @dataclass(frozen=True)
 class Score:
-    """One number about one method."""
+    """One number about one method.
+
+    A difference to a baseline also names the ``baseline``, the metric that was ``compared``, and has a p-value that it
+    is 0, which is ``p_corrected`` for all differences of an evaluation together.
+    """
 
     method: str
     metric: str
     interval: Interval
+    baseline: str = ""
+    compared: str = ""
+    p: float = math.nan
+    p_corrected: float = math.nan
+
+    def plain(self) -> dict[str, object]:
+        """For JSON: a number that is not defined is null."""
+        row: dict[str, object] = {"method": self.method, "metric": self.metric, **plain_interval(self.interval)}
+        if self.baseline:
+            row |= {"baseline": self.baseline, "p": _defined(self.p), "p_corrected": _defined(self.p_corrected)}
+        return row
 
 
 @dataclass(frozen=True)
@@ -37,7 +52,8 @@ class TaskResult:
     """All scores of one task; ``subject`` is the label for classification, else empty.
 
     ``facts``: what was scored and how, plain data. ``by_study``: rows of a table, plain data. ``baselines``: the
-    methods among those scored that need no pretrained model. ``verdict``: what the scores say, in one sentence.
+    methods among those scored that need no pretrained model. ``judged_by``: the metric that decides which method is
+    better. ``verdict``: what it says of the differences, in one sentence (:func:`evaluation.scores.verdicts.judged`).
     ``curves``: what pictures are drawn from, by name (as in ``kaplan_meier``), each the rows of a table, plain data.
     """
 
@@ -47,6 +63,8 @@ class TaskResult:
     facts: Mapping[str, object]
     by_study: Sequence[Mapping[str, object]] = field(default_factory=list)
     baselines: Sequence[str] = ()
+    judged_by: str = ""
+    higher_is_better: bool = True
     verdict: str = ""
     curves: Mapping[str, Sequence[Mapping[str, object]]] = field(default_factory=dict)
 
@@ -62,10 +80,7 @@ class TaskResult:
             "facts": dict(self.facts),
             "baselines": list(self.baselines),
             "verdict": self.verdict,
-            "scores": [
-                {"method": score.method, "metric": score.metric, **plain_interval(score.interval)}
-                for score in self.scores
-            ],
+            "scores": [score.plain() for score in self.scores],
             "by_study": _plain_rows(self.by_study),
             "curves": {name: _plain_rows(rows) for name, rows in self.curves.items()},
         }
@@ -82,6 +97,8 @@ def print_results(results: Sequence[TaskResult]) -> None:
             console.print(_facts_line(result), style="dim", highlight=False)
             if result.by_study:
                 console.print(study_table(result))
+            if any(score.baseline for score in result.scores):
+                console.print(difference_table(result))
             if result.verdict:
                 console.print(f"{result.title}: {result.verdict}", highlight=False, soft_wrap=True)
     write_result(tables.get().rstrip("\n"))
@@ -90,12 +107,29 @@ def print_results(results: Sequence[TaskResult]) -> None:
 def score_table(result: TaskResult) -> Table:
     """Methods down, metrics across; metrics that only one of several methods has are left to the file."""
     methods = list(dict.fromkeys(score.method for score in result.scores))
-    metrics = list(dict.fromkeys(score.metric for score in result.scores))
+    metrics = list(dict.fromkeys(score.metric for score in result.scores if not score.baseline))
     cells = {(score.method, score.metric): score.interval for score in result.scores}
     shared = [metric for metric in metrics if all((method, metric) in cells for method in methods)]
     table = Table("method", *(metric.replace("_", " ") for metric in shared), title=result.title, title_justify="left")
     for method in methods:
         table.add_row(method, *(_cell(cells[method, metric]) for metric in shared))
+    return table
+
+
+def difference_table(result: TaskResult) -> Table:
+    """Methods and baselines down: what the first has more, by the metric that decides; the others are in the file."""
+    differences = [score for score in result.scores if score.baseline]
+    shown = [score for score in differences if score.compared == result.judged_by] or differences
+    table = Table("method", "baseline", "metric", "difference", "p", "p corrected", title_justify="left")
+    table.title = f"{result.title}: difference to each baseline"
+    for score in shown:
+        cells = (
+            score.compared.replace("_", " "),
+            _cell(score.interval),
+            _p_value(score.p),
+            _p_value(score.p_corrected),
+        )
+        table.add_row(score.method, score.baseline, *cells)
     return table
 
 
@@ -111,14 +145,14 @@ def study_table(result: TaskResult) -> Table:
 
 
 def score_rows(results: Sequence[TaskResult]) -> pa.Table:
-    """All scores as a flat table: task, subject, method, metric, value, low, high (null where not defined)."""
+    """All scores as a flat table, null where not defined; of differences also baseline, p and p_corrected."""
     rows = [
         {"task": result["task"], "subject": result["subject"], **score}
         for result in (result.plain() for result in results)
         for score in result["scores"]
     ]
-    names = ("task", "subject", "method", "metric")
-    schema = pa.schema([(name, pa.string()) for name in names] + [(n, pa.float64()) for n in ("value", "low", "high")])
+    texts, numbers = ("task", "subject", "method", "metric", "baseline"), ("value", "low", "high", "p", "p_corrected")
+    schema = pa.schema([(name, pa.string()) for name in texts] + [(name, pa.float64()) for name in numbers])
     return pa.Table.from_pylist(rows, schema=schema)
 
 
@@ -137,7 +171,9 @@ def require_replaceable(address: str) -> None:
         if name.endswith(".json"):
             ours = "bulkformer.model" in json.loads(content)["about"]
         else:
-            ours = pq.read_schema(pa.BufferReader(content)).names == score_rows([]).column_names
+            # those of earlier versions have fewer columns
+            names = pq.read_schema(pa.BufferReader(content)).names
+            ours = bool(names) and names == score_rows([]).column_names[: len(names)]
     except (ValueError, KeyError, TypeError):
         # pyarrow's errors and those of JSON are ValueErrors
         ours = False
@@ -184,6 +220,12 @@ def _cell(interval: Interval) -> str:
 
 def _number(value: object) -> str:
     return f"{value:.3f}" if isinstance(value, float) and math.isfinite(value) else "–"
+
+
+def _p_value(p: float) -> str:
+    if not math.isfinite(p):
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _facts_line(result: TaskResult) -> str:

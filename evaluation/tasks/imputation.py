@@ -20,7 +20,7 @@ from dataprep.runtime.terminal import log, tracked
 from evaluation.inference.gene_choice import chosen_columns
 from evaluation.methods.hidden_genes import AllButPanel, HiddenGenes, RandomGenes, WholeGeneSets, read_gene_sets
 from evaluation.scores.imputation_scores import MethodSums, error_by_level, summarise
-from evaluation.scores.results import Score, TaskResult
+from evaluation.scores.results import TaskResult
 from evaluation.tasks.context import Predictor
 from evaluation.tasks.registry import register_task
 from evaluation.tasks.task import Needs, Task
@@ -49,7 +49,9 @@ class ImputationSettings(Settings):
         [10, 50, 200, 400, 1000], min_length=1, description="components of the linear methods to try"
     )
     tuning_profiles: int = Field(200, ge=1, description="profiles that choose rank and noise, at the most")
-    resamples: int = Field(1000, ge=100, description="bootstrap resamples for the confidence intervals")
+    resamples: int = Field(
+        1000, ge=100, description="studies left out in turn for the intervals, at the most; more are joined"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> ImputationSettings:
@@ -129,12 +131,19 @@ class Imputation(Task[ImputationSettings]):
         summary = summarise(sums, context.studies(self._scored), settings.resamples, context.settings.seed)
         share = hidden.rate if isinstance(hidden, RandomGenes) else summary.facts["hidden_share"]
         facts = {**summary.facts, **facts, "split": context.settings.split, "mask_rate": share}
-        said = verdict(summary.scores, next(iter(methods)), list(baselines))
         curves: dict[str, Sequence[Mapping[str, object]]] = {
             "expression_levels": error_by_level(sums, train.expression)
         }
         return TaskResult(
-            self.name, hidden.subject, summary.scores, facts, summary.by_study, list(baselines), said, curves
+            self.name,
+            hidden.subject,
+            summary.scores,
+            facts,
+            summary.by_study,
+            list(baselines),
+            judged_by="mse",
+            higher_is_better=False,
+            curves=curves,
         )
 
     def _profiles(self, row_ids: np.ndarray) -> Profiles:
@@ -232,19 +241,3 @@ def mask_rate_curve(results: Sequence[TaskResult]) -> list[dict[str, object]]:
                 row |= {metric: interval.value, f"{metric}_low": interval.low, f"{metric}_high": interval.high}
             rows.append(row)
     return sorted(rows, key=lambda row: (str(row["method"]), str(row["mask_rate"])))
-
-
-def verdict(scores: Sequence[Score], model: str, baselines: Sequence[str]) -> str:
-    """In one sentence, which baselines' error the model's is under, over, or not to be told from."""
-    found: dict[str, list[str]] = {"under": [], "over": [], "not to be told from": []}
-    intervals = {score.metric: score.interval for score in scores if score.method == model}
-    for name in baselines:
-        interval = intervals[f"mse_minus_{name.replace(' ', '_')}"]
-        if interval.high < 0:
-            found["under"].append(name)
-        elif interval.low > 0:
-            found["over"].append(name)
-        else:
-            found["not to be told from"].append(name)
-    parts = [f"{how} that of {', '.join(names)}" for how, names in found.items() if names]
-    return f"the error (MSE) of {model} is {'; '.join(parts)}: 95 % intervals of paired differences"

@@ -1,0 +1,67 @@
+"""What an evaluation says: p-values corrected over all of its differences, and a sentence for each task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from evaluation.scores.intervals import CONFIDENCE
+from evaluation.scores.results import Score, TaskResult
+
+
+def judged(results: Sequence[TaskResult]) -> list[TaskResult]:
+    """The results with corrected p-values of differences to baselines, and a verdict where a metric decides.
+
+    Holm's correction, over all differences of all tasks together: that even one of those called real is not has a
+    chance of 5 % at the most.
+    """
+    corrected = iter(_holm([score.p for result in results for score in result.scores]))
+    judged_results = []
+    for result in results:
+        scores = [replace(score, p_corrected=next(corrected)) for score in result.scores]
+        result = replace(result, scores=scores)
+        judged_results.append(replace(result, verdict=_verdict(result)) if result.judged_by else result)
+    return judged_results
+
+
+def _holm(values: Sequence[float]) -> list[float]:
+    """Corrected p-values; NaN stays and does not count."""
+    # statsmodels takes a second to import, and --help does without it
+    from statsmodels.stats.multitest import multipletests
+
+    found = np.array(values, dtype=np.float64)
+    tested = np.isfinite(found)
+    if tested.any():
+        found[tested] = multipletests(found[tested], method="holm")[1]
+    return found.tolist()
+
+
+def _verdict(result: TaskResult) -> str:
+    """In one sentence, which baselines each method is better or worse than, or not to be told from."""
+    of_method: dict[str, dict[str, list[str]]] = {}
+    for score in result.scores:
+        if score.baseline and score.compared == result.judged_by:
+            outcomes = of_method.setdefault(
+                score.method, {"better than": [], "worse than": [], "not to be told from": []}
+            )
+            outcomes[_outcome(score, result.higher_is_better)].append(score.baseline)
+    if not of_method:
+        return ""
+    said = "; ".join(
+        f"{method} is " + ", ".join(f"{how} {_listed(names)}" for how, names in outcomes.items() if names)
+        for method, outcomes in of_method.items()
+    )
+    return f"by {result.judged_by.replace('_', ' ')}, {said} (paired differences, p < 0.05 after Holm's correction)"
+
+
+def _outcome(score: Score, higher_is_better: bool) -> str:
+    # a p-value that is not defined tells nothing
+    if not score.p_corrected < 1 - CONFIDENCE:
+        return "not to be told from"
+    return "better than" if (score.interval.value > 0) == higher_is_better else "worse than"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
