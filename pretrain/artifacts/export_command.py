@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from dataprep.corpus import GeneGraph, open_corpus
+from dataprep.corpus.train_profiles import TrainProfiles, readable_train_profiles
 from dataprep.genes.vocabulary import GeneVocabulary
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder
@@ -52,7 +53,8 @@ def _export_checkpoint(settings: ExportSettings, run: Folder) -> dict[str, Any]:
     require_place(output, training, settings.overwrite)
     vocabulary, graph = _inputs(settings, run, state)
     shape = _shape_of(checkpoint, graph, origin)
-    write_export(output, shape, checkpoint.weights, vocabulary, graph, training, settings.overwrite)
+    seen = _train_profiles(settings.corpus or state["settings"]["corpus"], state["corpus"])
+    write_export(output, shape, checkpoint.weights, vocabulary, graph, training, settings.overwrite, seen)
     write_result(f"step {checkpoint.step} of {run.uri} -> {settings.output}")
     return {"output": settings.output, "step": checkpoint.step}
 
@@ -79,12 +81,24 @@ def _inputs(settings: ExportSettings, run: Folder, state: Mapping[str, Any]) -> 
         corpus.require_inputs(recorded, f"run {run.uri}")
         return corpus.vocabulary, corpus.graph()
     if settings.corpus is not None:
-        log(f"--corpus is not needed: {run.uri} has its genes and its gene graph")
+        log(f"--corpus serves for the leak audit alone: {run.uri} has its genes and its gene graph")
     vocabulary, graph = own
     found = {"vocabulary": vocabulary.fingerprint, "graph": graph.fingerprint}
     if any(found[key] != expected for key, expected in recorded.items()):
         raise UserError(f"{run.uri} has other genes or another gene graph than its checkpoint was trained with")
     return vocabulary, graph
+
+
+def _train_profiles(address: str, fingerprint: str) -> TrainProfiles | None:
+    """Those of the corpus at its address, if it is there and still the one that the run was trained on."""
+    try:
+        corpus = open_corpus(address)
+        if corpus.fingerprint != fingerprint:
+            raise UserError(f"{address} is not the corpus that the run was trained on")
+    except UserError as error:
+        log(f"the export carries no fingerprints of its train profiles, so no leak audit can be made: {error}")
+        return None
+    return readable_train_profiles(corpus, log)
 
 
 def _chosen(store: CheckpointStore, wanted: str) -> Checkpoint:

@@ -1,7 +1,8 @@
 """Model exports: what pretraining leaves and evaluation reads.
 
 An export is a folder (or ``s3://`` prefix) with ``config.json``, ``model.safetensors``, ``genes.parquet``,
-``gene_graph.parquet`` and ``README.md``. ``config.json`` is written last: no folder is an export without it. While it
+``gene_graph.parquet``, ``README.md`` and, where its train split could be read, ``train_profiles.parquet``.
+``config.json`` is written last: no folder is an export without it. While it
 is being written there is ``writing.json``, so that an interrupted export is known for what it is.
 """
 
@@ -24,6 +25,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from dataprep.corpus import GRAPH_FILE, GeneGraph
+from dataprep.corpus.train_profiles import TRAIN_PROFILES_FILE, TrainProfiles
 from dataprep.genes.vocabulary import GeneVocabulary
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder
@@ -57,6 +59,14 @@ class ModelExport:
         tensors = read_tensors(self.folder, WEIGHTS_FILE, self.weights_sha256)
         require_size(self.shape, tensors, f"{self.folder.uri}/{WEIGHTS_FILE}")
         return tensors
+
+    def train_profiles(self) -> TrainProfiles | None:
+        """Fingerprints of the profiles that the model was trained on; None where the export carries none."""
+        try:
+            content = self.folder.read_bytes(TRAIN_PROFILES_FILE)
+        except FileNotFoundError:
+            return None
+        return TrainProfiles.from_bytes(content, f"{self.folder.uri}/{TRAIN_PROFILES_FILE}")
 
 
 def open_export(uri: str) -> ModelExport:
@@ -113,6 +123,7 @@ def write_export(
     graph: GeneGraph,
     training: Mapping[str, Any],
     overwrite: bool = False,
+    train_profiles: TrainProfiles | None = None,
 ) -> None:
     """Write an export; ``tensors`` is a state dict with the released names. The marker, config.json, comes last.
 
@@ -129,6 +140,11 @@ def write_export(
     pq.write_table(vocabulary.to_arrow(), sink, compression="zstd")
     folder.write_bytes(GENES_FILE, sink.getvalue().to_pybytes())
     graph.write(folder)
+    if train_profiles is None:
+        # those of what was here before
+        folder.remove(TRAIN_PROFILES_FILE)
+    else:
+        folder.write_bytes(TRAIN_PROFILES_FILE, train_profiles.to_bytes())
     folder.write_text(CARD_FILE, _model_card(shape, vocabulary, graph, training))
     config = {
         "format_version": FORMAT_VERSION,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import ray
 
+from dataprep.corpus.train_profiles import readable_train_profiles
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder
 from pretrain.artifacts.checkpoint import CheckpointWriter
@@ -210,6 +211,9 @@ def _export(setup: Setup, progress: Progress, metrics: Metrics) -> Folder:
             "settings": setup.job.settings.resolved(),
         }
         setup.job.lease.require()
+        seen = readable_train_profiles(setup.corpus, setup.log)
         # in the run's own folder, also over what an interrupted export of the first version left
-        write_export(export, setup.shape, weights, setup.corpus.vocabulary, setup.graph, training, overwrite=True)
+        write_export(
+            export, setup.shape, weights, setup.corpus.vocabulary, setup.graph, training, True, seen
+        )  # fmt: skip
     return export

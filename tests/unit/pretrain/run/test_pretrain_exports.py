@@ -175,6 +175,18 @@ def test_a_graph_made_anew_after_the_run_changes_nothing_in_its_exports(made, tm
     torch.testing.assert_close(made.predicted_by(model), made.predicted_by(made.model), rtol=0, atol=0)
 
 
+def test_an_export_carries_by_what_its_train_profiles_are_known_again(made, tmp_path, capsys):
+    made.checkpoint(5, corpus=made.corpus.fingerprint)
+    exported(made)
+    seen = open_export(str(tmp_path / "export")).train_profiles()
+    assert (len(seen.sample_ids), seen.corpus) == (made.corpus.rows("train"), made.corpus.fingerprint)
+    keep_inputs(made.folder, made.corpus)
+    shutil.rmtree(made.corpus.folder.path)
+    exported(made)
+    assert open_export(str(tmp_path / "export")).train_profiles() is None
+    assert "no leak audit can be made" in capsys.readouterr().err
+
+
 def test_an_export_needs_no_corpus(made, tmp_path):
     keep_inputs(made.folder, made.corpus)
     made.checkpoint(5)
