@@ -24,8 +24,8 @@ from dataprep.genes.vocabulary import GeneVocabulary
 
 BANDS = 16
 BITS_PER_BAND = 64
-# So many equal bands say that two profiles are nearly the same. Such pairs are found in 98 of 100 cases at r = 0.999, in
-# all but one of 2,000 at r = 0.9995; pairs with r = 0.99 pass for such in one case of 20, with r = 0.95 in a millionth.
+# So many equal bands say that two profiles are nearly the same. Such pairs are found in 98 of 100 cases at r = 0.999,
+# in all but one of 2,000 at 0.9995; pairs with r = 0.99 pass for such in one case of 20, with r = 0.95 in a millionth.
 EQUAL_BANDS = 3
 _ROWS_AT_ONCE = 256
 
