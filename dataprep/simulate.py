@@ -8,7 +8,8 @@ with activity_s = tissue profile + disease shift (diseased samples) + individual
 in proportion, up to saturation, or only over a threshold; and in each tissue some respond to their programs the other
 way round. So a linear method recovers much of the structure, but not all of it. Counts are negative binomial
 around TPM x length x library size, with library sizes that differ between studies and samples. The hazard of death
-grows with the activity of one program and with the disease. The truth is written beside the data.
+grows with the activity of one program and with the disease. The truth is written beside the data, and so is what drugs
+and the loss of genes do to the samples (:mod:`dataprep.simulated_assays`).
 """
 
 from __future__ import annotations
@@ -31,11 +32,21 @@ from dataprep.genes.vocabulary import GeneVocabulary, default_vocabulary
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.ownership import mark_begun, require_own
 from dataprep.runtime.storage import Folder
+from dataprep.simulated_assays import Assays, draw_assays
 
 BUILD_FILE = "build.yaml"
 GENES_FILE = "vocabulary.csv.gz"
 TRUTH_GENES_FILE = "truth_genes.parquet"
 TRUTH_SAMPLES_FILE = "truth_samples.parquet"
+DRUG_RESPONSE_FILE = "drug_response.csv"
+DRUG_SMILES_FILE = "drug_smiles.csv"
+GENE_EFFECT_FILE = "gene_effect.csv"
+CORE_GENES_FILE = "core_genes.txt"
+NONESSENTIAL_GENES_FILE = "nonessential_genes.txt"
+_TABLES = (
+    *(GENES_FILE, TRUTH_GENES_FILE, TRUTH_SAMPLES_FILE),
+    *(DRUG_RESPONSE_FILE, DRUG_SMILES_FILE, GENE_EFFECT_FILE, CORE_GENES_FILE, NONESSENTIAL_GENES_FILE),
+)
 _BEGUN_FILE = "unfinished_simulation.txt"
 
 _TISSUES = ("blood", "brain", "breast", "colon", "heart", "kidney", "liver", "lung", "muscle", "skin", "testis")
@@ -104,13 +115,14 @@ def simulate(settings: SimulateSettings) -> dict[str, Any]:
         raise UserError(f"{folder.uri} holds a cohort already", exit_code=2)
     vocabulary = _genes(settings)
     studies = [_study_name(number) for number in range(settings.studies)]
-    require_own(folder, _BEGUN_FILE, (GENES_FILE, TRUTH_GENES_FILE, TRUTH_SAMPLES_FILE, *studies), "a simulation")
+    require_own(folder, _BEGUN_FILE, (*_TABLES, *studies), "a simulation")
     mark_begun(folder, _BEGUN_FILE, "a simulation")
     truth = draw_truth(settings, vocabulary)
-    samples = []
+    samples, activities = [], []
     for study in draw_studies(settings, vocabulary, truth):
         _write_study(folder, study, vocabulary, measured=_measured(settings, study.name, vocabulary))
         samples.append(_with_programs(study.labels, study.activities))
+        activities.append(study.activities)
     folder.write_bytes(TRUTH_SAMPLES_FILE, table_bytes(pa.Table.from_pandas(pd.concat(samples), preserve_index=False)))
     genes = (
         vocabulary.to_arrow()
@@ -125,6 +137,9 @@ def simulate(settings: SimulateSettings) -> dict[str, Any]:
     )
     genes = _with_programs(genes, truth.loading.T)
     folder.write_bytes(TRUTH_GENES_FILE, table_bytes(pa.Table.from_pandas(genes, preserve_index=False)))
+    names = [sample for study in samples for sample in study["sample"]]
+    ids = vocabulary.ensembl_ids
+    _write_assays(folder, draw_assays(names, np.concatenate(activities), ids, truth.base, truth.loading, settings.seed))
     folder.write_bytes(GENES_FILE, _compressed(_delimited(vocabulary.to_arrow(), ",")))
     # the last, so that a folder with it is whole
     folder.write_text(BUILD_FILE, yaml.safe_dump(_build_settings(settings, folder, vocabulary), sort_keys=False))
@@ -226,6 +241,14 @@ def _write_study(folder: Folder, study: Study, vocabulary: GeneVocabulary, measu
     folder.write_bytes(f"{study.name}/expression.tsv.gz", _compressed(_delimited(table, "\t")))
     labels = pa.Table.from_pandas(study.labels, preserve_index=False)
     folder.write_bytes(f"{study.name}/samples.tsv", _delimited(labels, "\t"))
+
+
+def _write_assays(folder: Folder, assays: Assays) -> None:
+    folder.write_text(DRUG_RESPONSE_FILE, assays.response.to_csv(lineterminator="\n"))
+    folder.write_text(DRUG_SMILES_FILE, assays.smiles.to_csv(index=False, lineterminator="\n"))
+    folder.write_text(GENE_EFFECT_FILE, assays.effect.to_csv(index_label="cell_line", lineterminator="\n"))
+    for name, genes in ((CORE_GENES_FILE, assays.core), (NONESSENTIAL_GENES_FILE, assays.nonessential)):
+        folder.write_text(name, "".join(f"{gene}\n" for gene in genes))
 
 
 def _build_settings(settings: SimulateSettings, folder: Folder, vocabulary: GeneVocabulary) -> dict[str, Any]:

@@ -49,11 +49,11 @@ class ErrorSums:
         n, _, _, yy, pp, yp = np.moveaxis(self.values, -1, 0)
         return _divided(np.maximum(yy + pp - 2 * yp, 0.0), n)
 
-    def pearson(self) -> np.ndarray:
-        """Pearson's r; NaN where truth or prediction is constant or fewer than MINIMUM_ENTRIES were counted."""
+    def pearson(self, minimum_entries: int = MINIMUM_ENTRIES) -> np.ndarray:
+        """Pearson's r; NaN where truth or prediction is constant or fewer than ``minimum_entries`` were counted."""
         n, y, p, yy, pp, yp = np.moveaxis(self.values, -1, 0)
         variance_y, variance_p = yy - _divided(y * y, n), pp - _divided(p * p, n)
-        defined = (n >= MINIMUM_ENTRIES) & (variance_y > _CONSTANT_SHARE * yy) & (variance_p > _CONSTANT_SHARE * pp)
+        defined = (n >= minimum_entries) & (variance_y > _CONSTANT_SHARE * yy) & (variance_p > _CONSTANT_SHARE * pp)
         scale = np.sqrt(np.where(defined, variance_y * variance_p, np.nan))
         return np.clip((yp - _divided(y * p, n)) / scale, -1.0, 1.0)
 
