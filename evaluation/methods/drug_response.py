@@ -15,7 +15,7 @@ from evaluation.inference.cell_line_tables import Pairs
 from evaluation.methods.drug_vectors import DrugVectors
 from evaluation.methods.network import network_predictions
 from evaluation.methods.reduction import reduced
-from evaluation.methods.ridge import means_of_targets, ridge_per_target
+from evaluation.methods.ridge import means_of_targets, means_to_add_to, ridge_per_target
 from evaluation.search.nested import Choice, FitPredict
 
 Split = Literal["cell_line", "drug", "both", "pair"]
@@ -62,9 +62,12 @@ class ResponseHeads:
         return by_drug[self.pairs.target[test], self.pairs.line[test]]
 
     def network(self, choice: Choice, train: np.ndarray, test: np.ndarray) -> np.ndarray:
-        """A network on the features of the line joined with the vector of the drug, added to the drug's mean."""
+        """A network on the features of the line joined with the vector of the drug, added to the drug's mean.
+
+        Where drugs are new, it is added to the mean of all, so that it learns what makes a drug strong.
+        """
         lines, vectors = _of_unit_variance(self._components(choice, train)), self._drug_vectors(train)
-        offset = means_of_targets(self._matrix(train))
+        offset = means_to_add_to(self._matrix(train), self.unseen_drugs)
 
         def features(rows: np.ndarray) -> np.ndarray:
             return np.concatenate([lines[self.pairs.line[rows]], vectors[self.pairs.target[rows]]], axis=1)

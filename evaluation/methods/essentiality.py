@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from evaluation.inference.cell_line_tables import Pairs, ProfilesOfLines
 from evaluation.methods.network import network_predictions
 from evaluation.methods.reduction import reduced
-from evaluation.methods.ridge import means_of_targets, ridge_per_target, ridge_with_own_features
+from evaluation.methods.ridge import means_to_add_to, ridge_per_target, ridge_with_own_features
 from evaluation.search.nested import Choice, FitPredict
 
 # Genes that choose the penalty of all.
@@ -83,12 +83,12 @@ class GeneHeads:
         return predicted[self.pairs.line[test], self.pairs.target[test]]
 
     def network(self, choice: Choice, train: np.ndarray, test: np.ndarray) -> np.ndarray:
-        """One network for all genes, added to the gene's mean effect.
+        """One network for all genes, added to the gene's mean effect where genes are seen, else to the mean of all.
 
         It gets the mean of a gene's features over the lines fitted on, which says what gene it is, and what the line
         adds to it, each reduced to components: taken together, differences between genes would leave none for lines.
         """
-        offset = means_of_targets(self._matrix(train))
+        offset = means_to_add_to(self._matrix(train), self.unseen_genes)
         rng = np.random.default_rng(self.seed)
         fitted = np.sort(rng.choice(train, min(len(train), self.most_pairs), replace=False))
         inputs = _Inputs.fitted(self, np.unique(self.pairs.line[train]), fitted, choice["components"])

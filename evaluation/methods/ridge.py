@@ -112,6 +112,13 @@ def means_of_targets(values_nT: np.ndarray) -> np.ndarray:
     return np.divide(sums, counts, out=np.full(len(counts), everything), where=counts > 0)
 
 
+def means_to_add_to(values_nT: np.ndarray, unseen_targets: bool) -> np.ndarray:
+    """What a head of all targets predicts the rest of, float64 [T]: their means, or one mean where targets are new."""
+    if unseen_targets:
+        return np.full(values_nT.shape[1], np.nanmean(values_nT))
+    return means_of_targets(values_nT)
+
+
 def best_penalty(spectra: Iterable[_Spectrum], penalties: Sequence[float]) -> float:
     """The penalty with the smallest error of left-out profiles, over all targets."""
     errors = np.zeros(len(penalties))

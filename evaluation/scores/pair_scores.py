@@ -2,9 +2,9 @@
 
 The published score is Pearson's r over cell lines, target by target, and the mean of that. Out-of-fold predictions of
 several folds cannot be pooled for it: each fold predicts around the mean of its own training lines, which is low where
-the held-out values are high, so that a mean that knows nothing looks worse than chance (with one line left out, r = -1),
-and what is fitted to noise does, too. Given what was fitted, the r within one test fold is 0 by chance; it is therefore
-taken fold by fold, and averaged over the folds of a target by their numbers of lines.
+the held-out values are high, so that a mean that knows nothing looks worse than chance (with one line left out, r is
+-1), and so does what is fitted to noise. Within one test fold, chance is 0 whatever was fitted; r is therefore taken
+fold by fold, and averaged over the folds of a target by their numbers of lines.
 """
 
 from __future__ import annotations

@@ -58,7 +58,9 @@ class DrugResponseSettings(Settings):
     hidden: int = Field(128, ge=2, description="width of the network's first layer; the second is half of it")
     epochs: int = Field(30, ge=1, description="of the network")
     decay: float = Field(0.01, ge=0, description="L2 penalty of the network")
-    resamples: int = Field(1000, ge=100, description="bootstrap resamples for the confidence intervals")
+    resamples: int = Field(
+        1000, ge=100, description="cell lines (or drugs) left out in turn for the intervals, at most"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> DrugResponseSettings:
@@ -129,7 +131,6 @@ class DrugResponse(Task[DrugResponseSettings]):
         scores = PairScores(
             pairs.target if by_drug else pairs.line, pairs.target, fold_numbers(self._folds), pairs.value, "drug"
         )
-        self._facts["resampled"] = "drugs" if by_drug else "cell lines"
         return compare_methods(
             {name: scores.statistics(values) for name, values in predicted.items()},
             pair_metrics("drug"),
@@ -137,6 +138,7 @@ class DrugResponse(Task[DrugResponseSettings]):
             baselines,
             self.settings.resamples,
             self.context.settings.seed,
+            "drugs" if by_drug else "cell lines",
         )
 
     @property

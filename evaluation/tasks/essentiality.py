@@ -53,7 +53,9 @@ class EssentialitySettings(Settings):
     max_pairs: int = Field(
         100_000, ge=100, description="pairs of a gene and a line that a network is fitted on, at most"
     )
-    resamples: int = Field(1000, ge=100, description="bootstrap resamples for the confidence intervals")
+    resamples: int = Field(
+        1000, ge=100, description="cell lines (or genes) left out in turn for the intervals, at most"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> EssentialitySettings:
@@ -196,16 +198,14 @@ class Essentiality(Task[EssentialitySettings]):
         """With intervals over cell lines, or over genes where those are what is new."""
         table, by_gene = self._table, self.settings.split == "gene"
         pairs = table.pairs
-        unit = pairs.target if by_gene else pairs.line
-        scores = PairScores(unit, pairs.target, fold_numbers(self._folds), pairs.value, "gene")
+        number = pairs.target if by_gene else pairs.line
+        scores = PairScores(number, pairs.target, fold_numbers(self._folds), pairs.value, "gene")
         statistics = {name: scores.statistics(values) for name, values in predicted.items()}
         metrics = list(pair_metrics("gene"))
         if self._core is not None:
             metrics.append(AUROC)
             for name, values in predicted.items():
                 statistics[name][AUROC.name] = auroc_of_core_genes(pairs, values, self._core, by_gene)
-        self._facts["resampled"] = "genes" if by_gene else "cell lines"
         names = np.array(table.targets if by_gene else table.lines)
-        return compare_methods(
-            statistics, metrics, names, baselines, self.settings.resamples, self.context.settings.seed
-        )
+        seed, unit = self.context.settings.seed, "genes" if by_gene else "cell lines"
+        return compare_methods(statistics, metrics, names, baselines, self.settings.resamples, seed, unit)

@@ -64,7 +64,7 @@ def test_profiles_of_a_line_are_averaged_and_a_missing_value_leaves_its_profile_
 def test_lines_that_no_profile_names_are_refused_with_examples_of_both():
     with pytest.raises(UserError, match=r"none of the table's 1 cell lines \(A549\).*\(s1, s2, s3\): --x names"):
         profiles_of_lines(SAMPLES, "c", "sample_id", ["A549"], "--x")
-    with pytest.raises(UserError, match="c has no column 'line' .--x.; it has sample_id, row_id, depmap"):
+    with pytest.raises(UserError, match=r"c has no column 'line' \(--x\); it has sample_id, row_id, depmap"):
         profiles_of_lines(SAMPLES, "c", "line", ["A549"], "--x")
 
 

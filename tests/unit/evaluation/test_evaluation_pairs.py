@@ -79,7 +79,7 @@ def test_a_mean_of_each_target_has_no_correlation_per_target_whatever_the_folds(
         predicted = np.empty(len(truth))
         for number in np.unique(fold):
             for target in range(10):
-                own = TARGETS == target
+                own = target == TARGETS
                 predicted[own & (fold == number)] = truth[own & (fold != number)].mean()
         statistics = scores.statistics(predicted)
         assert np.isnan(statistics["mean_pearson_per_drug"](np.arange(24)))
@@ -90,7 +90,7 @@ def test_correlations_are_within_targets_and_folds_and_follow_resampled_lines():
     scores, truth = scores_of(np.zeros(len(LINES), int))
     predicted = truth + RNG.normal(size=len(truth))
     lines = RNG.integers(0, 24, 24)
-    rows = np.concatenate([np.flatnonzero(LINES == line) for line in lines])
+    rows = np.concatenate([np.flatnonzero(line == LINES) for line in lines])
     by_target = [
         np.corrcoef(truth[rows][own], predicted[rows][own])[0, 1]
         for own in (TARGETS[rows] == target for target in range(10))
