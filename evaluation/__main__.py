@@ -7,7 +7,7 @@ from typing import Any
 
 from dataprep.runtime.command_line import Command, main
 from dataprep.runtime.terminal import quiet_libraries
-from evaluation.config import EmbedSettings, RunSettings, ScalingFitSettings
+from evaluation.config import EmbedSettings, ReportSettings, RunSettings, ScalingFitSettings
 from evaluation.tasks.registry import run_settings
 
 
@@ -24,6 +24,13 @@ def _run(settings: RunSettings) -> dict[str, Any]:
     return run(settings)
 
 
+def _report(settings: ReportSettings) -> dict[str, Any]:
+    # the same holds of jinja2, matplotlib and torch
+    from evaluation.report.command import report
+
+    return report(settings)
+
+
 def _scaling_fit(settings: ScalingFitSettings) -> dict[str, Any]:
     # matplotlib and scipy take a second to import
     from evaluation.scaling.fit import fit
@@ -34,6 +41,7 @@ def _scaling_fit(settings: ScalingFitSettings) -> dict[str, Any]:
 COMMANDS = {
     "embed": Command(EmbedSettings, _embed, "embed profiles of a corpus or an .h5ad file"),
     "run": Command(RunSettings, _run, "score a model on downstream tasks, beside simple methods", run_settings),
+    "report": Command(ReportSettings, _report, "write one page about runs and evaluations, for a person to read"),
     "scaling fit": Command(ScalingFitSettings, _scaling_fit, "fit scaling laws to the losses of trained models"),
 }
 

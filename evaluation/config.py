@@ -147,3 +147,35 @@ class ScalingFitSettings(CommandSettings):
         if "flops_per_parameter_and_profile" in self.model_fields_set and self.budget_flops is None:
             raise ValueError("flops_per_parameter_and_profile would have no effect without budget_flops")
         return self
+
+
+class ReportSettings(CommandSettings):
+    """Write one page about models, for a person to read: any of runs, evaluations, scaling laws and embeddings."""
+
+    output: str = Field(description=".html file to write, local or s3://; a report is replaced, nothing else is")
+    run: list[str] = Field([], description="folders of pretraining runs, STORAGE/NAME, with commas")
+    results: list[str] = Field([], description=".json files that evaluation run wrote, with commas")
+    scaling: str | None = Field(None, description=".json file that evaluation scaling fit wrote")
+    experiment: list[str] = Field([], description="MLflow experiments, with commas, whose newest runs to report")
+    newest: int = Field(5, ge=1, le=100, description="runs of each experiment")
+    embeddings: str | None = Field(None, description=".parquet file that evaluation embed wrote, to draw as a map")
+    corpus: str | None = Field(
+        None, description="corpus of the embedded profiles; default: that of the evaluation or run"
+    )
+    label: str | None = Field(None, description="label to colour the map by; default: the one that most profiles have")
+    seed: int = Field(0, ge=0, lt=2**31, description="of the profiles that are drawn where there are many")
+    title: str = Field("Model report", min_length=1, description="title of the page")
+
+    @model_validator(mode="after")
+    def _check(self) -> ReportSettings:
+        if not self.output.endswith((".html", ".htm")):
+            raise ValueError(f"output {self.output!r} must end in .html")
+        if not (self.run or self.results or self.scaling or self.experiment or self.embeddings):
+            raise ValueError(
+                "there is nothing to report: give --run, --results, --scaling, --experiment or --embeddings"
+            )
+        if self.embeddings is None:
+            refuse_without_effect(self, ("corpus", "label", "seed"), "without embeddings")
+        if not self.experiment:
+            refuse_without_effect(self, ("newest",), "without an experiment")
+        return self

@@ -38,8 +38,15 @@ python -m cluster submit --name "$run" -- python -m pretrain run \
 
 step "scores on studies that it has not seen, beside simple methods"
 python -m evaluation run --model "$demo/runs/$run/export" --corpus $demo/corpus \
-    --label tissue --imputation.resamples 200 --classification.folds 5 --classification.trees 100
+    --output "$demo/runs/$run/results.json" --label tissue --imputation.resamples 200 --classification.folds 5 --classification.trees 100
+
+step "a report of all of it"
+report=$PWD/demo-report.html
+python -m evaluation embed --model "$demo/runs/$run/export" --input $demo/corpus --output $demo/embeddings.parquet
+python -m evaluation report --output "$report" --title "Demo: run $run" --run "$demo/runs/$run" \
+    --results "$demo/runs/$run/results.json" --embeddings $demo/embeddings.parquet --label tissue
 
 step "done"
 echo "runs and artifacts: $MLFLOW_TRACKING_URI; user and password: MLFLOW_TRACKING_* in .local/env"
 echo "make down ends the services; make demo again uses them as they are"
+echo "read the report in a browser: $report"

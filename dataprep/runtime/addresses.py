@@ -16,6 +16,7 @@ OBJECT_STORE = "s3://"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|(s3|file):", re.IGNORECASE)
 # s3fs cuts a key here
 _VERSION_MARK = "?versionId="
+_CREDENTIALS = re.compile(r"(?<=//)[^/\s<>]*@")
 
 
 def plain_address(address: str) -> str:
@@ -55,6 +56,11 @@ def plain_name(name: str) -> str:
     if not parts or name.startswith("/") or ".." in parts or "\0" in name or _VERSION_MARK in name:
         raise UserError(f"{name!r} is not a name below the folder", exit_code=2)
     return "/".join(parts)
+
+
+def without_credentials(text: str) -> str:
+    """An address, or a message with addresses, as it may be shown: without user and password before the host."""
+    return _CREDENTIALS.sub("", text)
 
 
 def _plain_path(path: str) -> str:

@@ -21,7 +21,7 @@ from evaluation.scaling.laws import LogLogLine, PowerLaw, fit_line, fit_power_la
 from evaluation.scaling.plot import draw, write
 from evaluation.scaling.points import Points, read_points
 from evaluation.scores.intervals import Interval
-from evaluation.scores.mlflow_results import send_run
+from evaluation.scores.mlflow_results import SCALING_FILE, send_run
 from evaluation.scores.results import plain_interval
 
 
@@ -64,7 +64,7 @@ def fit(settings: ScalingFitSettings) -> dict[str, Any]:
         settings.resolved(),
         tags={"bulkformer.points": settings.points},
         metrics=_metrics(result),
-        texts={"scaling.json": text},
+        texts={SCALING_FILE: text},
         figures={"scaling.png": figure, "scaling.svg": figure},
     )
     if settings.output:
@@ -104,6 +104,7 @@ def _plain(
     """Plain data: numbers that are not defined are null."""
     result: dict[str, Any] = {
         "points": len(points),
+        "points_table": _points_table(points),
         "sizes": points.sizes,
         "amounts_of_profiles": points.amounts,
         "log_log": {
@@ -130,6 +131,15 @@ def _plain(
     if settings.budget_flops is not None:
         result["compute_optimal"] = _compute_optimal(law, settings)
     return result
+
+
+def _points_table(points: Points) -> list[dict[str, float | None]]:
+    """For pictures that others draw of the fit."""
+    profiles = [None] * len(points) if points.profiles is None else points.profiles.tolist()
+    return [
+        {"parameters": parameters, "profiles": amount, "loss": loss}
+        for parameters, amount, loss in zip(points.parameters.tolist(), profiles, points.loss.tolist(), strict=True)
+    ]
 
 
 def _compute_optimal(law: PowerLaw | None, settings: ScalingFitSettings) -> dict[str, Any]:

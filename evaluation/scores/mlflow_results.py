@@ -12,12 +12,15 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dataprep.runtime.addresses import without_credentials
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.terminal import log
 from evaluation.scores.results import TaskResult
-from pretrain.monitoring.mlflow_run import MLFLOW_DEFAULTS, find_or_create_experiment, flattened, without_credentials
+from pretrain.monitoring.mlflow_run import MLFLOW_DEFAULTS, find_or_create_experiment, flattened
 
-_RESULTS_FILE = "results.json"
+# Files of runs, by which a report knows what they are.
+RESULTS_FILE = "results.json"
+SCALING_FILE = "scaling.json"
 _LONGEST_PARAMETER = 500
 
 
@@ -30,7 +33,7 @@ def send_results(
     results_text: str,
 ) -> str | None:
     """Send the scores of tasks as :func:`send_run` does."""
-    return send_run(experiment, name, settings, tags, metric_values(results), {_RESULTS_FILE: results_text})
+    return send_run(experiment, name, settings, tags, metric_values(results), {RESULTS_FILE: results_text})
 
 
 def send_run(

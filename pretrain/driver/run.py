@@ -35,7 +35,6 @@ from pretrain.driver.leftovers import remove_groups_of_dead_runs
 from pretrain.driver.progress import ProgressDisplay, duration
 from pretrain.model.protein_embeddings import corpus_protein_embeddings
 from pretrain.monitoring.metrics_file import read_rows
-from pretrain.monitoring.mlflow_run import without_credentials
 from pretrain.prior.prior_file import corpus_prior
 from pretrain.training.code_identity import code_fingerprint
 from pretrain.training.entry import train_worker
@@ -150,8 +149,9 @@ def _introduce(settings: RunSettings, corpus: Corpus, steps: int) -> None:
         f"{settings.batch.micro_profiles} x {settings.batch.accumulation(workers.count)} accumulated x "
         f"{workers.count} {'GPU' if workers.gpu else 'CPU'} workers, ZeRO {settings.zero.stage}, {settings.precision}"
     )
-    tracking = os.environ.get("MLFLOW_TRACKING_URI")
-    log(f"MLflow: {without_credentials(tracking) if tracking else 'off (MLFLOW_TRACKING_URI is not set)'}")
+    # where it is on, the workers say where the run's own curves are as soon as the server has the run
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        log("MLflow: off (MLFLOW_TRACKING_URI is not set)")
 
 
 def _train(job: TrainingJob, steps: int) -> None:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dataprep.runtime.addresses import without_credentials
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder
 from pretrain.monitoring.metrics_file import Row
@@ -30,12 +30,21 @@ MLFLOW_DEFAULTS = {
 }
 
 # Of training rows and of validation rows, which have the same step as the training row before them.
-PROGRESS_METRICS = ("last_step", "last_validation_step")
+PROGRESS_METRICS = ("progress/last_step", "progress/last_validation_step")
+# MLflow's charts stand in groups by what is before the slash. metrics.jsonl has the names alone.
+_GROUPS = {
+    "train": ("loss", "lr", "grad_norm"),
+    "validation": ("validation_loss", "validation_pearson"),
+    "speed": (
+        "samples_per_second", "data_wait_fraction", "seconds_left", "gflops", "gemm_peak_share", "pause_seconds",
+        "slowest_rank", "slowest_ratio",
+    ),
+    "system": ("peak_memory_bytes",),
+}  # fmt: skip
+_OTHER_GROUP = "progress"
 # The run is found again by its uid. Runs of the first version have the address of their folder alone.
 UID_TAG = "bulkformer.uid"
 FOLDER_TAG = "bulkformer.run"
-
-_CREDENTIALS = re.compile(r"(?<=//)[^/\s]*@")
 
 
 class MlflowRun:
@@ -123,11 +132,11 @@ class MlflowRun:
         return None
 
     def address(self) -> str | None:
-        """Where a browser shows the run, once it has begun."""
+        """Where a browser shows the run's curves, once it has begun."""
         if self.run_id is None:
             return None
         server = without_credentials(os.environ["MLFLOW_TRACKING_URI"]).rstrip("/")
-        return f"{server}/#/experiments/{self._experiment_id}/runs/{self.run_id}"
+        return f"{server}/#/experiments/{self._experiment_id}/runs/{self.run_id}/model-metrics"
 
     def _begin(self) -> str:
         self._experiment_id = find_or_create_experiment(self._client, self._experiment)
@@ -172,6 +181,21 @@ class MlflowRun:
             self._client.log_batch(run_id, params=parameters[start : start + ROWS_PER_REQUEST])
 
 
+def chart_name(name: str) -> str:
+    """The name in MLflow of a metric of ``metrics.jsonl``: ``train/loss`` for ``loss``."""
+    group = next((group for group, names in _GROUPS.items() if name in names), _OTHER_GROUP)
+    return f"{group}/{name.removeprefix(f'{group}_')}"
+
+
+def row_name(chart: str) -> str | None:
+    """The name in ``metrics.jsonl`` of a metric in MLflow, also of one without a group, as earlier versions sent them.
+
+    None for what is not in ``metrics.jsonl``.
+    """
+    known = [name for names in _GROUPS.values() for name in names]
+    return next((name for name in known if chart in (name, chart_name(name))), None)
+
+
 def find_or_create_experiment(client: Any, name: str) -> str:
     """The id of an experiment. Raises UserError for one that was deleted, whose name MLflow keeps taken."""
     found = client.get_experiment_by_name(name)
@@ -191,11 +215,6 @@ def flattened(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def without_credentials(text: str) -> str:
-    """An address, or a message with addresses, as it may be shown: without user and password before the host."""
-    return _CREDENTIALS.sub("", text)
-
-
 def _progress_metric(row: Row) -> str:
     """The metric that says how far MLflow has got with rows of this kind, for a restart."""
     return PROGRESS_METRICS["validation_loss" in row]
@@ -209,7 +228,8 @@ def _metrics(rows: Sequence[Row]) -> list[Any]:
         moment = int(row.get("time", time.time()) * 1000)
         values = {key: value for key, value in row.items() if key not in ("step", "time", "row_ids")}
         values[_progress_metric(row)] = row["step"]
-        metrics += [Metric(key, float(value), moment, row["step"]) for key, value in values.items()]
+        charted = {key if key in PROGRESS_METRICS else chart_name(key): value for key, value in values.items()}
+        metrics += [Metric(key, float(value), moment, row["step"]) for key, value in charted.items()]
     return metrics
 
 

@@ -54,6 +54,7 @@ class RunRecord:
         for row in rows_before:
             self._last.update(row)
         self._complained: set[str] = set()
+        self._announced = False
         self._closing = threading.Event()
         self._store_thread = BackgroundThread(self._keep_storing, "metrics-file")
         self._send_thread = BackgroundThread(self._keep_sending, "mlflow")
@@ -124,7 +125,12 @@ class RunRecord:
 
     def _keep_sending(self) -> None:
         while self._mlflow is not None and not self._closing.wait(SEND_EVERY_SECONDS):
-            if self._send_waiting(self._mlflow) and (remark := self._mlflow.watch_system()):
+            if not self._send_waiting(self._mlflow):
+                continue
+            if not self._announced:
+                self._announced = True
+                self._log(f"MLflow: {self._mlflow.address()}")
+            if remark := self._mlflow.watch_system():
                 self._complain("system metrics", f"MLflow's watch over the machine {remark}")
 
     def _send_waiting(self, tracked: MlflowRun) -> bool:

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("cluster", "dataprep", "evaluation", "pretrain")
-DATA_SUFFIXES = (".yaml", ".csv.gz")
+DATA_SUFFIXES = (".yaml", ".csv.gz", ".css", ".j2")
 
 
 @pytest.fixture(scope="module")

@@ -82,7 +82,7 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(s3_server, ml
     experiment = client.get_experiment_by_name("pretrain")
     found = client.search_runs([experiment.experiment_id], "attributes.run_name = 'soak'")
     assert len(found) == 1
-    steps = [point.step for point in client.get_metric_history(found[0].info.run_id, "loss")]
+    steps = [point.step for point in client.get_metric_history(found[0].info.run_id, "train/loss")]
     assert sorted(steps) == list(range(1, STEPS + 1)), "each step once"
 
 

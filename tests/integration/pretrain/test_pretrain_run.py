@@ -229,7 +229,7 @@ def test_one_mlflow_run_with_parameters_metrics_and_the_export_also_after_a_rest
     tracked = found[0]
     assert tracked.info.status == "FINISHED"
     assert tracked.data.params["model.size"] == "tiny"
-    history = client.get_metric_history(tracked.info.run_id, "loss")
+    history = client.get_metric_history(tracked.info.run_id, "train/loss")
     assert [point.step for point in history] == list(range(1, 9)), "each step once"
     np.testing.assert_allclose([point.value for point in history], broken)
     artifacts = {item.path for item in client.list_artifacts(tracked.info.run_id, "export")}
@@ -272,7 +272,7 @@ def test_what_mlflow_missed_is_sent_later_each_step_once(s3_server, mlflow_serve
     client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name("untracked")
     [found] = client.search_runs([experiment.experiment_id])
-    history = client.get_metric_history(found.info.run_id, "loss")
+    history = client.get_metric_history(found.info.run_id, "train/loss")
     assert [point.step for point in history] == list(range(1, 51)), "each step once"
-    validated = client.get_metric_history(found.info.run_id, "validation_loss")
+    validated = client.get_metric_history(found.info.run_id, "validation/loss")
     assert [point.step for point in validated] == [10, 20, 30, 40, 50]

@@ -144,7 +144,7 @@ def test_an_error_that_nobody_expected_in_mlflow_is_said_once_and_tried_again(fo
     record = RunRecord(folder, from_step=0, mlflow_run=run, log=lines.append)
     record.add(row(1))
     record.close(export=None)
-    history = run._client.get_metric_history(run.run_id, "loss")
+    history = run._client.get_metric_history(run.run_id, "train/loss")
     assert [point.step for point in history] == [1]
     assert sum("training continues" in line for line in lines) == 1
 
@@ -156,7 +156,7 @@ def test_a_run_started_anew_under_an_old_name_is_another_mlflow_run(experiment):
     new = begun(experiment, "b2", corpus="BBBB")
     assert new.send([row(step) | {"loss": 1.0} for step in range(1, 121)]) is None
     assert new.run_id != old.run_id
-    history = new._client.get_metric_history(new.run_id, "loss")
+    history = new._client.get_metric_history(new.run_id, "train/loss")
     assert {point.value for point in history} == {1.0}
     assert [point.step for point in history] == list(range(1, 121))
     assert new._client.get_run(new.run_id).data.params["corpus"] == "BBBB"
