@@ -11,7 +11,7 @@ PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md",
 )
 CODE = ("benchmarks", "cluster", "dataprep", "docs", "evaluation", "examples", "pretrain", "tests")
 PATH = re.compile(rf"(?<![\w/.])(?:{'|'.join(CODE)})/[\w./-]*\w")
-DOTTED = re.compile(r"\b(?:cluster|dataprep|evaluation|pretrain)(?:\.\w+)+")
+DOTTED = re.compile(r"\b(?:cluster|dataprep|evaluation|pretrain)(?!\.md\b)(?:\.\w+)+")
 LINK = re.compile(r"\]\(([^)#\s]+)")
 
 
