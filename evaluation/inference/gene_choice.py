@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from dataprep.genes.identifiers import strip_version
 from dataprep.genes.vocabulary import GeneVocabulary
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder, split_file_address
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _FILE_ENDINGS = (".txt", ".csv", ".tsv", ".list")
 
@@ -35,6 +37,9 @@ def chosen_columns(choice: str, vocabulary: GeneVocabulary, option: str = "--gen
         raise UserError(f"{option} {choice}: no gene is named", exit_code=2)
     if len(set(found)) < len(found):
         raise UserError(f"{option}: {len(found) - len(set(found)):,} of {len(found):,} genes are named more than once")
+    # torch takes seconds to import; tasks, which name genes too, are imported for --help
+    import torch
+
     return torch.tensor(found, dtype=torch.int64)
 
 
