@@ -18,6 +18,7 @@ from dataprep.corpus import Corpus, iterate_rows
 from dataprep.runtime.terminal import log, tracked
 from evaluation.config import RunSettings
 from evaluation.inference.gene_embeddings import GenesOfProfiles, stored_gene_embeddings
+from evaluation.search.nested import FixedSettings, Search
 from pretrain.config import Pooling
 
 if TYPE_CHECKING:
@@ -34,10 +35,12 @@ MODEL = "BulkFormer"
 class TaskContext:
     """The corpus and the model of one evaluation, for its tasks.
 
-    ``settings``: those of the command, such as ``split`` (held-out profiles), ``label`` and ``seed``.
+    ``settings``: those of the command, such as ``split`` (held-out profiles), ``label`` and ``seed``. ``search``
+    chooses the settings of methods inside training folds.
     """
 
-    def __init__(self, corpus: Corpus, embedder: Embedder, settings: RunSettings) -> None:
+    def __init__(self, corpus: Corpus, embedder: Embedder, settings: RunSettings, search: Search | None = None) -> None:
+        self.search = search or FixedSettings()
         self.corpus = corpus
         self.settings = settings
         self._embedder = embedder
