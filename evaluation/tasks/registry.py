@@ -7,7 +7,7 @@ import pkgutil
 from collections.abc import Sequence
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field, create_model, model_validator
+from pydantic import Field, create_model, field_validator, model_validator
 
 import evaluation.tasks
 from dataprep.runtime.command_line import refuse_without_effect
@@ -18,6 +18,13 @@ from evaluation.tasks.task import SHARED_SETTINGS, Task
 T = TypeVar("T", bound=type[Task[Any]])
 
 _tasks: dict[str, type[Task[Any]]] = {}
+
+# Names of tasks that people may look for, and why there is none.
+_WITHDRAWN = dict.fromkeys(
+    ("perturbation", "compound_perturbation", "lincs"),
+    "the authors withdrew compound perturbation in 2025-12: LINCS measures 978 genes with beads (L1000) and infers the "
+    "others, which is not RNA-seq, and a model of bulk RNA-seq must not be scored on it",
+)
 
 
 def register_task(task: T) -> T:
@@ -52,10 +59,20 @@ def run_settings(arguments: Sequence[str]) -> type[RunSettings]:
     one: Any = Literal[tuple(sorted(known))]
     default = RunSettings.model_fields["tasks"]
     groups["tasks"] = (list[one], Field(default.default, min_length=1, description=default.description))
-    checks: dict[str, Any] = {"refuse_of_other_tasks": model_validator(mode="after")(_refuse_of_other_tasks)}
+    checks: dict[str, Any] = {
+        "refuse_withdrawn": field_validator("tasks", mode="before")(_refuse_withdrawn),
+        "refuse_of_other_tasks": model_validator(mode="after")(_refuse_of_other_tasks),
+    }
     return create_model(
         "RunSettings", __base__=RunSettings, __doc__=RunSettings.__doc__, __validators__=checks, **groups
     )
+
+
+def _refuse_withdrawn(names: object) -> object:
+    for name in names if isinstance(names, list) else []:
+        if name in _WITHDRAWN and name not in _tasks:
+            raise ValueError(f"there is no task {name!r}: {_WITHDRAWN[name]}")
+    return names
 
 
 def _refuse_of_other_tasks(settings: RunSettings) -> RunSettings:
