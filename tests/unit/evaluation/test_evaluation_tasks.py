@@ -200,9 +200,10 @@ def test_a_place_where_nothing_can_be_written_is_known_before_the_model_is_opene
         (("--tasks", "classification", "--split", "validation"), "--split would have no effect with --tasks class"),
         (("--split", "validation", "--imputation.tuning-profiles", "9"), "tuning_profiles would have no effect"),
         (("--label", "sex", "--classification.max-labels", "2"), "max_labels would have no effect where a label is"),
+        (("--tasks", "imputation,lincs"), "LINCS measures 978 genes with beads"),
     ],
 )
-def test_settings_of_tasks_that_are_not_run_are_refused(folder, capsys, arguments, complaint):
+def test_settings_of_tasks_that_are_not_run_and_a_withdrawn_task_are_refused(folder, capsys, arguments, complaint):
     given = ["run", "--model", str(folder / "model"), "--corpus", str(folder / "corpus"), *arguments]
     assert main("evaluation", "", COMMANDS, given) == 2
     assert complaint in capsys.readouterr().err.splitlines()[-1]
