@@ -14,9 +14,10 @@ import numpy as np
 from evaluation.inference.cell_line_tables import Pairs
 from evaluation.methods.drug_vectors import DrugVectors
 from evaluation.methods.network import network_predictions
+from evaluation.methods.pair_predictions import NETWORK_SETTINGS, Head
 from evaluation.methods.reduction import reduced
 from evaluation.methods.ridge import means_of_targets, means_to_add_to, ridge_per_target
-from evaluation.search.nested import Choice, FitPredict
+from evaluation.search.nested import Choice
 
 Split = Literal["cell_line", "drug", "both", "pair"]
 DRUG_MEAN, LINE_MEAN, ADDITIVE, MEAN = "drug mean", "cell-line mean", "drug mean + cell-line mean", "mean"
@@ -39,11 +40,9 @@ class ResponseHeads:
     unseen_drugs: bool
     seed: int
 
-    def by_name(self) -> Mapping[str, FitPredict]:
-        ridge: Mapping[str, FitPredict] = (
-            {"two-step ridge": self.two_step_ridge} if self.unseen_drugs else {"ridge per drug": self.ridge}
-        )
-        return {**ridge, "MLP": self.network}
+    def by_name(self) -> Mapping[str, Head]:
+        ridge = ("two-step ridge", self.two_step_ridge) if self.unseen_drugs else ("ridge per drug", self.ridge)
+        return {ridge[0]: Head(ridge[1], ("components",)), "MLP": Head(self.network, NETWORK_SETTINGS)}
 
     def ridge(self, choice: Choice, train: np.ndarray, test: np.ndarray) -> np.ndarray:
         """One ridge regression for each drug on the components of lines."""
@@ -108,7 +107,7 @@ def _of_unit_variance(components_LK: np.ndarray) -> np.ndarray:
     return components_LK * np.sqrt(components_LK.shape[1])
 
 
-def simple_methods(pairs: Pairs, split: Split) -> Mapping[str, FitPredict]:
+def simple_methods(pairs: Pairs, split: Split) -> Mapping[str, Head]:
     """Means of what the rows to fit on have seen of a pair: of an unseen line or drug nothing is known."""
     lines, drugs = int(pairs.line.max()) + 1, int(pairs.target.max()) + 1
 
@@ -130,9 +129,10 @@ def simple_methods(pairs: Pairs, split: Split) -> Mapping[str, FitPredict]:
             of_line = means_of_targets((values - of_drug).T)
         return of_drug[pairs.target[test]] + of_line[pairs.line[test]]
 
-    return {
+    of_split = {
         "cell_line": {DRUG_MEAN: drug_mean},
         "drug": {LINE_MEAN: line_mean},
         "both": {MEAN: mean},
         "pair": {DRUG_MEAN: drug_mean, LINE_MEAN: line_mean, ADDITIVE: additive},
-    }[split]
+    }
+    return {name: Head(method) for name, method in of_split[split].items()}

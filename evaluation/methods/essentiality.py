@@ -15,9 +15,10 @@ from sklearn.preprocessing import StandardScaler
 
 from evaluation.inference.cell_line_tables import Pairs, ProfilesOfLines
 from evaluation.methods.network import network_predictions
+from evaluation.methods.pair_predictions import NETWORK_SETTINGS, Head
 from evaluation.methods.reduction import reduced
 from evaluation.methods.ridge import means_to_add_to, ridge_per_target, ridge_with_own_features
-from evaluation.search.nested import Choice, FitPredict
+from evaluation.search.nested import Choice
 
 # Genes that choose the penalty of all.
 _GENES_FOR_PENALTY = 300
@@ -49,8 +50,8 @@ class LineHeads:
     genes: int
     seed: int
 
-    def by_name(self) -> Mapping[str, FitPredict]:
-        return {"ridge per gene": self.ridge}
+    def by_name(self) -> Mapping[str, Head]:
+        return {"ridge per gene": Head(self.ridge, ("components",))}
 
     def ridge(self, choice: Choice, train: np.ndarray, test: np.ndarray) -> np.ndarray:
         """One ridge regression for each gene on the components of lines."""
@@ -73,8 +74,9 @@ class GeneHeads:
     most_pairs: int
     seed: int
 
-    def by_name(self) -> Mapping[str, FitPredict]:
-        return ({} if self.unseen_genes else {"ridge per gene": self.ridge}) | {"MLP": self.network}
+    def by_name(self) -> Mapping[str, Head]:
+        ridge = {} if self.unseen_genes else {"ridge per gene": Head(self.ridge)}
+        return ridge | {"MLP": Head(self.network, NETWORK_SETTINGS)}
 
     def ridge(self, choice: Choice, train: np.ndarray, test: np.ndarray) -> np.ndarray:
         """One ridge regression for each gene on its own features, all with the same penalty."""

@@ -2,19 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from dataprep.runtime.command_line import Settings
 from dataprep.runtime.terminal import log
 from evaluation.scores.folds import Folds
-from evaluation.search.nested import FitPredict, Space, nested_predictions
+from evaluation.search.nested import FitPredict, Search
+
+# What a search tries beside the value of a task's setting.
+_TRIED: Mapping[str, Sequence[float]] = {
+    "components": (10, 20, 100),
+    "hidden": (32, 256),
+    "decay": (1.0, 10.0),
+    "epochs": (10, 100),
+}
+NETWORK_SETTINGS = tuple(_TRIED)
 
 
-def out_of_fold(methods: Mapping[str, tuple[FitPredict, Space]], folds: Folds) -> dict[str, np.ndarray]:
-    """Predictions of every pair, float64 [N], by methods that have not seen its fold."""
+@dataclass(frozen=True)
+class Head:
+    """A method, and the names of the task's settings that it looks at."""
+
+    fit_predict: FitPredict
+    looks_at: Sequence[str] = ()
+
+
+def out_of_fold(
+    search: Search, task: str, heads: Mapping[str, Head], folds: Folds, values: np.ndarray, settings: Settings
+) -> dict[str, np.ndarray]:
+    """Predictions of every pair, float64 [N], by methods that have not seen its fold; ``values`` [N] are the true ones.
+
+    A search chooses what has the smallest error.
+    """
     found = {}
-    for number, (name, (fit_predict, space)) in enumerate(methods.items()):
-        log(f"{name}: fitting {len(folds.parts)} folds, method {number + 1} of {len(methods)}")
-        found[name] = nested_predictions(folds, space, fit_predict).predictions
+    for number, (name, head) in enumerate(heads.items()):
+        log(f"{name}: fitting {len(folds.parts)} folds, method {number + 1} of {len(heads)}")
+        space = {
+            setting: list(dict.fromkeys((getattr(settings, setting), *_TRIED[setting]))) for setting in head.looks_at
+        }
+        outcome = search.predictions(
+            f"{task}: {name}",
+            folds,
+            space,
+            head.fit_predict,
+            lambda predicted, rows: -float(np.mean((predicted - values[rows]) ** 2)),
+        )
+        found[name] = outcome.predictions
     return found

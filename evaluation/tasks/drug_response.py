@@ -22,6 +22,7 @@ from evaluation.inference.cell_line_tables import (
     read_drug_response,
     read_lines_by_targets,
 )
+from evaluation.methods.pair_predictions import out_of_fold
 from evaluation.scores.comparison import Comparison, compare_methods
 from evaluation.scores.folds import Folds
 from evaluation.scores.pair_folds import fold_numbers, pair_folds
@@ -106,20 +107,20 @@ class DrugResponse(Task[DrugResponseSettings]):
     def score(self) -> Sequence[TaskResult]:
         # scikit-learn takes a second to import, and --help does without it
         from evaluation.methods.drug_response import ResponseHeads, simple_methods
-        from evaluation.methods.pair_predictions import out_of_fold
 
         settings, table, seed = self.settings, self._table, self.context.settings.seed
         log(f"predicting {len(table.pairs):,} responses: {len(table.lines):,} cell lines, {len(table.targets):,} drugs")
         simple = simple_methods(table.pairs, settings.split)
         heads = {
-            f"{source} -> {head}": fit_predict
+            f"{source} -> {name}": head
             for source, features in self._sources().items()
-            for head, fit_predict in ResponseHeads(table.pairs, features, self._drugs, self._unseen_drugs, seed)
+            for name, head in ResponseHeads(table.pairs, features, self._drugs, self._unseen_drugs, seed)
             .by_name()
             .items()
         }
-        space = {name: [getattr(settings, name)] for name in ("components", "hidden", "decay", "epochs")}
-        predicted = out_of_fold({name: (head, space) for name, head in (heads | dict(simple)).items()}, self._folds)
+        predicted = out_of_fold(
+            self.context.search, _NAME, heads | dict(simple), self._folds, table.pairs.value, settings
+        )
         baselines = [*simple, *(name for name in heads if name.startswith(f"{_RAW} -> "))]
         comparison = self._compared(predicted, baselines)
         return [TaskResult(_NAME, "", comparison.scores, self._facts | dict(comparison.facts), baselines=baselines)]

@@ -17,6 +17,7 @@ from dataprep.runtime.command_line import Settings, UserError
 from dataprep.runtime.terminal import log
 from evaluation.inference.cell_line_tables import CellLineTable, first_fields, profiles_of_lines, read_lines_by_targets
 from evaluation.inference.gene_embeddings import GenesOfProfiles
+from evaluation.methods.pair_predictions import Head, out_of_fold
 from evaluation.methods.ridge import means_of_targets
 from evaluation.scores.comparison import Comparison, compare_methods
 from evaluation.scores.core_genes import AUROC, auroc_of_core_genes
@@ -24,7 +25,7 @@ from evaluation.scores.folds import Folds
 from evaluation.scores.pair_folds import fold_numbers, pair_folds
 from evaluation.scores.pair_scores import PairScores, pair_metrics
 from evaluation.scores.results import TaskResult
-from evaluation.search.nested import Choice, FitPredict
+from evaluation.search.nested import Choice
 from evaluation.tasks.registry import register_task
 from evaluation.tasks.task import Needs, NotApplicableError, Task
 from pretrain.config import Pooling
@@ -88,14 +89,10 @@ class Essentiality(Task[EssentialitySettings]):
         return Needs(rows, {settings.pooling: rows}, GenesOfProfiles(rows, self._columns))
 
     def score(self) -> Sequence[TaskResult]:
-        # scikit-learn takes a second to import, and --help does without it
-        from evaluation.methods.pair_predictions import out_of_fold
-
         settings, table = self.settings, self._table
         log(f"predicting {len(table.pairs):,} effects: {len(table.targets):,} genes in {len(table.lines):,} cell lines")
         simple, heads = self._simple(), self._heads()
-        space = {name: [getattr(settings, name)] for name in ("components", "hidden", "decay", "epochs")}
-        predicted = out_of_fold({name: (head, space) for name, head in (heads | simple).items()}, self._folds)
+        predicted = out_of_fold(self.context.search, _NAME, heads | simple, self._folds, table.pairs.value, settings)
         baselines = [*simple, *(name for name in heads if name.startswith((_RAW, _OWN)))]
         comparison = self._compared(predicted, baselines)
         return [TaskResult(_NAME, "", comparison.scores, self._facts | dict(comparison.facts), baselines=baselines)]
@@ -160,8 +157,9 @@ class Essentiality(Task[EssentialitySettings]):
         self._facts |= {"split": split, "folds": folds.described}
         return folds
 
-    def _simple(self) -> dict[str, FitPredict]:
+    def _simple(self) -> dict[str, Head]:
         """The mean effect of a gene; of a gene that no fold has seen, that of the cell line."""
+
         pairs, shape = self._table.pairs, (len(self._table.lines), len(self._table.targets))
 
         def gene_mean(_: Choice, train: np.ndarray, test: np.ndarray) -> np.ndarray:
@@ -170,28 +168,28 @@ class Essentiality(Task[EssentialitySettings]):
         def line_mean(_: Choice, train: np.ndarray, test: np.ndarray) -> np.ndarray:
             return means_of_targets(pairs.matrix(train, *shape).T)[pairs.line[test]]
 
-        return {_LINE_MEAN: line_mean} if self.settings.split == "gene" else {_GENE_MEAN: gene_mean}
+        return {_LINE_MEAN: Head(line_mean)} if self.settings.split == "gene" else {_GENE_MEAN: Head(gene_mean)}
 
-    def _heads(self) -> dict[str, FitPredict]:
+    def _heads(self) -> dict[str, Head]:
         # scikit-learn takes a second to import, and --help does without it
         from evaluation.methods.essentiality import GeneHeads, LineHeads, OfGenes
 
         context, profiles, settings, pairs = self.context, self._profiles, self.settings, self._table.pairs
         seed, unseen = context.settings.seed, settings.split == "gene"
         expression = context.expression(profiles.row_ids)
-        heads: dict[str, FitPredict] = {}
+        heads: dict[str, Head] = {}
         of_genes = {
             **context.gene_embeddings(profiles.row_ids, self._columns),
             _OWN: expression.T[self._columns, :, None],
         }
         for source, values in of_genes.items():
-            head = GeneHeads(pairs, OfGenes(values, profiles), unseen, settings.max_pairs, seed)
-            heads |= {f"{source} -> {name}": fit_predict for name, fit_predict in head.by_name().items()}
+            of_source = GeneHeads(pairs, OfGenes(values, profiles), unseen, settings.max_pairs, seed)
+            heads |= {f"{source} -> {name}": head for name, head in of_source.by_name().items()}
         # features of lines alone say nothing about a gene that was never seen
         of_lines = {} if unseen else context.embeddings(profiles.row_ids, settings.pooling) | {_RAW: expression}
         for source, values in of_lines.items():
             lines = LineHeads(pairs, profiles.mean(values), len(self._columns), seed)
-            heads |= {f"{source} -> {name}": fit_predict for name, fit_predict in lines.by_name().items()}
+            heads |= {f"{source} -> {name}": head for name, head in lines.by_name().items()}
         return heads
 
     def _compared(self, predicted: Mapping[str, np.ndarray], baselines: Sequence[str]) -> Comparison:

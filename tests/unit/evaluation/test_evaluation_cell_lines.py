@@ -21,6 +21,7 @@ from dataprep.runtime.command_line import UserError, main
 from dataprep.simulate import draw_studies, draw_truth
 from dataprep.simulated_assays import draw_assays
 from evaluation.__main__ import COMMANDS
+from evaluation.search.nested import FixedSettings
 from evaluation.tasks.drug_response import DrugResponse, DrugResponseSettings
 from evaluation.tasks.essentiality import Essentiality, EssentialitySettings
 
@@ -38,6 +39,7 @@ class Context:
     def __init__(self, vocabulary, expression, lines):
         self.expression_of = expression
         self.settings = SimpleNamespace(seed=0)
+        self.search = FixedSettings()
         self.corpus = SimpleNamespace(vocabulary=vocabulary, folder=SimpleNamespace(uri="made"))
         self.samples = pa.table({"sample_id": lines, "row_id": pa.array(range(len(lines)), pa.int64())})
         projection = np.random.default_rng(5).normal(size=(expression.shape[1], 30)) / np.sqrt(expression.shape[1])
