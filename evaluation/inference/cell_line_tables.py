@@ -90,6 +90,22 @@ def read_lines_by_targets(address: str) -> CellLineTable:
     return _table(read_numbers(address))
 
 
+def features_for(table: CellLineTable, where: str, address: str) -> CellLineTable:
+    """Features of those lines of the table ``where`` that the file ``address`` (cell lines x features) has.
+
+    Raises UserError where it has none of them.
+    """
+    features = read_lines_by_targets(address)
+    lines = sorted(set(table.lines) & set(features.lines))
+    if not lines:
+        raise UserError(
+            f"{address} has none of the {len(table.lines):,} cell lines of {where} ({_some(table.lines)}): its first "
+            f"column has {_some(features.lines)}"
+        )
+    log(f"{len(lines):,} of {len(table.lines):,} cell lines of the table have features in {address}")
+    return features.part(lines, np.arange(len(features.targets)))
+
+
 def read_numbers(address: str) -> pd.DataFrame:
     """A delimited table of numbers with names in its first column; empty cells and NA are NaN.
 

@@ -18,9 +18,9 @@ from dataprep.sources.sample_metadata import read_metadata
 from evaluation.inference.cell_line_tables import (
     CellLineTable,
     ProfilesOfLines,
+    features_for,
     profiles_of_lines,
     read_drug_response,
-    read_lines_by_targets,
 )
 from evaluation.methods.pair_predictions import out_of_fold
 from evaluation.scores.comparison import Comparison, compare_methods
@@ -88,16 +88,11 @@ class DrugResponse(Task[DrugResponseSettings]):
         self._facts: dict[str, object] = {}
         self._profiles: ProfilesOfLines | None = None
         if settings.features is not None:
-            self._features = read_lines_by_targets(settings.features)
-            lines = sorted(set(table.lines) & set(self._features.lines))
-            if not lines:
-                raise UserError(
-                    f"{settings.features} has none of the cell lines of {settings.table}: {self._features.lines[0]!r} "
-                    f"and others, not {table.lines[0]!r}"
-                )
+            self._features = features_for(table, settings.table, settings.features)
+            lines = self._features.lines
         else:
             self._profiles = self._with_profiles(table)
-            lines = list(self._profiles.lines)
+            lines = self._profiles.lines
         self._table, self._drugs = self._usable(table.part(lines, np.full(len(table.targets), True)))
         self._folds = self._split()
         if self._profiles is None:

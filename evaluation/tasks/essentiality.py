@@ -13,9 +13,15 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from dataprep.genes.identifiers import map_genes
-from dataprep.runtime.command_line import Settings, UserError
+from dataprep.runtime.command_line import Settings, UserError, refuse_without_effect
 from dataprep.runtime.terminal import log
-from evaluation.inference.cell_line_tables import CellLineTable, first_fields, profiles_of_lines, read_lines_by_targets
+from evaluation.inference.cell_line_tables import (
+    CellLineTable,
+    features_for,
+    first_fields,
+    profiles_of_lines,
+    read_lines_by_targets,
+)
 from evaluation.inference.gene_embeddings import GenesOfProfiles
 from evaluation.methods.pair_predictions import Head, out_of_fold
 from evaluation.methods.ridge import means_of_targets
@@ -30,7 +36,7 @@ from evaluation.tasks.registry import register_task
 from evaluation.tasks.task import Needs, NotApplicableError, Task
 from pretrain.config import Pooling
 
-_RAW, _OWN = "raw expression", "own expression"
+_RAW, _OWN, _TABLE = "raw expression", "own expression", "table features"
 _GENE_MEAN, _LINE_MEAN = "gene mean", "cell-line mean"
 _NAME = "essentiality"
 
@@ -40,6 +46,9 @@ class EssentialitySettings(Settings):
 
     table: str | None = Field(None, description="file of gene effects, cell lines x genes; needed")
     cell_line_column: str = Field("sample_id", description="column of samples.parquet with the table's cell lines")
+    features: str | None = Field(
+        None, description="file of other features, cell lines x features, in place of profiles and embeddings"
+    )
     core: str | None = Field(None, description="file of genes known to be essential, one a line, for their AUROC")
     nonessential: str | None = Field(None, description="file of genes known not to be essential, one a line")
     split: Literal["cell_line", "gene"] = Field("cell_line", description="what is new in a test fold")
@@ -62,6 +71,11 @@ class EssentialitySettings(Settings):
     def _check(self) -> EssentialitySettings:
         if (self.core is None) != (self.nonessential is None):
             raise ValueError("the AUROC of essential genes takes both core and nonessential")
+        if self.features is not None:
+            of_profiles = ("cell_line_column", "pooling", "hidden", "epochs", "decay", "max_pairs")
+            refuse_without_effect(self, of_profiles, "with features of a table, which has none of single genes")
+            if self.split == "gene":
+                raise ValueError("split gene takes embeddings of genes, which features of cell lines are not")
         return self
 
 
@@ -79,12 +93,15 @@ class Essentiality(Task[EssentialitySettings]):
             raise NotApplicableError(f"no --{_NAME}.table of measured gene effects")
         self._facts: dict[str, object] = {}
         table = read_lines_by_targets(settings.table)
+        self._features: CellLineTable | None = None
+        if settings.features is not None:
+            self._features = features_for(table, settings.table, settings.features)
+            self._choose(table, self._features.lines)
+            return Needs()
         column, where = settings.cell_line_column, context.corpus.folder.uri
         profiles = profiles_of_lines(context.samples, where, column, table.lines, f"--{_NAME}.cell_line_column")
-        self._table, self._columns = self._usable(table.part(profiles.lines, np.arange(len(table.targets))))
+        self._choose(table, profiles.lines)
         self._profiles = profiles.of(self._table.lines)
-        self._core = self._essential_or_not()
-        self._folds = self._split()
         rows = self._profiles.row_ids
         return Needs(rows, {settings.pooling: rows}, GenesOfProfiles(rows, self._columns))
 
@@ -96,6 +113,12 @@ class Essentiality(Task[EssentialitySettings]):
         baselines = [*simple, *(name for name in heads if name.startswith((_RAW, _OWN)))]
         comparison = self._compared(predicted, baselines)
         return [TaskResult(_NAME, "", comparison.scores, self._facts | dict(comparison.facts), baselines=baselines)]
+
+    def _choose(self, table: CellLineTable, lines: Sequence[str]) -> None:
+        """What is scored, of lines that have features."""
+        self._table, self._columns = self._usable(table.part(lines, np.arange(len(table.targets))))
+        self._core = self._essential_or_not()
+        self._folds = self._split()
 
     def _usable(self, table: CellLineTable) -> tuple[CellLineTable, np.ndarray]:
         """The genes to score that are in the vocabulary, and their columns of it; others are counted."""
@@ -159,7 +182,6 @@ class Essentiality(Task[EssentialitySettings]):
 
     def _simple(self) -> dict[str, Head]:
         """The mean effect of a gene; of a gene that no fold has seen, that of the cell line."""
-
         pairs, shape = self._table.pairs, (len(self._table.lines), len(self._table.targets))
 
         def gene_mean(_: Choice, train: np.ndarray, test: np.ndarray) -> np.ndarray:
@@ -171,12 +193,24 @@ class Essentiality(Task[EssentialitySettings]):
         return {_LINE_MEAN: Head(line_mean)} if self.settings.split == "gene" else {_GENE_MEAN: Head(gene_mean)}
 
     def _heads(self) -> dict[str, Head]:
+        if self._features is not None:
+            features = self._features.part(self._table.lines, np.arange(len(self._features.targets)))
+            return self._line_heads({_TABLE: features.values})
+        profiles, expression = self._profiles, self.context.expression(self._profiles.row_ids)
+        heads = self._gene_heads(expression)
+        # features of lines alone say nothing about a gene that was never seen
+        if self.settings.split == "cell_line":
+            of_lines = self.context.embeddings(profiles.row_ids, self.settings.pooling) | {_RAW: expression}
+            heads |= self._line_heads({source: profiles.mean(values) for source, values in of_lines.items()})
+        return heads
+
+    def _gene_heads(self, expression: np.ndarray) -> dict[str, Head]:
+        """On features of each gene in each line: embeddings, and the gene's own expression."""
         # scikit-learn takes a second to import, and --help does without it
-        from evaluation.methods.essentiality import GeneHeads, LineHeads, OfGenes
+        from evaluation.methods.essentiality import GeneHeads, OfGenes
 
         context, profiles, settings, pairs = self.context, self._profiles, self.settings, self._table.pairs
         seed, unseen = context.settings.seed, settings.split == "gene"
-        expression = context.expression(profiles.row_ids)
         heads: dict[str, Head] = {}
         of_genes = {
             **context.gene_embeddings(profiles.row_ids, self._columns),
@@ -185,10 +219,16 @@ class Essentiality(Task[EssentialitySettings]):
         for source, values in of_genes.items():
             of_source = GeneHeads(pairs, OfGenes(values, profiles), unseen, settings.max_pairs, seed)
             heads |= {f"{source} -> {name}": head for name, head in of_source.by_name().items()}
-        # features of lines alone say nothing about a gene that was never seen
-        of_lines = {} if unseen else context.embeddings(profiles.row_ids, settings.pooling) | {_RAW: expression}
-        for source, values in of_lines.items():
-            lines = LineHeads(pairs, profiles.mean(values), len(self._columns), seed)
+        return heads
+
+    def _line_heads(self, sources: Mapping[str, np.ndarray]) -> dict[str, Head]:
+        """On features of lines, each [L, F]."""
+        # scikit-learn takes a second to import, and --help does without it
+        from evaluation.methods.essentiality import LineHeads
+
+        heads: dict[str, Head] = {}
+        for source, values in sources.items():
+            lines = LineHeads(self._table.pairs, values, len(self._columns), self.context.settings.seed)
             heads |= {f"{source} -> {name}": head for name, head in lines.by_name().items()}
         return heads
 

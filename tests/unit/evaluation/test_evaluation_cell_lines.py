@@ -30,7 +30,7 @@ SIMULATION = SimulateSettings.model_construct(
     output="", samples=LINES, genes=GENES, studies=3, tissues=2, programs=5, seed=1
 )
 MODEL = "BulkFormer mean embedding"
-FAST = {"epochs": 8, "hidden": 32, "components": 20, "folds": 3}
+FAST = {"epochs": 6, "hidden": 32, "components": 20, "folds": 3}
 
 
 class Context:
@@ -143,6 +143,14 @@ def test_features_of_a_table_stand_in_for_profiles(simulated):
     assert (result.facts["cell_lines"], result.baselines) == (60, ["drug mean"])
 
 
+def test_features_of_a_table_serve_essentiality_too(simulated):
+    table = pd.DataFrame(simulated.context.projected, simulated.context.samples["sample_id"].to_pylist())
+    table.add_prefix("f").to_csv(simulated.place / "all_features.csv")
+    result, scores = genes(simulated, features=str(simulated.place / "all_features.csv"), epochs=30, hidden=128)
+    assert scores["table features -> ridge per gene", "mean_pearson_per_gene"].low > 0.1
+    assert result.baselines == ["gene mean"]
+
+
 def test_drugs_without_a_readable_structure_are_left_out_and_counted(simulated, capsys):
     table = pd.read_csv(simulated.place / "smiles.csv")
     table.loc[0, "smiles"] = "not a molecule"
@@ -213,3 +221,16 @@ def test_the_task_runs_through_the_ordinary_command(tmp_path, monkeypatch, capsy
 def test_settings_that_cannot_be_met_are_refused(settings, complaint):
     with pytest.raises((UserError, ValueError), match=complaint):
         DrugResponseSettings(table="t.csv", **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"core": "core.txt"}, "takes both core and nonessential"),
+        ({"features": "f.csv", "split": "gene"}, "split gene takes embeddings of genes"),
+        ({"features": "f.csv", "epochs": 5}, "epochs would have no effect with features of a table"),
+    ],
+)
+def test_settings_of_essentiality_that_cannot_be_met_are_refused(settings, complaint):
+    with pytest.raises((UserError, ValueError), match=complaint):
+        EssentialitySettings(table="t.csv", **settings)
