@@ -15,9 +15,9 @@ from evaluation.search.nested import FitPredict, Search
 # What a search tries beside the value of a task's setting.
 _TRIED: Mapping[str, Sequence[float]] = {
     "components": (10, 20, 100),
-    "hidden": (32, 256),
-    "decay": (1.0, 10.0),
-    "epochs": (10, 100),
+    "hidden": (32, 128),
+    "decay": (0.01, 1.0, 30.0),
+    "epochs": (30,),
 }
 NETWORK_SETTINGS = tuple(_TRIED)
 

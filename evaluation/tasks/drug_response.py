@@ -56,9 +56,9 @@ class DrugResponseSettings(Settings):
     min_lines: int = Field(10, ge=5, description="drugs measured on fewer cell lines are left out")
     pooling: Pooling = Field("mean", description="of gene embeddings; all = max + mean + median")
     components: int = Field(50, ge=1, description="principal components of the lines' features")
-    hidden: int = Field(128, ge=2, description="width of the network's first layer; the second is half of it")
-    epochs: int = Field(30, ge=1, description="of the network")
-    decay: float = Field(0.01, ge=0, description="L2 penalty of the network")
+    hidden: int = Field(64, ge=2, description="width of the network's first layer; the second is half of it")
+    epochs: int = Field(10, ge=1, description="of the network")
+    decay: float = Field(10.0, ge=0, description="L2 penalty of the network")
     resamples: int = Field(
         1000, ge=100, description="cell lines (or drugs) left out in turn for the intervals, at most"
     )

@@ -57,9 +57,9 @@ class EssentialitySettings(Settings):
     min_lines: int = Field(5, ge=5, description="genes with an effect in fewer cell lines are left out")
     pooling: Pooling = Field("mean", description="of gene embeddings into one of the line; all = max + mean + median")
     components: int = Field(50, ge=1, description="principal components of features")
-    hidden: int = Field(128, ge=2, description="width of the network's first layer; the second is half of it")
-    epochs: int = Field(30, ge=1, description="of the network")
-    decay: float = Field(0.01, ge=0, description="L2 penalty of the network")
+    hidden: int = Field(64, ge=2, description="width of the network's first layer; the second is half of it")
+    epochs: int = Field(10, ge=1, description="of the network")
+    decay: float = Field(10.0, ge=0, description="L2 penalty of the network")
     max_pairs: int = Field(
         100_000, ge=100, description="pairs of a gene and a line that a network is fitted on, at most"
     )

@@ -30,7 +30,7 @@ SIMULATION = SimulateSettings.model_construct(
     output="", samples=LINES, genes=GENES, studies=3, tissues=2, programs=5, seed=1
 )
 MODEL = "BulkFormer mean embedding"
-FAST = {"epochs": 6, "hidden": 32, "components": 20, "folds": 3}
+FAST = {"epochs": 8, "hidden": 32, "decay": 1.0, "components": 20, "folds": 3}
 
 
 class Context:
@@ -121,7 +121,7 @@ def test_response_of_shuffled_cell_lines_is_at_chance(simulated):
 
 @pytest.mark.parametrize(("split", "baseline"), [("drug", "cell-line mean"), ("both", "mean")])
 def test_response_to_new_drugs_is_recovered_from_their_structures(simulated, split, baseline):
-    result, scores = drugs(simulated, split=split, smiles=str(simulated.place / "smiles.csv"))
+    result, scores = drugs(simulated, split=split, smiles=str(simulated.place / "smiles.csv"), epochs=5)
     assert scores[f"{MODEL} -> two-step ridge", "mean_pearson_per_drug"].low > 0.3
     assert scores[f"{MODEL} -> MLP", "pearson"].low > 0
     assert baseline in result.baselines
@@ -146,7 +146,7 @@ def test_features_of_a_table_stand_in_for_profiles(simulated):
 def test_features_of_a_table_serve_essentiality_too(simulated):
     table = pd.DataFrame(simulated.context.projected, simulated.context.samples["sample_id"].to_pylist())
     table.add_prefix("f").to_csv(simulated.place / "all_features.csv")
-    result, scores = genes(simulated, features=str(simulated.place / "all_features.csv"), epochs=30, hidden=128)
+    result, scores = genes(simulated, features=str(simulated.place / "all_features.csv"), epochs=10, hidden=64, decay=10.0)
     assert scores["table features -> ridge per gene", "mean_pearson_per_gene"].low > 0.1
     assert result.baselines == ["gene mean"]
 
