@@ -89,8 +89,12 @@ def _plot(fit: ScalingFit) -> Picture:
         for one, bounds in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
             # plain numbers; within less than a decade all ticks have one, else those that do not overlap
             digits = "123456789" if bounds[1] < 5 * bounds[0] else "125"
+
+            def number(value: float, _: object, digits: str = digits) -> str:
+                return f"{value:g}" if f"{value:e}"[0] in digits else ""
+
             for set_formatter in (one.set_major_formatter, one.set_minor_formatter):
-                set_formatter(lambda value, _, digits=digits: f"{value:g}" if f"{value:e}"[0] in digits else "")
+                set_formatter(number)
         legend(axes)
 
     said = "; ".join(f"{point.loss:.4g} at {point.parameters / 1e6:.4g} million" for point in fit.points_table[:12])

@@ -5,10 +5,10 @@ The seam between tasks and whatever searches. A task describes one method and as
     outcome = context.search.predictions("tissue: embedding -> forest", folds, space, fit_predict, score)
 
 ``subject`` names the method, differently from every other in the evaluation; ``space`` has the values to choose from,
-the first of each being the fixed setting; ``fit_predict`` fits on some rows and predicts others; ``score`` says how good
-predictions of some rows are. With a search, ``fit_predict`` and ``score`` run in other processes: they are functions
-of arrays that they hold (and do not write to), never of the task or its context, and draw random numbers from seeds of
-their own, so that the same choice gives the same predictions.
+the first of each being the fixed setting; ``fit_predict`` fits on some rows and predicts others; ``score`` says how
+good predictions of some rows are. With a search, ``fit_predict`` and ``score`` run in other processes: they are
+functions of arrays that they hold (and do not write to), never of the task or its context, and draw random numbers from
+seeds of their own, so that the same choice gives the same predictions.
 
 N rows (profiles, or pairs of a profile and a drug); predictions have one row for each, of any further shape.
 """

@@ -146,7 +146,8 @@ def test_features_of_a_table_stand_in_for_profiles(simulated):
 def test_features_of_a_table_serve_essentiality_too(simulated):
     table = pd.DataFrame(simulated.context.projected, simulated.context.samples["sample_id"].to_pylist())
     table.add_prefix("f").to_csv(simulated.place / "all_features.csv")
-    result, scores = genes(simulated, features=str(simulated.place / "all_features.csv"), epochs=10, hidden=64, decay=10.0)
+    given = {"features": str(simulated.place / "all_features.csv"), "epochs": 10, "hidden": 64, "decay": 10.0}
+    result, scores = genes(simulated, **given)
     assert scores["table features -> ridge per gene", "mean_pearson_per_gene"].low > 0.1
     assert result.baselines == ["gene mean"]
 
