@@ -10,10 +10,12 @@ from dataprep.runtime.command_line import UserError
 from dataprep.runtime.terminal import log
 from evaluation.config import RunSettings
 from evaluation.inference.embedder import Embedder, require_same_vocabulary
+from evaluation.leaks.audit import TrainedOn
+from evaluation.leaks.results import audited
 from evaluation.scores.mlflow_results import metric_values, send_results
 from evaluation.scores.results import TaskResult, print_results, require_replaceable, results_json, write_results
 from evaluation.scores.verdicts import judged
-from evaluation.tasks.context import TaskContext
+from evaluation.tasks.context import MODEL, TaskContext
 from evaluation.tasks.registry import tasks
 from evaluation.tasks.task import Needs, NotApplicableError, Task
 from pretrain.model.export_file import WEIGHTS_FILE
@@ -32,6 +34,8 @@ def run(settings: RunSettings) -> dict[str, Any]:
     log(f"scoring on {embedder.device.type}, {embedder.batch_size} profiles in a batch")
     context.obtain(needs for _, needs in prepared)
     results = judged([result for task, _ in prepared for result in _scored(task)])
+    trained_on = {MODEL: TrainedOn.of_export(embedder.export, corpus)}
+    results = audited(results, corpus, context.samples, context.expression, trained_on)
     print_results(results)
     return _publish(settings, embedder, corpus, results)
 

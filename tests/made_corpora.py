@@ -60,12 +60,33 @@ def make_corpus(
 ) -> Corpus:
     """Write a corpus of synthetic profiles with its gene graph; ``rows`` by split, ``labels`` one per profile."""
     rows = rows or {"train": 100, "validation": 20, "test": 20}
+    firsts = np.cumsum([0, *rows.values()])[:-1]
+    parts = [
+        make_profiles(count, genes, int(first) + 1_000 * seed)
+        for count, first in zip(rows.values(), firsts, strict=True)
+    ]
+    return write_corpus(uri, rows, np.concatenate(parts), labels or {}, row_group, rows_per_shard, vocabulary)
+
+
+def write_corpus(
+    uri: str,
+    rows: dict[str, int],
+    expression: np.ndarray,
+    columns: dict[str, list[str]],
+    row_group: int = 8,
+    rows_per_shard: int = 64,
+    vocabulary: GeneVocabulary | None = None,
+) -> Corpus:
+    """Write profiles, float16 in the order of ``rows`` by split, as a corpus with its gene graph.
+
+    ``columns`` of the table of samples, one entry per profile, add to what every corpus has, or replace it.
+    """
+    genes = expression.shape[1]
     folder, vocabulary = Folder(uri), vocabulary or make_vocabulary(genes)
     entries, first, splits = [], 0, []
     for split, count in rows.items():
-        expression = make_profiles(count, genes, seed=first + 1_000 * seed)
         for number, start in enumerate(range(0, count, rows_per_shard)):
-            part = expression[start : start + rows_per_shard]
+            part = expression[first + start : first + min(start + rows_per_shard, count)]
             path = f"split={split}/part-{number:05d}.parquet"
             entries.append(write_shard(folder, path, split, first + start, part, vocabulary, row_group))
         first += count
@@ -76,7 +97,7 @@ def make_corpus(
         "split": splits,
         "row_id": pa.array(range(first), pa.int64()),
         "source": ["made"] * first,
-        **(labels or {}),
+        **columns,
     }
     rejected = {name: pa.array([], pa.string()) for name in ("sample_id", "source", "reason", "value")}
     vocabulary_table = vocabulary.to_arrow()

@@ -38,4 +38,5 @@ class Neighbours(Task[NeighboursSettings]):
             np.fill_diagonal(distance, np.inf)
             same = tissue[distance.argmin(axis=1)] == tissue
             scores.append(Score(method, "accuracy", Interval(float(same.mean()))))
-        return [TaskResult(self.name, "", scores, {"profiles": len(self.row_ids)}, baselines=list(raw))]
+        facts = {"profiles": len(self.row_ids)}
+        return [TaskResult(self.name, "", scores, facts, baselines=list(raw), row_ids=self.row_ids)]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from evaluation.scores.intervals import DIFFERENCE, Resamples, Scale
+from evaluation.scores.intervals import DIFFERENCE, Interval, Resamples, Scale
 from evaluation.scores.results import Score
 
 # Positions of rows to a score; NaN where it is not defined for them.
@@ -37,10 +37,14 @@ class Scored:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Scores of every method, then differences named ``METRIC_minus_BASELINE``; ``facts`` say how."""
+    """Scores of every method, then differences named ``METRIC_minus_BASELINE``; ``facts`` say how.
+
+    ``rescore``: scores of every method on the rows at some positions alone, without intervals.
+    """
 
     scores: Sequence[Score]
     facts: Mapping[str, object] = field(default_factory=dict)
+    rescore: Callable[[np.ndarray], Sequence[Score]] | None = None
 
 
 def compare_methods(
@@ -80,7 +84,15 @@ def compare_methods(
         for metric in metrics
         if method not in baselines
     ]
-    return Comparison(scores, {"intervals": drawn.described, **_without_interval(scores)})
+
+    def rescore(rows: np.ndarray) -> list[Score]:
+        return [
+            Score(method, metric.name, Interval(float(of[metric.name](rows))))
+            for method, of in statistics.items()
+            for metric in metrics
+        ]
+
+    return Comparison(scores, {"intervals": drawn.described, **_without_interval(scores)}, rescore)
 
 
 def difference(drawn: Resamples, metric: Metric, method: str, baseline: str, scored: Mapping[str, Scored]) -> Score:

@@ -77,6 +77,16 @@ def summarise(sums: Mapping[str, MethodSums], studies: list[str], resamples: int
     return Summary(scores, facts, _by_study(sums, studies))
 
 
+def scores_of(sums: Mapping[str, MethodSums], rows: np.ndarray) -> list[Score]:
+    """Pearson and MSE of every method over the profiles at positions ``rows`` alone, without intervals."""
+    totals = {name: ErrorSums(method.per_profile().values[rows]).total() for name, method in sums.items()}
+    return [
+        Score(name, metric, Interval(float(value)))
+        for name, total in totals.items()
+        for metric, value in (("pearson", total.pearson()), ("mse", total.mean_squared_error()))
+    ]
+
+
 def error_by_level(sums: Mapping[str, MethodSums], train_NG: np.ndarray) -> list[dict[str, object]]:
     """Error of each method on genes of like expression: fifths by their mean in train, of equal numbers of genes.
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
@@ -54,6 +55,8 @@ class TaskResult:
     ``facts``: what was scored and how, plain data. ``by_study``: rows of a table, plain data. ``baselines``: the
     methods among those scored that need no pretrained model. ``judged_by``: the metric that decides which method is
     better. ``verdict``: what it says of the differences, in one sentence (:func:`evaluation.scores.verdicts.judged`).
+    ``row_ids``: the profile of each scored row, int64, and ``rescore``: scores of the rows at some positions alone, from
+    which the leak audit makes its own. ``audit``: what it found for each model, plain data.
     ``curves``: what pictures are drawn from, by name (as in ``kaplan_meier``), each the rows of a table, plain data.
     """
 
@@ -67,6 +70,9 @@ class TaskResult:
     higher_is_better: bool = True
     verdict: str = ""
     curves: Mapping[str, Sequence[Mapping[str, object]]] = field(default_factory=dict)
+    row_ids: np.ndarray | None = None
+    rescore: Callable[[np.ndarray], Sequence[Score]] | None = None
+    audit: Sequence[Mapping[str, object]] = ()
 
     @property
     def title(self) -> str:
@@ -80,6 +86,7 @@ class TaskResult:
             "facts": dict(self.facts),
             "baselines": list(self.baselines),
             "verdict": self.verdict,
+            "audit": list(self.audit),
             "scores": [score.plain() for score in self.scores],
             "by_study": _plain_rows(self.by_study),
             "curves": {name: _plain_rows(rows) for name, rows in self.curves.items()},

@@ -19,7 +19,7 @@ from dataprep.runtime.command_line import Settings, UserError, refuse_without_ef
 from dataprep.runtime.terminal import log, tracked
 from evaluation.inference.gene_choice import chosen_columns
 from evaluation.methods.hidden_genes import AllButPanel, HiddenGenes, RandomGenes, WholeGeneSets, read_gene_sets
-from evaluation.scores.imputation_scores import MethodSums, error_by_level, summarise
+from evaluation.scores.imputation_scores import MethodSums, error_by_level, scores_of, summarise
 from evaluation.scores.results import TaskResult
 from evaluation.tasks.context import Predictor
 from evaluation.tasks.registry import register_task
@@ -144,6 +144,8 @@ class Imputation(Task[ImputationSettings]):
             judged_by="mse",
             higher_is_better=False,
             curves=curves,
+            row_ids=self._scored,
+            rescore=lambda rows: scores_of(sums, rows),
         )
 
     def _profiles(self, row_ids: np.ndarray) -> Profiles:

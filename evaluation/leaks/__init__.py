@@ -1,0 +1,1 @@
+"""Which of the profiles that a model is scored on it has seen in pretraining."""
