@@ -55,8 +55,8 @@ class TaskResult:
     ``facts``: what was scored and how, plain data. ``by_study``: rows of a table, plain data. ``baselines``: the
     methods among those scored that need no pretrained model. ``judged_by``: the metric that decides which method is
     better. ``verdict``: what it says of the differences, in one sentence (:func:`evaluation.scores.verdicts.judged`).
-    ``row_ids``: the profile of each scored row, int64, and ``rescore``: scores of the rows at some positions alone, from
-    which the leak audit makes its own. ``audit``: what it found for each model, plain data.
+    ``row_ids``: the profile of each scored row, int64, and ``rescore``: scores of the rows at some positions alone,
+    from which the leak audit makes its own. ``audit``: what it found for each model, plain data.
     ``curves``: what pictures are drawn from, by name (as in ``kaplan_meier``), each the rows of a table, plain data.
     """
 
