@@ -23,24 +23,29 @@ def pause_scheduling_loop(context: Any) -> None:
     context.custom_execution_callback_classes = [_pausing_callback()]
 
 
-def without_placement_group_cleaner(trainer: type[Any]) -> type[Any]:
-    """Return a trainer class that does without Ray Train's detached ``PlacementGroupCleaner``.
+def with_needed_callbacks(trainer: type[Any]) -> type[Any]:
+    """Return a trainer class that does without two actors of Ray Train (``_create_default_callbacks``).
 
-    The actor removes the placement group of a controller that died (``_create_default_callbacks``,
-    ``PlacementGroupCleanerCallback``). It can stay for ever where the driver is killed before the actor has heard what
+    The detached ``PlacementGroupCleaner`` removes the placement group of a controller that died
+    (``PlacementGroupCleanerCallback``). It can stay for ever where the driver is killed before the actor has heard what
     to watch, or without Ray's dashboard; it can miss the newest group (ray-project/ray#62753); and each takes a process
     of the head's memory (ray-project/ray#65443). Ray itself removes that group as soon as the driver is gone, which
     here follows its controller.
+
+    The ``DatasetManager`` hands out shards of the datasets that a trainer was given, and is a process also where it was
+    given none (``DatasetsCallback``): here, workers read by themselves.
     """
     # takes seconds, and only the driver of a training needs it
+    from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
     from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
-    class WithoutCleaner(trainer):  # type: ignore[misc]
+    class WithNeededCallbacks(trainer):  # type: ignore[misc]
         def _create_default_callbacks(self) -> list[Any]:
-            callbacks = super()._create_default_callbacks()
-            return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
+            assert not self.datasets
+            needless = (PlacementGroupCleanerCallback, DatasetsCallback)
+            return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, needless)]
 
-    return WithoutCleaner
+    return WithNeededCallbacks
 
 
 def _pausing_callback() -> type[Any]:

@@ -22,7 +22,7 @@ from dataprep.corpus import Corpus, open_corpus
 from dataprep.runtime.allocator import missing_arena_settings
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.lease import Lease, LeaseLostError
-from dataprep.runtime.ray_internals import without_placement_group_cleaner
+from dataprep.runtime.ray_internals import with_needed_callbacks
 from dataprep.runtime.ray_session import connected, user_error_in
 from dataprep.runtime.storage import Folder
 from dataprep.runtime.terminal import log, write_result
@@ -158,7 +158,7 @@ def _train(job: TrainingJob, steps: int) -> None:
     settings, coordinator = job.settings, job.coordinator
     folder = Folder(settings.storage) / settings.name / "ray-train"
     variables = worker_environment(settings)
-    trainer = without_placement_group_cleaner(TorchTrainer)(
+    trainer = with_needed_callbacks(TorchTrainer)(
         train_worker,
         train_loop_config={"job": job},
         torch_config=TorchConfig(

@@ -7,7 +7,9 @@ longer does what made it necessary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,6 +26,39 @@ def skip_shared_memory_operator() -> None:
     import deepspeed  # takes seconds, and only workers need it
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+@contextmanager
+def without_mlflow() -> Iterator[None]:
+    """Keep ``import deepspeed`` from loading MLflow, which takes a second (``deepspeed.autotuning.autotuner``).
+
+    Its autotuner loads it where it is installed and does without it elsewhere; there is no setting. No other thread may
+    import MLflow meanwhile; afterwards it can be imported as ever.
+    """
+    hidden = "mlflow" not in sys.modules
+    if hidden:
+        sys.modules["mlflow"] = None  # type: ignore[assignment]  # the import raises ImportError
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules["mlflow"]
+
+
+def load_muon_uncompiled() -> None:
+    """Load the Muon optimizer without compiling its functions (``deepspeed.runtime.compiler.compile``).
+
+    Every engine loads it, whatever its optimizer, to see whether that is one; to decorate functions that nothing here
+    calls, all of torch's compiler would be loaded, which takes more than a second in each worker's start. There is no
+    setting for it.
+    """
+    from deepspeed.runtime import compiler
+
+    compile_function, compiler.compile = compiler.compile, lambda: lambda function: function
+    try:
+        import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
+    finally:
+        compiler.compile = compile_function
 
 
 def create_optimizer_state(engine: Any, optimizer_steps: int, moments: Sequence[str]) -> None:

@@ -22,8 +22,10 @@ from torch import Tensor, nn
 from pretrain.config import RunSettings
 from pretrain.training.deepspeed_internals import (
     create_optimizer_state,
+    load_muon_uncompiled,
     skip_shared_memory_operator,
     stage_3_partition,
+    without_mlflow,
 )
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -56,9 +58,11 @@ def deepspeed_settings(settings: RunSettings, trained_numbers: int) -> dict[str,
 def start_engine(model: nn.Module, settings: RunSettings) -> Any:
     """A DeepSpeed engine around ``model``, whose weights are already loaded. Needs torch.distributed initialised."""
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if settings.workers.gpu else "cpu")
-    import deepspeed
+    with without_mlflow():
+        import deepspeed
 
     skip_shared_memory_operator()
+    load_muon_uncompiled()
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(

@@ -14,6 +14,7 @@ from contextlib import suppress
 import pytest
 
 PASSES = 3
+COMPILER = "torch._inductor.compile_fx"
 FAILING_PASS = PASSES
 
 
@@ -56,6 +57,23 @@ def test_deepspeed_would_compile_its_shared_memory_operator(findings):
         assert not found["compiles_when_skipped"]
 
 
+def test_workers_load_neither_mlflow_nor_all_of_the_compiler(findings):
+    for found in findings[1]:
+        assert found["needless_modules"] == []
+
+
+def test_deepspeed_loads_them_by_itself():
+    program = (
+        "import deepspeed, sys; before = set(sys.modules); import deepspeed.runtime.zero.muon.muon_optimizer;"
+        f"print('mlflow' in before, {COMPILER!r} in before, {COMPILER!r} in sys.modules)"
+    )
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    mlflow, compiler_before, compiler = done.stdout.splitlines()[-1].split()
+    assert mlflow == "True", "DeepSpeed does without MLflow: without_mlflow may go"
+    assert (compiler_before, compiler) == ("False", "True"), "load_muon_uncompiled may go, or no longer helps"
+
+
 def test_moments_cannot_be_set_before_deepspeed_has_its_state(findings):
     for found in findings[1]:
         assert found["error_without_state"], "moments can be set at once: create_optimizer_state may go"
@@ -88,15 +106,17 @@ def test_a_worker_that_fails_in_a_pass_does_not_wait_for_the_others(findings):
 
 
 def main(stage: int) -> None:
-    import deepspeed
     import torch
     import torch.distributed as dist
-    from deepspeed.utils import safe_get_full_grad, safe_set_full_optimizer_state
     from torch import nn
     from torch.profiler import ProfilerActivity, profile
 
     from pretrain.config import RunSettings
-    from pretrain.training.deepspeed_internals import create_optimizer_state, skip_shared_memory_operator
+    from pretrain.training.deepspeed_internals import (
+        create_optimizer_state,
+        skip_shared_memory_operator,
+        without_mlflow,
+    )
     from pretrain.training.zero import (
         MOMENTS,
         accumulating,
@@ -113,6 +133,10 @@ def main(stage: int) -> None:
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the finding
             return f"{type(error).__name__}: {error}"
         return None
+
+    with without_mlflow():
+        import deepspeed
+    from deepspeed.utils import safe_get_full_grad, safe_set_full_optimizer_state
 
     dist.init_process_group("gloo")
     found = {
@@ -186,6 +210,7 @@ def main(stage: int) -> None:
             engine.backward(engine(torch.full((2, 7), value)).sum())
         found["applied"].append(apply_step(engine))
     found["weights_are_finite"] = all(bool(weights.isfinite().all()) for weights in gather_weights(engine).values())
+    found["needless_modules"] = [name for name in ("mlflow", COMPILER) if name in sys.modules]
     print(json.dumps(found), flush=True)
     # see test_pretrain_fused_zero.py
     os._exit(0)

@@ -8,11 +8,38 @@ import os
 import socket
 import subprocess
 import sys
+import traceback
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pytest
 
 STEPS, GENES = 4, 40
+
+
+@dataclass(frozen=True)
+class Training:
+    """What differs between the trainings. Each begins with the same weights, profiles and masks of its family."""
+
+    kernel: str
+    stage: int
+    recompute: str = "nothing"
+    compiled: bool = False
+    family: str = "original"
+
+    def __str__(self) -> str:
+        return json.dumps(asdict(self))
+
+
+REFERENCE = Training("reference", 1)
+FUSED = [
+    Training("fused", 3, "nothing"),
+    Training("fused", 3, "hidden"),
+    Training("fused", 3, "layers"),
+    Training("fused", 3, "hidden", compiled=True),
+]
+LATEST_REFERENCE = Training("reference", 1, family="latest")
+LATEST_FUSED = Training("fused", 3, "layers", family="latest")
 
 
 def free_port() -> int:
@@ -21,9 +48,12 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def losses_of_two_workers(
-    kernel: str, stage: int, recompute: str = "nothing", compiled: bool = False, family: str = "original"
-) -> list[float]:
+@pytest.fixture(scope="module")
+def losses() -> dict[str, list[float]]:
+    """Losses of each training, all of them one after the other by the same two workers, which take long to start.
+
+    After one that failed, the workers may wait for each other: those that come later are missing.
+    """
     environment = {
         **os.environ,
         "MASTER_ADDR": "127.0.0.1",
@@ -33,9 +63,10 @@ def losses_of_two_workers(
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(["", *sys.path])[1:],
     }
+    trainings = [str(training) for training in (REFERENCE, *FUSED, LATEST_REFERENCE, LATEST_FUSED)]
     workers = [
         subprocess.Popen(
-            [sys.executable, __file__, kernel, str(stage), recompute, str(int(compiled)), family],
+            [sys.executable, __file__, *trainings],
             env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -44,33 +75,42 @@ def losses_of_two_workers(
         for rank in range(2)
     ]
     outputs = [worker.communicate(timeout=500) for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], outputs[0][1][-3000:]
-    return json.loads(outputs[0][0].splitlines()[-1])
+    print(*(stderr[-3000:] for _, stderr in outputs), sep="\n")
+    lines = [line.split("\t") for line in outputs[0][0].splitlines() if line.startswith("{")]
+    return {training: json.loads(found) for training, found in lines}
 
 
-@pytest.fixture(scope="module")
-def reference_losses() -> list[float]:
-    losses = losses_of_two_workers("reference", stage=1)
-    assert len(set(losses)) == STEPS
-    return losses
+@pytest.mark.parametrize("training", FUSED, ids=str)
+def test_zero_3_trains_the_fused_kernel_as_zero_1_does_the_reference(training, losses):
+    assert len(set(losses[str(REFERENCE)])) == STEPS
+    np.testing.assert_allclose(losses[str(training)], losses[str(REFERENCE)], rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("recompute", "compiled"), [("nothing", False), ("hidden", False), ("layers", False), ("hidden", True)]
-)
-def test_zero_3_trains_the_fused_kernel_as_zero_1_does_the_reference(recompute, compiled, reference_losses):
-    losses = losses_of_two_workers("fused", stage=3, recompute=recompute, compiled=compiled)
-    np.testing.assert_allclose(losses, reference_losses, rtol=1e-4)
+def test_zero_3_trains_the_second_family_too_where_layers_are_recomputed(losses):
+    assert len(set(losses[str(LATEST_FUSED)])) == STEPS
+    np.testing.assert_allclose(losses[str(LATEST_FUSED)], losses[str(LATEST_REFERENCE)], rtol=1e-4)
 
 
-def test_zero_3_trains_the_second_family_too_where_layers_are_recomputed():
-    plain = losses_of_two_workers("reference", stage=1, family="latest")
-    losses = losses_of_two_workers("fused", stage=3, recompute="layers", family="latest")
-    assert len(set(losses)) == STEPS
-    np.testing.assert_allclose(losses, plain, rtol=1e-4)
+def main(trainings: list[Training]) -> None:
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo")
+    exit_code = 0
+    for training in trainings:
+        try:
+            found = losses_of(training)
+        except Exception:  # noqa: BLE001 - the test that needs it fails, and shows this
+            traceback.print_exc()
+            exit_code = 1
+            break
+        print(training, json.dumps(found), sep="\t", flush=True)
+    sys.stderr.flush()
+    # Not through the interpreter's own end: a thread of gloo may only then drop its last tensor, which needs the
+    # interpreter, and Python answers by ending that thread, which C++ answers by aborting the process.
+    os._exit(exit_code)
 
 
-def main(kernel: str, stage: str, recompute: str, compiled: str, family: str) -> None:
+def losses_of(training: Training) -> list[float]:
     import torch
     import torch.distributed as dist
 
@@ -81,13 +121,12 @@ def main(kernel: str, stage: str, recompute: str, compiled: str, family: str) ->
     from pretrain.shape import ModelShape
     from pretrain.training.zero import set_learning_rate, start_engine
 
-    dist.init_process_group("gloo")
     settings = RunSettings(
-        corpus="none", storage="none", name="zero", zero={"stage": int(stage)}, workers={"count": 2},
+        corpus="none", storage="none", name="zero", zero={"stage": training.stage}, workers={"count": 2},
         batch={"global_profiles": 4, "micro_profiles": 2},
     )  # fmt: skip
     shape = ModelShape(
-        family=family, genes=GENES, dim=32, performer_layers=2, heads=2,
+        family=training.family, genes=GENES, dim=32, performer_layers=2, heads=2,
         attention_dropout=0.0, feed_forward_dropout=0.0,
     )  # fmt: skip
     generator = np.random.default_rng(0)
@@ -97,7 +136,7 @@ def main(kernel: str, stage: str, recompute: str, compiled: str, family: str) ->
         weight=generator.uniform(0.4, 1, 100).astype(np.float32),
     )
     torch.manual_seed(0)
-    model = BulkFormer(shape, graph, kernel, compile=compiled == "1", recompute=recompute)
+    model = BulkFormer(shape, graph, training.kernel, compile=training.compiled, recompute=training.recompute)
     engine = start_engine(model, settings)
     profiles = torch.rand(STEPS, 2, 2, GENES) * 8
     mask = torch.rand(STEPS, 2, 2, GENES) < 0.3
@@ -112,11 +151,9 @@ def main(kernel: str, stage: str, recompute: str, compiled: str, family: str) ->
         total = loss.detach().clone()
         dist.all_reduce(total)
         losses.append(float(total) / 2)
-    print(json.dumps(losses), flush=True)
-    # Not through the interpreter's own end: a thread of gloo may only then drop its last tensor, which needs the
-    # interpreter, and Python answers by ending that thread, which C++ answers by aborting the process.
-    os._exit(0)
+    engine.destroy()
+    return losses
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main([Training(**json.loads(training)) for training in sys.argv[1:]])

@@ -14,7 +14,7 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.train import ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from dataprep.runtime.ray_internals import PAUSE_SECONDS, pause_scheduling_loop, without_placement_group_cleaner
+from dataprep.runtime.ray_internals import PAUSE_SECONDS, pause_scheduling_loop, with_needed_callbacks
 
 
 class CountRounds(ExecutionCallback):
@@ -62,12 +62,12 @@ def test_ray_data_spins_in_the_training_process_unless_it_is_paused(ray_session,
     assert free > 2 / PAUSE_SECONDS, "the loop waits by itself: pause_scheduling_loop may go"
 
 
-def test_ray_train_starts_a_cleaner_unless_it_is_left_out(ray_session):
+def test_ray_train_starts_actors_that_are_not_needed_unless_they_are_left_out(ray_session):
     def names(trainer: type) -> list[str]:
         made = trainer(lambda: None, scaling_config=ScalingConfig(num_workers=1))
         return [type(callback).__name__ for callback in made._create_default_callbacks()]
 
     usual = names(TorchTrainer)
-    assert "PlacementGroupCleanerCallback" in usual, "Ray Train has no cleaner: without_placement_group_cleaner may go"
-    ours = names(without_placement_group_cleaner(TorchTrainer))
-    assert ours == [name for name in usual if name != "PlacementGroupCleanerCallback"]
+    needless = {"PlacementGroupCleanerCallback", "DatasetsCallback"}
+    assert needless <= set(usual), "Ray Train does without some by itself: with_needed_callbacks may leave out less"
+    assert names(with_needed_callbacks(TorchTrainer)) == [name for name in usual if name not in needless]
