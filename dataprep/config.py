@@ -111,6 +111,15 @@ class InspectSettings(CommandSettings):
     """Settings of `dataprep inspect`."""
 
     corpus: CliPositionalArg[str] = Field(description="the corpus: a folder or s3:// prefix")
+    html: str | None = Field(
+        default=None, description=".html file for a page with pictures, local or s3://; reads the profiles once more"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> InspectSettings:
+        if self.html is not None and not self.html.endswith((".html", ".htm")):
+            raise ValueError(f"html {self.html!r} must end in .html")
+        return self
 
 
 class ExportSettings(CommandSettings):

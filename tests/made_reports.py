@@ -53,8 +53,10 @@ def made_results(model: str = "s3://user:hunter2@bucket/runs/first/export") -> d
     classification = {
         "task": "classification",
         "subject": HARMFUL,
-        "facts": {"samples": 90, "classes": dict.fromkeys(classes, 30), "folds": "5 folds of whole studies"},
+        "facts": {"samples": 90, "classes": dict.fromkeys(classes, 30), "folds": "5 folds of whole studies",
+                  "leak_audit": "BulkFormer: 4 of 90 profiles were trained on"},
         "baselines": ["raw expression -> logistic regression"],
+        "audit": [{"model": "BulkFormer", "scored": 90, "same_profile": 4}],
         "scores": [
             score("BulkFormer -> logistic regression", "accuracy", 0.91, 0.05),
             score("raw expression -> logistic regression", "accuracy", 0.89, 0.06),

@@ -19,7 +19,7 @@ from dataprep.corpus import (
     verify_shard,
     verify_tables,
 )
-from dataprep.runtime.terminal import write_result
+from dataprep.runtime.terminal import log, write_result
 
 # Enough for reading from an object store while another shard is being checked; memory stays at some row groups each.
 _SHARDS_AT_A_TIME = 4
@@ -50,11 +50,27 @@ def inspect_corpus(settings: InspectSettings) -> dict[str, Any]:
 
     Raises :class:`UserError` for what is not a corpus, or a damaged one.
     """
+    if settings.html is not None:
+        # jinja2 takes a while to import, and most inspections do without it
+        from dataprep.inspection.page import require_replaceable_page
+
+        require_replaceable_page(settings.html)
     corpus = open_corpus(settings.corpus)
     verify_tables(corpus)
     report = describe(corpus, _checked_values(corpus))
     write_result(as_text(report))
+    if settings.html is not None:
+        _write_page(settings.html, corpus, report)
     return report
+
+
+def _write_page(address: str, corpus: Corpus, report: dict[str, Any]) -> None:
+    # the same holds of matplotlib
+    from dataprep.inspection.corpus_page import corpus_page, measure
+    from dataprep.inspection.page import write_page
+
+    write_page(address, corpus_page(corpus, report, measure(corpus)))
+    log(f"page: {address}")
 
 
 def describe(corpus: Corpus, values: ValueSummary) -> dict[str, Any]:

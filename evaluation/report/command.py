@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from dataprep.corpus import Corpus, open_corpus
-from dataprep.inspection.page import Facts, Page, Section, failed, missing, require_replaceable_page, write_page
+from dataprep.inspection.page import (
+    Facts,
+    Page,
+    Section,
+    Table,
+    failed,
+    missing,
+    require_replaceable_page,
+    shown,
+    write_page,
+)
 from dataprep.runtime.terminal import log, write_result
 from evaluation.config import ReportSettings
 from evaluation.report.card import card_section
@@ -24,7 +34,8 @@ from evaluation.report.scaling import scaling_section
 from evaluation.report.tasks import evaluation_section
 from evaluation.report.training import training_section
 
-_AUDIT = ("leak_audit", "leaks", "audit")
+# Where the audit of a task says in words what it found.
+_AUDIT = "leak_audit"
 
 
 def report(settings: ReportSettings) -> dict[str, Any]:
@@ -91,25 +102,19 @@ def _summary(material: Material) -> list[str]:
 
 def audit_section(evaluations: Sequence[Evaluation]) -> Section:
     """Whether profiles that were scored may have been seen in training, as far as an evaluation looked for that."""
-    found = [
-        (evaluation.origin, name, audit)
-        for evaluation in evaluations
-        for holder in (evaluation.about, *(result.facts for result in evaluation.results))
-        for name, audit in _audits(holder)
-    ]
+    tasks = [task for evaluation in evaluations for task in evaluation.results]
+    said = {task.title: task.facts[_AUDIT] for task in tasks if _AUDIT in task.facts}
     title = "Leak audit"
-    if not found:
-        said = "no evaluation given here looked for profiles that are both scored and trained on."
-        return Section(title, [missing(said)])
-    facts = [
-        Facts({"from": origin, **(audit if isinstance(audit, Mapping) else {name: audit})})
-        for origin, name, audit in found
-    ]
-    return Section(title, facts)
-
-
-def _audits(holder: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    return [(name, value) for name, value in holder.items() if name.removeprefix("bulkformer.") in _AUDIT]
+    if not said:
+        return Section(title, [missing("no evaluation given here looked for profiles both scored and trained on.")])
+    tables = []
+    for task in tasks:
+        if task.audit:
+            columns = list(task.audit[0])
+            rows = [[shown(row.get(column)) for column in columns] for row in task.audit]
+            caption = f"{task.title}: scored profiles that the model was trained on"
+            tables.append(Table(caption, [column.replace("_", " ") for column in columns], rows))
+    return Section(title, [Facts(said), *tables])
 
 
 def _corpus(material: Material, settings: ReportSettings) -> Corpus | None:

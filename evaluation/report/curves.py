@@ -84,7 +84,7 @@ def _by_method(rows: Sequence[Row], place: Callable[[Row], float], metric: str, 
 
 
 def _kaplan_meier(task: ScoredTask, rows: Sequence[Row]) -> list[Picture]:
-    return [_survival(task, name, own) for name, own in _grouped(rows, "method")]
+    return [_survival(task, name, own) for name, own in _grouped(rows, "method")[:_MOST_LINES]]
 
 
 def _survival(task: ScoredTask, method: str, rows: Sequence[Row]) -> Picture:

@@ -33,6 +33,7 @@ class Estimate(Read):
     value: float | None
     low: float | None = None
     high: float | None = None
+    p_corrected: float | None = None
 
 
 class ScoredTask(Read):
@@ -46,6 +47,7 @@ class ScoredTask(Read):
     scores: list[Estimate] = []
     by_study: list[dict[str, Any]] = []
     curves: dict[str, list[dict[str, Any]]] = {}
+    audit: list[dict[str, Any]] = []
 
     @property
     def title(self) -> str:

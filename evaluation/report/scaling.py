@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -86,15 +87,11 @@ def _plot(fit: ScalingFit) -> Picture:
                 label="line",
             )
         axes.set(xscale="log", yscale="log", xlabel="parameters (millions)", ylabel="validation loss (MSE)")
-        for one, bounds in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
-            # plain numbers; within less than a decade all ticks have one, else those that do not overlap
-            digits = "123456789" if bounds[1] < 5 * bounds[0] else "125"
-
-            def number(value: float, _: object, digits: str = digits) -> str:
-                return f"{value:g}" if f"{value:e}"[0] in digits else ""
-
-            for set_formatter in (one.set_major_formatter, one.set_minor_formatter):
-                set_formatter(number)
+        for one, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+            # within less than a decade all ticks have a number, else those that do not overlap
+            shown = partial(_plain, digits="123456789" if high < 5 * low else "125")
+            one.set_major_formatter(shown)
+            one.set_minor_formatter(shown)
         legend(axes)
 
     said = "; ".join(f"{point.loss:.4g} at {point.parameters / 1e6:.4g} million" for point in fit.points_table[:12])
@@ -114,3 +111,8 @@ def _law(fit: ScalingFit, parameters: np.ndarray, profiles: float | None) -> np.
     if profiles is None:
         return np.asarray(loss)
     return np.asarray(loss + known["B"] / profiles ** known["b"]) if {*"Bb"} <= known.keys() else None
+
+
+def _plain(value: float, _: float, digits: str) -> str:
+    """10 and 0.2 instead of powers, of ticks whose first digit is one of ``digits``."""
+    return f"{value:g}" if f"{value:e}"[0] in digits else ""

@@ -27,6 +27,7 @@ from pretrain.monitoring.mlflow_run import flattened
 # In pictures; tables and the file of results have all of them.
 _MOST_METRICS = 4
 _DIFFERENCE = "_minus_"
+_WITHOUT_SHARED = "_without_shared"
 
 
 def evaluation_section(evaluations: Sequence[Evaluation]) -> Section:
@@ -82,7 +83,8 @@ def _scores(task: ScoredTask) -> list[Block]:
     ]
     blocks: list[Block] = []
     defined = [score.metric for score in plain if score.value is not None]
-    pictured = [metric for metric in metrics if defined.count(metric) > 1]
+    # scores without the profiles seen in training stand in the table, beside those with them
+    pictured = [metric for metric in metrics if defined.count(metric) > 1 and not metric.endswith(_WITHOUT_SHARED)]
     if pictured:
         blocks.append(Pictures([_forest(task, metric, plain) for metric in pictured[:_MOST_METRICS]]))
     blocks.append(Table(f"{task.title}: scores, with 95 % intervals", ["method", *_spaced(metrics)], rows))
@@ -98,10 +100,16 @@ def _difference_blocks(task: ScoredTask, differences: Sequence[Estimate]) -> lis
         own = [score for score in differences if score.metric.startswith(f"{metric}{_DIFFERENCE}")]
         pictures.append(_difference_picture(task, metric, own))
     rows = [
-        [_compared(score), score.metric.partition(_DIFFERENCE)[0].replace("_", " "), _cell(score), _told(score)]
+        [
+            _compared(score),
+            score.metric.partition(_DIFFERENCE)[0].replace("_", " "),
+            _cell(score),
+            _told(score),
+            number(score.p_corrected),
+        ]
         for score in differences
     ]
-    columns = ["compared", "metric", "difference", "interval"]
+    columns = ["compared", "metric", "difference", "interval", "corrected p"]
     table = Table(f"{task.title}: paired differences, with 95 % intervals", columns, rows)
     return [Pictures(pictures), table if len(rows) <= 12 else Folded("Paired differences in numbers", [table])]
 
