@@ -23,10 +23,11 @@ from evaluation.inference.cell_line_tables import (
     read_drug_response,
 )
 from evaluation.methods.pair_predictions import out_of_fold
-from evaluation.scores.comparison import Comparison, compare_methods
+from evaluation.scores.comparison import Comparison
 from evaluation.scores.folds import Folds
+from evaluation.scores.pair_comparison import compare_on_pairs
 from evaluation.scores.pair_folds import fold_numbers, pair_folds
-from evaluation.scores.pair_scores import PairScores, pair_metrics
+from evaluation.scores.pair_scores import PairScores
 from evaluation.scores.results import TaskResult
 from evaluation.tasks.registry import register_task
 from evaluation.tasks.task import Needs, NotApplicableError, Task
@@ -124,17 +125,16 @@ class DrugResponse(Task[DrugResponseSettings]):
         """With intervals over cell lines, or over drugs where those are what is new."""
         table, by_drug = self._table, self.settings.split == "drug"
         pairs = table.pairs
-        scores = PairScores(
-            pairs.target if by_drug else pairs.line, pairs.target, fold_numbers(self._folds), pairs.value, "drug"
-        )
-        return compare_methods(
-            {name: scores.statistics(values) for name, values in predicted.items()},
-            pair_metrics("drug"),
-            np.array(table.targets if by_drug else table.lines),
+        unit = pairs.target if by_drug else pairs.line
+        return compare_on_pairs(
+            PairScores(unit, pairs.target, fold_numbers(self._folds), pairs.value, "drug"),
+            predicted,
+            self._folds,
+            table.targets if by_drug else table.lines,
+            "drugs" if by_drug else "cell lines",
             baselines,
             self.settings.resamples,
             self.context.settings.seed,
-            "drugs" if by_drug else "cell lines",
         )
 
     @property

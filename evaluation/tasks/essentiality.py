@@ -25,11 +25,12 @@ from evaluation.inference.cell_line_tables import (
 from evaluation.inference.gene_embeddings import GenesOfProfiles
 from evaluation.methods.pair_predictions import Head, out_of_fold
 from evaluation.methods.ridge import means_of_targets
-from evaluation.scores.comparison import Comparison, compare_methods
+from evaluation.scores.comparison import Comparison
 from evaluation.scores.core_genes import AUROC, auroc_of_core_genes
 from evaluation.scores.folds import Folds
+from evaluation.scores.pair_comparison import compare_on_pairs
 from evaluation.scores.pair_folds import fold_numbers, pair_folds
-from evaluation.scores.pair_scores import PairScores, pair_metrics
+from evaluation.scores.pair_scores import PairScores
 from evaluation.scores.results import TaskResult
 from evaluation.search.nested import Choice
 from evaluation.tasks.registry import register_task
@@ -237,13 +238,19 @@ class Essentiality(Task[EssentialitySettings]):
         table, by_gene = self._table, self.settings.split == "gene"
         pairs = table.pairs
         number = pairs.target if by_gene else pairs.line
-        scores = PairScores(number, pairs.target, fold_numbers(self._folds), pairs.value, "gene")
-        statistics = {name: scores.statistics(values) for name, values in predicted.items()}
-        metrics = list(pair_metrics("gene"))
+        auroc = {}
         if self._core is not None:
-            metrics.append(AUROC)
-            for name, values in predicted.items():
-                statistics[name][AUROC.name] = auroc_of_core_genes(pairs, values, self._core, by_gene)
-        names = np.array(table.targets if by_gene else table.lines)
-        seed, unit = self.context.settings.seed, "genes" if by_gene else "cell lines"
-        return compare_methods(statistics, metrics, names, baselines, self.settings.resamples, seed, unit)
+            auroc[AUROC] = {
+                name: auroc_of_core_genes(pairs, values, self._core, by_gene) for name, values in predicted.items()
+            }
+        return compare_on_pairs(
+            PairScores(number, pairs.target, fold_numbers(self._folds), pairs.value, "gene"),
+            predicted,
+            self._folds,
+            table.targets if by_gene else table.lines,
+            "genes" if by_gene else "cell lines",
+            baselines,
+            self.settings.resamples,
+            self.context.settings.seed,
+            auroc,
+        )

@@ -6,6 +6,7 @@ from sklearn.linear_model import Ridge
 
 from evaluation.methods.ridge import ridge_per_target, ridge_with_own_features
 from evaluation.scores.folds import group_folds
+from evaluation.scores.pair_comparison import compare_on_pairs, widening
 from evaluation.scores.pair_folds import fold_numbers, pair_folds
 from evaluation.scores.pair_scores import PairScores
 
@@ -99,6 +100,27 @@ def test_correlations_are_within_targets_and_folds_and_follow_resampled_lines():
     assert statistics["mean_pearson_per_drug"](lines) == pytest.approx(np.mean(by_target))
     assert statistics["pearson"](lines) == pytest.approx(np.corrcoef(truth[rows], predicted[rows])[0, 1])
     assert statistics["rmse"](lines) == pytest.approx(np.sqrt(np.mean((truth - predicted)[rows] ** 2)))
+
+
+def test_intervals_allow_for_folds_that_share_lines_and_hold_chance_in_nearly_all_of_forty_tables():
+    held, lines, targets = 0, *np.divmod(np.arange(30 * 6), 6)
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        features, values = random.normal(size=(30, 4)) / 2, random.normal(size=(30, 6))
+        folds = pair_folds(lines.astype(str), targets.astype(str), "cell_line", 5, seed)
+        assert widening(lines, folds) == pytest.approx(1.5)
+        predicted = np.empty(180)
+        for train, test in folds.parts:
+            fitted = np.unique(lines[train])
+            predicted[test] = ridge_per_target(features[fitted], values[fitted], features, (1.0,))[
+                lines[test], targets[test]
+            ]
+        scores = PairScores(lines, targets, fold_numbers(folds), values.ravel(), "drug")
+        names = [f"{number:02d}" for number in range(30)]
+        compared = compare_on_pairs(scores, {"ridge": predicted}, folds, names, "cell lines", [], 30, 0)
+        interval = compared.scores[0].interval
+        held += interval.low < 0 < interval.high
+    assert held >= 36
 
 
 def test_a_target_whose_prediction_does_not_vary_counts_as_no_correlation():
