@@ -149,6 +149,20 @@ def test_an_error_that_nobody_expected_in_mlflow_is_said_once_and_tried_again(fo
     assert sum("training continues" in line for line in lines) == 1
 
 
+def test_the_address_of_the_curves_is_said_once_as_soon_as_mlflow_has_the_run(folder, lines, monkeypatch, experiment):
+    monkeypatch.setattr(tracking, "SEND_EVERY_SECONDS", 0.01)
+    run = MlflowRun(experiment, "n", folder.uri, {}, {}, system_metrics=False, run_uid="a1")
+    record = RunRecord(folder, from_step=0, mlflow_run=run, log=lines.append)
+    end = time.monotonic() + 30
+    while not lines and time.monotonic() < end:
+        time.sleep(0.01)
+    assert lines == [f"MLflow: {run.address()}"]
+    assert lines[0].endswith(f"/runs/{run.run_id}/model-metrics")
+    record.add(row(1))
+    record.close(export=None)
+    assert lines.count(f"MLflow: {run.address()}") == 1
+
+
 def test_a_run_started_anew_under_an_old_name_is_another_mlflow_run(experiment):
     old = begun(experiment, "a1")
     assert old.send([row(step) | {"loss": 9.0} for step in range(1, 101)]) is None
