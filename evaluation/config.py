@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -14,6 +15,10 @@ from pretrain.config import Kernel, Pooling, Precision
 
 Level = Literal["sample", "gene", "expression"]
 Splits = Literal["train", "validation", "test", "all"]
+
+# How tables of results name the model that is scored, and one of its shape with random weights.
+MODEL = "BulkFormer"
+UNTRAINED = "untrained"
 
 # Settings of embedding that are about one kind of input.
 _OF_H5AD = ("units", "layer", "gene_id", "gene_column", "gene_aliases", "repeated_genes", "log_offset")
@@ -101,6 +106,12 @@ class RunSettings(ExtensibleSettings):
 
     model: str = Field(description="model export: a folder or s3:// address")
     corpus: str = Field(description="corpus folder or s3:// address")
+    models: list[str] = Field([], description="further exports to score beside it, as NAME=ADDRESS with commas")
+    untrained: bool = Field(False, description="also score a model of the same shape with random weights")
+    embeddings: list[str] = Field(
+        [],
+        description="embeddings from elsewhere, as NAME=FILE with commas: Parquet with sample_id, or FILE.h5ad#OBSM",
+    )
     tasks: list[str] = Field(["imputation", "classification"], min_length=1, description="tasks, with commas")
     split: Literal["validation", "test"] = Field("test", description="held-out profiles that imputation is scored on")
     label: str | None = Field(None, description="column of samples.parquet to classify; default: all that can be")
@@ -115,7 +126,20 @@ class RunSettings(ExtensibleSettings):
     def _check(self) -> RunSettings:
         if self.output and not self.output.endswith((".json", ".parquet")):
             raise ValueError(f"output {self.output!r} must end in .json or .parquet")
+        taken = {MODEL, UNTRAINED}
+        for entry in (*self.models, *self.embeddings):
+            name, _, address = entry.partition("=")
+            if not name or not address:
+                raise ValueError(f"{entry!r} is not NAME=ADDRESS")
+            if name in taken:
+                raise ValueError(f"the name {name!r} is taken: choose another for {address}")
+            taken.add(name)
         return self
+
+
+def named(entries: Sequence[str]) -> dict[str, str]:
+    """Addresses by name, of entries NAME=ADDRESS."""
+    return {name: address for name, _, address in (entry.partition("=") for entry in entries)}
 
 
 class ScalingFitSettings(CommandSettings):

@@ -8,14 +8,16 @@ from typing import Any
 from dataprep.corpus import Corpus, open_corpus
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.terminal import log
-from evaluation.config import RunSettings
-from evaluation.inference.embedder import Embedder, require_same_vocabulary
+from evaluation.config import UNTRAINED, RunSettings, named
+from evaluation.inference.embedder import Embedder
+from evaluation.inference.foreign_embeddings import ForeignEmbeddings, read_foreign_embeddings
+from evaluation.inference.scored_models import open_models
 from evaluation.leaks.audit import TrainedOn
 from evaluation.leaks.results import audited
 from evaluation.scores.mlflow_results import metric_values, send_results
 from evaluation.scores.results import TaskResult, print_results, require_replaceable, results_json, write_results
 from evaluation.scores.verdicts import judged
-from evaluation.tasks.context import MODEL, TaskContext
+from evaluation.tasks.context import TaskContext
 from evaluation.tasks.registry import tasks
 from evaluation.tasks.task import Needs, NotApplicableError, Task
 from pretrain.model.export_file import WEIGHTS_FILE
@@ -25,19 +27,33 @@ def run(settings: RunSettings) -> dict[str, Any]:
     """Score, print, write and track; returns what ``--json`` prints."""
     if settings.output:
         require_replaceable(settings.output)
-    embedder = Embedder.open(settings.model, settings.kernel, settings.precision, settings.batch_size).load()
     corpus = open_corpus(settings.corpus)
-    require_same_vocabulary(embedder.vocabulary, corpus.vocabulary, corpus.folder.uri)
-    context = TaskContext(corpus, embedder, settings)
+    models = open_models(settings, corpus)
+    embedder = models[0].embedder
+    foreign = [read_foreign_embeddings(name, address, corpus) for name, address in named(settings.embeddings).items()]
+    _report_lacking(foreign)
+    context = TaskContext(corpus, models, settings, foreign=foreign)
     # before anything slow, so that a wrong label is known at once
     prepared = _prepared(context, settings)
     log(f"scoring on {embedder.device.type}, {embedder.batch_size} profiles in a batch")
     context.obtain(needs for _, needs in prepared)
     results = judged([result for task, _ in prepared for result in _scored(task)])
-    trained_on = {MODEL: TrainedOn.of_export(embedder.export, corpus)}
+    # one with random weights has seen nothing
+    trained_on = {
+        model.name: TrainedOn.of_export(model.embedder.export, corpus) for model in models if model.name != UNTRAINED
+    }
     results = audited(results, corpus, context.samples, context.expression, trained_on)
     print_results(results)
     return _publish(settings, embedder, corpus, results)
+
+
+def _report_lacking(foreign: Sequence[ForeignEmbeddings]) -> None:
+    for one in foreign:
+        if one.missing.any():
+            log(
+                f"{one.missing.sum():,} of {len(one.missing):,} profiles have no embedding of {one.name}: tasks on "
+                "labels leave them out, for all methods"
+            )
 
 
 def _prepared(context: TaskContext, settings: RunSettings) -> list[tuple[Task[Any], Needs]]:

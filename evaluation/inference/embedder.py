@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -36,6 +36,7 @@ class Embedder:
     compile: bool
     device: torch.device
     batch_size: int
+    untrained_seed: int | None = None
 
     @classmethod
     def open(
@@ -47,6 +48,10 @@ class Embedder:
         batch_size = batch_size or fitting_batch_size(export.shape, device)
         return cls(export, kernel, precision, compile, device, batch_size)
 
+    def untrained(self, seed: int) -> Embedder:
+        """A model of the same shape, as a run with this seed begins."""
+        return replace(self, untrained_seed=seed)
+
     def load(self) -> Embedder:
         """Read the tensors now. Raises UserError where they are not those of the model."""
         self.model.eval()
@@ -55,7 +60,11 @@ class Embedder:
     @cached_property
     def model(self) -> BulkFormer:
         """On its device, in evaluation mode. Raises UserError where the tensors are not those of the model."""
-        model = BulkFormer.from_export(self.export, self.kernel, self.precision, self.compile).to(self.device)
+        options = (self.kernel, self.precision, self.compile)
+        if self.untrained_seed is None:
+            model = BulkFormer.from_export(self.export, *options).to(self.device)
+        else:
+            model = BulkFormer.untrained(self.export, self.untrained_seed, *options).to(self.device)
         retain_freed_memory(self.device)
         return model
 

@@ -7,14 +7,16 @@ N profiles, G genes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dataprep.corpus import Corpus, iterate_rows
+from dataprep.runtime.command_line import UserError
 from dataprep.runtime.terminal import log, tracked
 from evaluation.config import RunSettings
 from evaluation.inference.gene_embeddings import GenesOfProfiles, stored_gene_embeddings
@@ -22,43 +24,68 @@ from evaluation.search.nested import FixedSettings, Search
 from pretrain.config import Pooling
 
 if TYPE_CHECKING:
-    from evaluation.inference.embedder import Embedder
+    from evaluation.inference.foreign_embeddings import ForeignEmbeddings
+    from evaluation.inference.scored_models import ScoredModel
     from evaluation.tasks.task import Needs
 
 # float32 B x G with NaN where hidden -> expression B x G
 Predictor = Callable[[np.ndarray], np.ndarray]
 
-# How tables of results name the model.
-MODEL = "BulkFormer"
+
+# What a table of samples has that is no label.
+_OWN_COLUMNS = ("sample_id", "study_id", "split", "row_id", "source")
 
 
 class TaskContext:
-    """The corpus and the model of one evaluation, for its tasks.
+    """The corpus and the models of one evaluation, for its tasks; ``foreign``: embeddings made elsewhere.
 
     ``settings``: those of the command, such as ``split`` (held-out profiles), ``label`` and ``seed``. ``search``
     chooses the settings of methods inside training folds.
     """
 
-    def __init__(self, corpus: Corpus, embedder: Embedder, settings: RunSettings, search: Search | None = None) -> None:
+    def __init__(
+        self,
+        corpus: Corpus,
+        models: Sequence[ScoredModel],
+        settings: RunSettings,
+        search: Search | None = None,
+        foreign: Sequence[ForeignEmbeddings] = (),
+    ) -> None:
         self.search = search or FixedSettings()
         self.corpus = corpus
         self.settings = settings
-        self._embedder = embedder
+        self._models = models
+        self._foreign = foreign
         self._read = np.empty(0, np.int64)
         self._expression = np.empty((0, corpus.genes), np.float16)
         self._embedded: dict[Pooling, np.ndarray] = {}
-        self._embeddings: dict[Pooling, np.ndarray] = {}
-        self._gene_embeddings: list[tuple[GenesOfProfiles, np.ndarray]] = []
+        self._embeddings: dict[tuple[str, Pooling], np.ndarray] = {}
+        self._gene_embeddings: list[tuple[GenesOfProfiles, dict[str, np.ndarray]]] = []
 
     @cached_property
     def samples(self) -> pa.Table:
-        """One row per profile in order of row_id: sample_id, study_id, split, row_id, source, and labels as given."""
-        return self.corpus.samples().sort_by("row_id")
+        """One row per profile in order of row_id: sample_id, study_id, split, row_id, source, and labels as given.
+
+        Profiles that embeddings from elsewhere lack have no labels: they are left out for all methods alike.
+        """
+        samples = self.corpus.samples().sort_by("row_id")
+        lacking = np.logical_or.reduce([np.zeros(samples.num_rows, bool), *(one.missing for one in self._foreign)])
+        for number, name in enumerate(samples.column_names if lacking.any() else []):
+            if name not in _OWN_COLUMNS:
+                values = samples.column(name)
+                blanked = pc.if_else(pa.array(lacking), pa.scalar(None, values.type), values)
+                samples = samples.set_column(number, name, blanked)
+        return samples
+
+    @cached_property
+    def genes_scored(self) -> np.ndarray:
+        """Boolean [G]: the genes that every model has, on which alone predictions are scored."""
+        return np.logical_and.reduce([model.knows for model in self._models])
 
     @property
     def batch_size(self) -> int:
-        """Profiles that the model takes at a time."""
-        return self._embedder.batch_size
+        """Profiles that the models take at a time."""
+        return min(model.embedder.batch_size for model in self._models)
 
     def row_ids(self, split: str, at_most: int | None = None) -> np.ndarray:
         """Row ids of a split, int64, ascending. Profiles are shuffled: the first ``at_most`` are a random choice."""
@@ -87,7 +114,8 @@ class TaskContext:
             self._expression[filled : filled + len(row_ids)] = expression
             filled += len(row_ids)
         for pooling, row_ids in embedded.items():
-            self._embeddings[pooling] = self._embed(row_ids, pooling)
+            for model in self._models:
+                self._embeddings[model.name, pooling] = self._embed(model, row_ids, pooling)
         self._embedded = embedded
         self._gene_embeddings = [(wanted, self._embed_genes(wanted)) for wanted in genes]
 
@@ -98,7 +126,16 @@ class TaskContext:
     def embeddings(self, row_ids: np.ndarray, pooling: Pooling) -> dict[str, np.ndarray]:
         """Pooled embeddings by the name that results give them, each float32 N x width."""
         positions = _positions(row_ids, self._embedded.get(pooling, np.empty(0, np.int64)))
-        return {f"{MODEL} {pooling} embedding": self._embeddings[pooling][positions]}
+        found = {
+            f"{model.name} {pooling} embedding": self._embeddings[model.name, pooling][positions]
+            for model in self._models
+        }
+        for one in self._foreign:
+            lacking = int(one.missing[row_ids].sum())
+            if lacking:
+                raise UserError(f"{lacking:,} of {len(row_ids):,} profiles have no embedding of {one.name}")
+            found[f"{one.name} embedding"] = one.values[row_ids]
+        return found
 
     def gene_embeddings(self, row_ids: np.ndarray, columns: np.ndarray) -> dict[str, np.ndarray]:
         """Embeddings of genes by the name that results give them, each float16 G' x N x width and on disk.
@@ -107,33 +144,41 @@ class TaskContext:
         """
         wanted = GenesOfProfiles(row_ids, columns)
         held = next(values for genes, values in self._gene_embeddings if genes.same_as(wanted))
-        return {f"{MODEL} gene embedding": held}
+        return {f"{name} gene embedding": values for name, values in held.items()}
 
     def predictors(self) -> Mapping[str, Predictor]:
-        """What predicts hidden expression, by the name that results give it."""
-        return {MODEL: self._embedder.reconstruct}
+        """What predicts hidden expression, by the name that results give it; NaN for genes that a model has not."""
+        return {model.name: model.reconstruct for model in self._models}
 
-    def _embed_genes(self, genes: GenesOfProfiles) -> np.ndarray:
-        # torch takes seconds to import, and --help does without it
-        import torch
+    def _embed_genes(self, genes: GenesOfProfiles) -> dict[str, np.ndarray]:
+        """By model. One that lacks some of the genes is left out, with a line that says so."""
+        found = {}
+        for model in self._models:
+            unknown = int((~model.knows[genes.columns]).sum())
+            if unknown:
+                log(f"{model.name} has not {unknown:,} of {len(genes.columns):,} genes: gene embeddings are left out")
+            else:
+                found[model.name] = self._genes_by(model, genes)
+        return found
 
-        columns, rows = torch.from_numpy(genes.columns), genes.row_ids
+    def _genes_by(self, model: ScoredModel, genes: GenesOfProfiles) -> np.ndarray:
+        columns, rows = genes.columns, genes.row_ids
         batches = (rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size))
         return stored_gene_embeddings(
             genes,
-            self._embedder.width,
+            model.embedder.width,
             tracked(((len(batch), batch) for batch in batches), len(rows), f"embedding {len(columns):,} genes of each"),
-            lambda batch: self._embedder.embed_genes(self.expression(batch).astype(np.float32), columns),
+            lambda batch: model.embed_genes(self.expression(batch).astype(np.float32), columns),
         )
 
-    def _embed(self, row_ids: np.ndarray, pooling: Pooling) -> np.ndarray:
+    def _embed(self, model: ScoredModel, row_ids: np.ndarray, pooling: Pooling) -> np.ndarray:
         batches = [row_ids[start : start + self.batch_size] for start in range(0, len(row_ids), self.batch_size)]
-        doing = f"embedding, {pooling} of genes"
+        doing = f"embedding, {pooling} of genes" + (f", {model.name}" if len(self._models) > 1 else "")
         parts = [
-            self._embedder.embed_samples(self.expression(batch).astype(np.float32), pooling)
+            model.embed_samples(self.expression(batch).astype(np.float32), pooling)
             for batch in tracked(((len(batch), batch) for batch in batches), len(row_ids), doing)
         ]
-        return np.concatenate(parts) if parts else np.empty((0, self._embedder.width), np.float32)
+        return np.concatenate(parts) if parts else np.empty((0, model.embedder.width), np.float32)
 
 
 def _positions(row_ids: np.ndarray, held: np.ndarray) -> np.ndarray:

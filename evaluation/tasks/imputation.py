@@ -127,10 +127,12 @@ class Imputation(Task[ImputationSettings]):
             log(f"imputation, {hidden.subject}")
         baselines, facts = fit_baselines(train, tuning, settings, hidden)
         methods = {**context.predictors(), **baselines}
-        sums = score_methods(methods, self._batches(), len(self._scored), hidden)
+        sums = score_methods(methods, self._batches(), len(self._scored), hidden, context.genes_scored)
         summary = summarise(sums, context.studies(self._scored), settings.resamples, context.settings.seed)
         share = hidden.rate if isinstance(hidden, RandomGenes) else summary.facts["hidden_share"]
         facts = {**summary.facts, **facts, "split": context.settings.split, "mask_rate": share}
+        if not context.genes_scored.all():
+            facts["genes_of_all_models"] = f"{context.genes_scored.sum():,} of {context.corpus.genes:,}"
         curves: dict[str, Sequence[Mapping[str, object]]] = {
             "expression_levels": error_by_level(sums, train.expression)
         }
@@ -164,15 +166,16 @@ def score_methods(
     batches: Iterable[tuple[np.ndarray, np.ndarray]],
     profiles: int,
     hidden: HiddenGenes,
+    genes_scored: np.ndarray | bool = True,
 ) -> dict[str, MethodSums]:
-    """Hide, predict and sum, one batch in memory at a time.
+    """Hide, predict and sum, one batch in memory at a time; only ``genes_scored`` (boolean [G]) count.
 
     Raises UserError where a method predicts what is not a number: that would otherwise vanish from its scores.
     """
     sums = {name: MethodSums() for name in methods}
     for row_ids, truth in tracked(((len(batch[0]), batch) for batch in batches), profiles, "imputing"):
         mask = hidden.mask(row_ids, truth.shape[1])
-        counted = mask & np.isfinite(truth)
+        counted = mask & np.isfinite(truth) & genes_scored
         visible = np.where(mask, np.float32(np.nan), truth)
         for name, predict in methods.items():
             predicted = predict(visible)

@@ -214,6 +214,22 @@ class BulkFormer(nn.Module):
         load_strictly(model, tensors, f"{export.folder.uri}/{WEIGHTS_FILE}")
         return model.eval()
 
+    @classmethod
+    def untrained(
+        cls, export: ModelExport, seed: int, kernel: str = "reference", precision: str = "fp32", compile: bool = False
+    ) -> BulkFormer:
+        """A model of an export's shape with random weights, and with its prior, if it has one: what a run begins with.
+
+        Identities of genes are random, also where a run would begin with protein embeddings.
+        """
+        trained = cls.from_export(export)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = cls(export.shape, export.graph, kernel, precision, compile)
+        if export.shape.prior_rank:
+            model.prior.load_state_dict(trained.prior.state_dict())
+        return model.eval()
+
 
 @cache
 def encoder_class(family: FamilyName) -> type[BulkFormer]:

@@ -107,6 +107,7 @@ def folder(tmp_path_factory):
     write_corpus(folder / "corpus", vocabulary())
     write_model(folder / "model", vocabulary())
     write_model(folder / "stranger", vocabulary(first=20))
+    write_model(folder / "foreign", vocabulary(first=80))
     return folder
 
 
@@ -311,7 +312,7 @@ def test_failing_keeps_the_file_that_was_there(folder, evaluation, tmp_path):
     ("arguments", "code", "message"),
     [
         (("embed", "--model", "stranger", "--input", "corpus", "--output", "x.parquet"), 1, "20 of the model's 120"),
-        (("run", "--model", "stranger", "--corpus", "corpus"), 1, "over another vocabulary than the model"),
+        (("run", "--model", "foreign", "--corpus", "corpus"), 1, "over another vocabulary than the model"),
         (("run", "--model", "corpus", "--corpus", "corpus"), 1, "is not a model export"),
         (("run", "--model", "model", "--corpus", "model"), 1, "is not a corpus"),
         (("run", "--model", "model", "--corpus", "corpus", "--label", "colour"), 1, "it has tissue, donor"),

@@ -13,6 +13,7 @@ from dataprep.runtime.command_line import UserError
 from evaluation.config import RunSettings
 from evaluation.inference.embedder import Embedder
 from evaluation.inference.gene_embeddings import GenesOfProfiles
+from evaluation.inference.scored_models import open_models
 from evaluation.tasks.context import TaskContext
 from evaluation.tasks.task import Needs
 
@@ -24,15 +25,15 @@ def context(tmp_path_factory):
     place = tmp_path_factory.mktemp("genes")
     corpus = make_corpus(str(place / "corpus"))
     write_model(place / "model", corpus.vocabulary)
-    embedder = Embedder.open(str(place / "model"), "fused", "fp32", batch_size=2)
-    return TaskContext(corpus, embedder, RunSettings.model_construct(seed=0))
+    settings = RunSettings(model=str(place / "model"), corpus=str(place / "corpus"), batch_size=2)
+    return TaskContext(corpus, open_models(settings, corpus), settings)
 
 
 def test_embeddings_of_genes_are_those_of_the_model_gene_by_gene(context):
     context.obtain([Needs(gene_embeddings=WANTED)])
     (held,) = context.gene_embeddings(WANTED.row_ids, WANTED.columns).values()
     expression = context.expression(WANTED.row_ids).astype(np.float32)
-    whole = context._embedder.embed_genes(expression, torch.from_numpy(WANTED.columns))
+    whole = context._models[0].embedder.embed_genes(expression, torch.from_numpy(WANTED.columns))
     assert held.shape == (3, 5, context._embedder.width)
     np.testing.assert_allclose(held, whole.transpose(1, 0, 2), atol=2e-3, rtol=2e-3)
     assert isinstance(held, np.memmap)

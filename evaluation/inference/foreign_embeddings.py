@@ -1,0 +1,109 @@
+"""Embeddings of profiles that were made elsewhere, matched with the samples of a corpus by their ids."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dataprep.corpus import Corpus
+from dataprep.runtime.command_line import UserError
+from dataprep.runtime.storage import Folder, split_file_address
+
+# Ids of fewer samples of the corpus than this share mean that the file is about others, or names them otherwise.
+_LEAST_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class ForeignEmbeddings:
+    """``values``: float32 N x width for the N profiles of a corpus by row id, NaN where the file has none."""
+
+    name: str
+    values: np.ndarray
+
+    @property
+    def missing(self) -> np.ndarray:
+        """Boolean [N]."""
+        return np.isnan(self.values).any(axis=1)
+
+
+def read_foreign_embeddings(name: str, address: str, corpus: Corpus) -> ForeignEmbeddings:
+    """A Parquet file with ``sample_id`` and either one column of lists or numbers, or ``FILE.h5ad#KEY`` (of obsm).
+
+    Raises UserError for a file of another form, samples named twice, and where half of the corpus is not in it.
+    """
+    ids, values = _read_h5ad(address) if ".h5ad" in address.rpartition("/")[2] else _read_parquet(address)
+    repeated = [sample for sample, times in Counter(ids).items() if times > 1]
+    if repeated:
+        raise UserError(f"{address} has {len(repeated):,} samples twice, e.g. {', '.join(repeated[:3])}")
+    broken = ~np.isfinite(values).all(axis=1)
+    if broken.any():
+        examples = ", ".join(ids[row] for row in np.flatnonzero(broken)[:3])
+        raise UserError(f"{address}: {broken.sum():,} samples have numbers that are not finite, e.g. {examples}")
+    row_of = {sample: row for row, sample in enumerate(ids)}
+    samples = corpus.samples().sort_by("row_id").column("sample_id").to_pylist()
+    rows = np.array([row_of.get(sample, -1) for sample in samples], np.int64)
+    found = int((rows >= 0).sum())
+    if found < _LEAST_SHARE * len(samples):
+        raise UserError(
+            f"{address} has {found:,} of the {len(samples):,} samples of {corpus.folder.uri} (there: {samples[0]}; in "
+            f"the file: {', '.join(ids[:1]) or 'none'}); half are needed"
+        )
+    aligned = np.full((len(samples), values.shape[1]), np.nan, np.float32)
+    aligned[rows >= 0] = values[rows[rows >= 0]]
+    return ForeignEmbeddings(name, aligned)
+
+
+def _read_parquet(address: str) -> tuple[list[str], np.ndarray]:
+    folder, name = split_file_address(address)
+    try:
+        table = pq.read_table(pa.BufferReader(Folder(folder).read_bytes(name)))
+        ids = [str(sample) for sample in table.column("sample_id").to_pylist()]
+        others = [column for column in table.column_names if column != "sample_id"]
+        lists = [column for column in others if pa.types.is_nested(table.schema.field(column).type)]
+        if lists:
+            if len(others) > 1:
+                raise UserError(f"{address} has {len(others)} columns beside sample_id: give lists in one, or numbers")
+            return ids, _matrix(table.column(others[0]).to_pylist(), address)
+        return ids, _matrix(np.stack([table.column(column).to_numpy() for column in others], axis=1), address)
+    except FileNotFoundError:
+        raise UserError(f"{address} does not exist") from None
+    except (pa.ArrowException, KeyError) as error:
+        raise UserError(f"{address} has no embeddings: {' '.join(str(error).split())}") from None
+
+
+def _read_h5ad(address: str) -> tuple[list[str], np.ndarray]:
+    place, _, key = address.partition("#")
+    folder, name = split_file_address(place)
+    try:
+        with Folder(folder).open(name) as stream, h5py.File(stream, "r") as file:
+            kinds = sorted(file["obsm"]) if "obsm" in file else []
+            if not key and len(kinds) != 1:
+                example = f"{place}#{(kinds or ['X_pca'])[0]}"
+                raise UserError(f"{place} has {len(kinds)} embeddings in obsm: name one, as in {example}")
+            obs = file["obs"]
+            ids = obs[obs.attrs["_index"]].asstr()[:].tolist()
+            values = file["obsm"][key or kinds[0]]
+            if not isinstance(values, h5py.Dataset):
+                raise UserError(f"{address}: obsm has no dense matrix of that name")
+            return ids, _matrix(values[:], address)
+    except FileNotFoundError:
+        raise UserError(f"{place} does not exist") from None
+    except (KeyError, OSError) as error:
+        raise UserError(f"{address} has no embeddings: {' '.join(str(error).split())}") from None
+
+
+def _matrix(values: Sequence[object] | np.ndarray, address: str) -> np.ndarray:
+    """float32 N x width. Raises UserError for rows of unequal length and for what is no number."""
+    try:
+        matrix = np.asarray(values, np.float32)
+    except (ValueError, TypeError):
+        matrix = np.empty(0, np.float32)
+    if matrix.ndim != 2 or not matrix.shape[1]:
+        raise UserError(f"{address}: embeddings are no rows of equally many numbers")
+    return matrix
