@@ -8,6 +8,7 @@ from browser import CHROMIUM, visit
 from made_corpora import make_corpus
 from made_reports import HARMFUL, RUNS, made_results, made_scaling, write_embeddings, write_json
 
+from dataprep.__main__ import COMMANDS as DATAPREP_COMMANDS
 from dataprep.runtime.command_line import main
 from evaluation.__main__ import COMMANDS
 
@@ -64,6 +65,17 @@ def test_the_report_is_whole_silent_and_fits_every_screen(page):
         assert (fits, fits_opened) == (True, True), seen.width
         # a name in the files would have changed it, had it been run
         assert title == "Model report"
+
+
+def test_the_page_of_a_corpus_is_as_well(page):
+    output = page.with_name("corpus.html")
+    arguments = ["inspect", str(page.with_name("corpus")), "--html", str(output)]
+    assert main("dataprep", "", DATAPREP_COMMANDS, arguments) == 0
+    for seen in visit(output, WIDTHS, [FITS, SILENT_PICTURES, PICTURES, TOO_WIDE]):
+        assert (seen.console, seen.requests) == ([], []), seen.width
+        assert seen.values[:2] == [True, 0], seen.width
+        assert seen.values[2] >= 5
+        assert seen.values[3] == [], seen.width
 
 
 def test_the_check_sees_what_it_looks_for(tmp_path):
