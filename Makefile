@@ -7,7 +7,7 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down status test test-failures soak lint bench
+.PHONY: help install demo up down status test test-units test-pretrain-units test-other-units test-failures soak lint bench
 
 help:
 	@echo 'make install   make $(VENV) and install everything into it'
@@ -48,7 +48,17 @@ down:
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m cluster down; fi
 
 test: install
-	$(BIN)/python -m pytest
+	@failed=0; $(MAKE) --no-print-directory --jobs 2 --keep-going --output-sync test-units || failed=1; \
+	$(BIN)/python -m pytest tests/integration tests/compatibility && exit $$failed
+
+# What keeps one core busy runs side by side; integration tests, whose processes import on all cores, come after it.
+test-units: test-pretrain-units test-other-units
+
+test-pretrain-units: install
+	TEST_THREADS=1 $(BIN)/python -m pytest -o cache_dir=.pytest_cache/pretrain tests/unit/pretrain
+
+test-other-units: install
+	TEST_THREADS=1 $(BIN)/python -m pytest -o cache_dir=.pytest_cache/others --ignore tests/unit/pretrain tests/unit tests/golden
 
 test-failures: install
 	$(BIN)/python -m pytest tests/failures

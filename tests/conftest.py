@@ -33,7 +33,8 @@ _ENVIRONMENT = {
     # see dataprep.runtime.allocator
     "MALLOC_ARENA_MAX": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "OMP_NUM_THREADS": "2",
+    # `make test` gives one to each of the two processes that run side by side
+    "OMP_NUM_THREADS": os.environ.get("TEST_THREADS", "2"),
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # a token of this session's own: without one Ray would put one into the user's home and leave it there
     "RAY_AUTH_MODE": "token",
