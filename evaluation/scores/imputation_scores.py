@@ -11,7 +11,6 @@ from evaluation.scores.comparison import Metric, Scored, difference
 from evaluation.scores.intervals import CORRELATION, ERROR, Interval, Resamples
 from evaluation.scores.metrics import ErrorSums
 from evaluation.scores.results import Score
-from pretrain.prior.principal import by_gene
 
 # Groups of genes by expression that errors are given for.
 _LEVELS = 5
@@ -92,6 +91,9 @@ def error_by_level(sums: Mapping[str, MethodSums], train_NG: np.ndarray) -> list
 
     Rows have ``from`` and ``to`` (means of log1p TPM), ``genes``, ``method``, ``mse`` and ``pearson``.
     """
+    # loads torch, which --help and refused settings do without
+    from pretrain.prior.principal import by_gene
+
     level_G = by_gene(np.nanmean, train_NG)
     rows: list[dict[str, object]] = []
     for part in np.array_split(np.argsort(level_G, kind="stable"), _LEVELS):
