@@ -146,6 +146,11 @@ class ProfilesOfLines:
         names = np.array(self.lines)[self.line_of[kept]]
         return ProfilesOfLines(tuple(lines), self.row_ids[kept], np.array([number[name] for name in names]))
 
+    def complete(self, kept: np.ndarray) -> np.ndarray:
+        """Numbers of the lines all of whose profiles are at the positions ``kept`` (int) of ``row_ids``."""
+        left = np.bincount(self.line_of[kept], minlength=len(self.lines))
+        return np.flatnonzero(left == np.bincount(self.line_of, minlength=len(self.lines)))
+
     def mean(self, values_RF: np.ndarray) -> np.ndarray:
         """float32 [L, F]: values of profiles averaged over those of a line; a missing value leaves its profile out."""
         known = np.isfinite(values_RF)

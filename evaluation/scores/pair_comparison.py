@@ -13,9 +13,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from evaluation.inference.cell_line_tables import ProfilesOfLines
 from evaluation.scores.comparison import Comparison, Metric, Statistic, compare_methods
 from evaluation.scores.folds import Folds
+from evaluation.scores.intervals import Interval
 from evaluation.scores.pair_scores import PairScores, pair_metrics
+from evaluation.scores.results import Score, TaskResult
 
 
 def compare_on_pairs(
@@ -37,19 +40,51 @@ def compare_on_pairs(
     more = more or {}
     factor = widening(scores.unit, folds)
     statistics = {
-        method: {
-            name: _widened(statistic, len(units), factor)
-            for name, statistic in {
-                **scores.statistics(values),
-                **{metric.name: of[method] for metric, of in more.items()},
-            }.items()
-        }
+        method: {**scores.statistics(values), **{metric.name: of[method] for metric, of in more.items()}}
         for method, values in predicted.items()
     }
+    widened = {
+        method: {name: _widened(statistic, len(units), factor) for name, statistic in of.items()}
+        for method, of in statistics.items()
+    }
     metrics = [*pair_metrics(scores.kind), *more]
-    comparison = compare_methods(statistics, metrics, np.array(units), baselines, resamples, seed, unit)
-    widened = f"{factor:.2f} times as wide, since folds share what they were fitted on (Nadeau and Bengio 2003)"
-    return Comparison(comparison.scores, {**comparison.facts, "intervals_made": widened})
+    comparison = compare_methods(widened, metrics, np.array(units), baselines, resamples, seed, unit)
+    made = f"{factor:.2f} times as wide, since folds share what they were fitted on (Nadeau and Bengio 2003)"
+
+    def rescore(units: np.ndarray) -> list[Score]:
+        return [
+            Score(method, metric.name, Interval(float(of[metric.name](units))))
+            for method, of in statistics.items()
+            for metric in metrics
+        ]
+
+    return Comparison(comparison.scores, {**comparison.facts, "intervals_made": made}, rescore)
+
+
+def result_on_pairs(
+    task: str,
+    comparison: Comparison,
+    facts: Mapping[str, object],
+    baselines: Sequence[str],
+    profiles: ProfilesOfLines | None,
+    of_lines: bool,
+) -> TaskResult:
+    """What a task returns: judged by RMSE, which means have, too. A leak audit leaves out lines with a shared profile.
+
+    ``profiles``: none where features come from a table; ``of_lines``: whether cell lines are what was left out in turn.
+    """
+    rescore = comparison.rescore
+    return TaskResult(
+        task,
+        "",
+        comparison.scores,
+        {**facts, **comparison.facts},
+        baselines=baselines,
+        judged_by="rmse",
+        higher_is_better=False,
+        row_ids=None if profiles is None else profiles.row_ids,
+        rescore=(lambda rows: rescore(profiles.complete(rows))) if rescore and profiles and of_lines else None,
+    )
 
 
 def widening(unit: np.ndarray, folds: Folds) -> float:

@@ -25,7 +25,7 @@ from evaluation.inference.cell_line_tables import (
 from evaluation.methods.pair_predictions import out_of_fold
 from evaluation.scores.comparison import Comparison
 from evaluation.scores.folds import Folds
-from evaluation.scores.pair_comparison import compare_on_pairs
+from evaluation.scores.pair_comparison import compare_on_pairs, result_on_pairs
 from evaluation.scores.pair_folds import fold_numbers, pair_folds
 from evaluation.scores.pair_scores import PairScores
 from evaluation.scores.results import TaskResult
@@ -119,7 +119,9 @@ class DrugResponse(Task[DrugResponseSettings]):
         )
         baselines = [*simple, *(name for name in heads if name.startswith(f"{_RAW} -> "))]
         comparison = self._compared(predicted, baselines)
-        return [TaskResult(_NAME, "", comparison.scores, self._facts | dict(comparison.facts), baselines=baselines)]
+        profiles = None if self._profiles is None else self._profiles.of(table.lines)
+        by_line = settings.split != "drug"
+        return [result_on_pairs(_NAME, comparison, self._facts, baselines, profiles, by_line)]
 
     def _compared(self, predicted: Mapping[str, np.ndarray], baselines: Sequence[str]) -> Comparison:
         """With intervals over cell lines, or over drugs where those are what is new."""

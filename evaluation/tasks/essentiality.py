@@ -28,7 +28,7 @@ from evaluation.methods.ridge import means_of_targets
 from evaluation.scores.comparison import Comparison
 from evaluation.scores.core_genes import AUROC, auroc_of_core_genes
 from evaluation.scores.folds import Folds
-from evaluation.scores.pair_comparison import compare_on_pairs
+from evaluation.scores.pair_comparison import compare_on_pairs, result_on_pairs
 from evaluation.scores.pair_folds import fold_numbers, pair_folds
 from evaluation.scores.pair_scores import PairScores
 from evaluation.scores.results import TaskResult
@@ -113,7 +113,9 @@ class Essentiality(Task[EssentialitySettings]):
         predicted = out_of_fold(self.context.search, _NAME, heads | simple, self._folds, table.pairs.value, settings)
         baselines = [*simple, *(name for name in heads if name.startswith((_RAW, _OWN)))]
         comparison = self._compared(predicted, baselines)
-        return [TaskResult(_NAME, "", comparison.scores, self._facts | dict(comparison.facts), baselines=baselines)]
+        profiles = self._profiles if self._features is None else None
+        by_line = settings.split == "cell_line"
+        return [result_on_pairs(_NAME, comparison, self._facts, baselines, profiles, by_line)]
 
     def _choose(self, table: CellLineTable, lines: Sequence[str]) -> None:
         """What is scored, of lines that have features."""

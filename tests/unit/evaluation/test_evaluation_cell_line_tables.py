@@ -56,6 +56,7 @@ def test_profiles_of_a_line_are_averaged_and_a_missing_value_leaves_its_profile_
     assert profiles.lines == ("ACH-1", "ACH-2")
     values = np.array([[1.0, np.nan], [5, np.nan], [3, 4]])  # of rows 0, 2, 3
     np.testing.assert_array_equal(profiles.mean(values), [[5, np.nan], [2, 4]])
+    assert profiles.complete(np.array([0, 1])).tolist() == [0]  # of ACH-2 one of two is gone
     only = profiles.of(["ACH-2"])
     assert only.row_ids.tolist() == [0, 3]
     np.testing.assert_array_equal(only.mean(values[[0, 2]]), [[2, 4]])

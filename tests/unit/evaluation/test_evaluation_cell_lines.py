@@ -109,6 +109,8 @@ def test_response_that_follows_programs_is_recovered_in_new_cell_lines(simulated
     assert result.baselines == ["drug mean", "raw expression -> ridge per drug", "raw expression -> MLP"]
     assert (result.facts["cell_lines"], result.facts["drugs"]) == (LINES, 40)
     assert f"{LINES} cell lines" in result.facts["intervals"]
+    again = {(score.method, score.metric): score.interval.value for score in result.rescore(np.arange(LINES))}
+    assert again[f"{MODEL} -> MLP", metric] == scores[f"{MODEL} -> MLP", metric].value
 
 
 def test_response_of_shuffled_cell_lines_is_at_chance(simulated):
