@@ -1,0 +1,105 @@
+"""What prognosis compares: sources of features, each with two heads, and Kaplan-Meier. N profiles, T times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.decomposition import PCA
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.impute import SimpleImputer
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from evaluation.methods.patient_features import Covariates, PatientFeatures
+from evaluation.methods.survival import Cox, Forecast, Head, SurvivalForest, kaplan_meier
+from evaluation.scores.folds import Folds
+from evaluation.scores.survival import Outcome
+from evaluation.search.nested import Choice, Space, nested_predictions
+
+CLINICAL = "clinical covariates"
+
+
+@dataclass(frozen=True)
+class Method:
+    """``features`` given to the ``head`` that a choice from the ``space`` makes; without features, for Kaplan-Meier.
+
+    ``baseline``: needs no pretrained model.
+    """
+
+    features: PatientFeatures | None
+    head: Callable[[Choice], Head]
+    space: Space
+    baseline: bool
+
+
+@dataclass(frozen=True)
+class HeadSpaces:
+    """Settings of each head to choose from, the first being the fixed one."""
+
+    cox: Space
+    forest: Space
+    trees: int
+
+    def heads(self, seed: int) -> dict[str, tuple[Callable[[Choice], Head], Space]]:
+        """How to make each head, by name."""
+        return {
+            "Cox": (lambda choice: Cox(choice["penalizer"], choice["l1_ratio"]), self.cox),
+            "survival forest": (lambda choice: SurvivalForest(self.trees, choice["leaf"], seed), self.forest),
+        }
+
+
+def methods_of(
+    embeddings: Mapping[str, np.ndarray],
+    raw: Mapping[str, np.ndarray],
+    covariates: Covariates,
+    spaces: HeadSpaces,
+    seed: int,
+) -> dict[str, Method]:
+    """All methods by name: ``embeddings`` and ``raw`` (float32 N x F) alone and with covariates, covariates, nothing."""
+    sources: dict[str, tuple[PatientFeatures, bool]] = {}
+    for profiles, baseline in ((embeddings, False), (raw, True)):
+        for name, values in profiles.items():
+            features = PatientFeatures(values, None, seed)
+            sources[name] = features, baseline
+            if covariates.names:
+                sources[f"{name} + {CLINICAL}"] = features.with_covariates(covariates), baseline
+    if covariates.names:
+        sources[CLINICAL] = PatientFeatures(None, covariates, seed), True
+    methods = {
+        f"{source} -> {head}": Method(features, make, space, baseline)
+        for source, (features, baseline) in sources.items()
+        for head, (make, space) in spaces.heads(seed).items()
+    }
+    return methods | {"Kaplan-Meier": Method(None, lambda choice: kaplan_meier, {}, True)}
+
+
+def forecast(method: Method, outcome: Outcome, folds: Folds, times: np.ndarray) -> Forecast:
+    """Out-of-fold forecasts of all rows at ``times`` [T]; everything is fitted inside the training parts."""
+
+    def fit_predict(choice: Choice, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+        if method.features is None:
+            fitted, new = np.empty((len(train), 0)), np.empty((len(test), 0))
+        else:
+            fitted, new = method.features.split(train, test, choice["components"])
+        return method.head(choice)(fitted, outcome.rows(train), new, times).packed()
+
+    return Forecast.unpacked(nested_predictions(folds, method.space, fit_predict).predictions)
+
+
+def event_probability(
+    values_NF: np.ndarray, event: np.ndarray, folds: Folds, components: int, trees: int, seed: int
+) -> np.ndarray:
+    """Out-of-fold probability [N] of the event, as published: PCA, then a random forest, whatever the follow-up."""
+
+    def fit_predict(choice: Choice, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+        steps = make_pipeline(
+            SimpleImputer(keep_empty_features=True),
+            StandardScaler(),
+            PCA(min(components, len(train) - 1, values_NF.shape[1]), svd_solver="randomized", random_state=seed),
+            RandomForestClassifier(trees, random_state=seed, n_jobs=-1),
+        )
+        return steps.fit(values_NF[train], event[train]).predict_proba(values_NF[test])[:, 1]
+
+    return nested_predictions(folds, {}, fit_predict).predictions
