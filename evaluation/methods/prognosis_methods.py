@@ -12,11 +12,11 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from evaluation.methods.patient_features import Covariates, PatientFeatures
+from evaluation.inference.patient_features import Covariates, PatientFeatures
 from evaluation.methods.survival import Cox, Forecast, Head, SurvivalForest, kaplan_meier
 from evaluation.scores.folds import Folds
-from evaluation.scores.survival import Outcome
-from evaluation.search.nested import Choice, Space, nested_predictions
+from evaluation.scores.survival import Outcome, harrell
+from evaluation.search.nested import Choice, Search, Space, nested_predictions
 
 CLINICAL = "clinical covariates"
 
@@ -57,7 +57,7 @@ def methods_of(
     spaces: HeadSpaces,
     seed: int,
 ) -> dict[str, Method]:
-    """All methods by name: ``embeddings`` and ``raw`` (float32 N x F) alone and with covariates, covariates, nothing."""
+    """Methods by name: each of ``embeddings`` and ``raw`` (float32 N x F) alone and with covariates; these alone."""
     sources: dict[str, tuple[PatientFeatures, bool]] = {}
     for profiles, baseline in ((embeddings, False), (raw, True)):
         for name, values in profiles.items():
@@ -75,8 +75,13 @@ def methods_of(
     return methods | {"Kaplan-Meier": Method(None, lambda choice: kaplan_meier, {}, True)}
 
 
-def forecast(method: Method, outcome: Outcome, folds: Folds, times: np.ndarray) -> Forecast:
-    """Out-of-fold forecasts of all rows at ``times`` [T]; everything is fitted inside the training parts."""
+def forecast(
+    search: Search, subject: str, method: Method, outcome: Outcome, folds: Folds, times: np.ndarray
+) -> Forecast:
+    """Out-of-fold forecasts of all rows at ``times`` [T]; everything is fitted inside the training parts.
+
+    The ``search`` chooses what has the largest concordance within studies.
+    """
 
     def fit_predict(choice: Choice, train: np.ndarray, test: np.ndarray) -> np.ndarray:
         if method.features is None:
@@ -85,7 +90,10 @@ def forecast(method: Method, outcome: Outcome, folds: Folds, times: np.ndarray) 
             fitted, new = method.features.split(train, test, choice["components"])
         return method.head(choice)(fitted, outcome.rows(train), new, times).packed()
 
-    return Forecast.unpacked(nested_predictions(folds, method.space, fit_predict).predictions)
+    def concordance(packed: np.ndarray, rows: np.ndarray) -> float:
+        return harrell(outcome.rows(rows), Forecast.unpacked(packed).risk)(np.arange(len(rows)))
+
+    return Forecast.unpacked(search.predictions(subject, folds, method.space, fit_predict, concordance).predictions)
 
 
 def event_probability(

@@ -17,23 +17,22 @@ from sklearn.ensemble import RandomForestRegressor
 
 from evaluation.scores.survival import Outcome
 
-
 # A column that varies less is constant but for rounding.
 _LEAST_SPREAD = 1e-9
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """``risk`` [m], the larger the worse, counted from that of the training part so that folds are alike; ``high``
-    [m]: over the median risk of the training part; ``survival_MT``: at the times asked for."""
+    """Of m patients: ``risk`` [m], the larger the worse, less that of the training part so that folds are alike;
+    ``high`` [m]: over the median risk of the training part; ``survival`` [m, T]: at the times asked for."""
 
     risk: np.ndarray
     high: np.ndarray
-    survival_MT: np.ndarray
+    survival: np.ndarray
 
     def packed(self) -> np.ndarray:
         """m x (2 + T): one row for each that was predicted."""
-        return np.column_stack([self.risk, self.high, self.survival_MT])
+        return np.column_stack([self.risk, self.high, self.survival])
 
     @classmethod
     def unpacked(cls, packed: np.ndarray) -> Forecast:

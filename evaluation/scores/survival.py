@@ -11,23 +11,19 @@ from dataclasses import dataclass
 
 import numpy as np
 from lifelines import KaplanMeierFitter
-from scipy.special import expit, logit
 from statsmodels.duration.survfunc import survdiff
 
 from evaluation.scores.comparison import Metric, Statistic
-from evaluation.scores.intervals import ERROR, Scale
+from evaluation.scores.intervals import ERROR, SHARE
 
 # A censored patient is stood in for by those who are still followed: by ten of them at the most.
 _LEAST_FOLLOWED = 0.1
 
 
-# Within 0 and 1 on the way back.
-_SHARE = Scale(lambda share: logit(np.clip(share, 1e-3, 1 - 1e-3)), expit)
-
 METRICS = (
-    Metric("c_index", _SHARE),
-    Metric("uno_c", _SHARE),
-    Metric("pooled_c_index", _SHARE),
+    Metric("c_index", SHARE),
+    Metric("uno_c", SHARE),
+    Metric("pooled_c_index", SHARE),
     Metric("integrated_brier", ERROR, higher_is_better=False),
 )
 

@@ -31,10 +31,10 @@ from evaluation.inference.follow_up import (
 )
 from evaluation.inference.profiles import splits_named
 from evaluation.scores.comparison import Metric, Statistic, compare_methods
-from evaluation.scores.folds import Folds, group_folds
-from evaluation.scores.groups import linked_groups
-from evaluation.scores.intervals import Interval
+from evaluation.scores.folds import Folds, group_folds, joined_groups
+from evaluation.scores.intervals import SHARE, Interval
 from evaluation.scores.results import Score, TaskResult
+from evaluation.search.nested import Search
 from evaluation.tasks.registry import register_task
 from evaluation.tasks.task import Needs, NotApplicableError, Task
 from pretrain.config import Pooling
@@ -100,7 +100,7 @@ class PrognosisSettings(Settings):
     horizon: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="time up to which Uno's C and Brier look; default: 80 % of events"
     )
-    resamples: int = Field(1000, ge=100, description="bootstrap resamples for the confidence intervals")
+    resamples: int = Field(1000, ge=100, description="groups left out in turn for the intervals, at the most")
 
     @model_validator(mode="after")
     def _check(self) -> PrognosisSettings:
@@ -127,6 +127,7 @@ class Patients:
     unit: str
     studies: np.ndarray
     groups: np.ndarray
+    unit_of_groups: str
     covariates: Mapping[str, Sequence[str]]
     facts: Mapping[str, object]
 
@@ -158,8 +159,12 @@ class Prognosis(Task[PrognosisSettings]):
             log(f"prognosis, {patients.endpoint}: {len(patients.row_ids):,} profiles, {patients.events:,} events")
             embeddings = self.context.embeddings(patients.row_ids, self.settings.pooling)
             raw = {_RAW: self.context.expression(patients.row_ids).astype(np.float32)}
-            scored = score_alive_or_dead if published else score_survival
-            results.append(scored(patients, folds, embeddings, raw, self.settings, self.context.settings.seed))
+            seed = self.context.settings.seed
+            if published:
+                results.append(score_alive_or_dead(patients, folds, embeddings, raw, self.settings, seed))
+            else:
+                search = self.context.search
+                results.append(score_survival(patients, folds, embeddings, raw, self.settings, seed, search))
         return results
 
     def _chosen(self) -> list[Patients]:
@@ -195,10 +200,11 @@ def score_survival(
     raw: Mapping[str, np.ndarray],
     settings: PrognosisSettings,
     seed: int,
+    search: Search,
 ) -> TaskResult:
     """All methods on the same folds; ``embeddings`` and ``raw`` are float32 N x F by name, rows as in ``patients``."""
     # lifelines and scikit-learn take seconds to import, and --help does without them
-    from evaluation.methods.patient_features import Covariates
+    from evaluation.inference.patient_features import Covariates
     from evaluation.methods.prognosis_methods import HeadSpaces, forecast, methods_of
     from evaluation.scores.survival import METRICS, Censoring, Outcome, log_rank_p, survival_statistics
 
@@ -209,14 +215,16 @@ def score_survival(
     covariates = Covariates.of(patients.covariates)
     methods = methods_of(embeddings, raw, covariates, _spaces(settings, HeadSpaces), seed)
     statistics, p_values, curves = {}, [], []
-    doing = f"prognosis, {patients.endpoint}: methods"
-    for name, method in tracked(((1, item) for item in methods.items()), len(methods), doing):
-        predicted = forecast(method, outcome, folds, times)
-        statistics[name] = survival_statistics(outcome, predicted.risk, predicted.survival_MT, times, censoring)
+    doing = f"prognosis, {patients.endpoint}"
+    for name, method in tracked(((1, item) for item in methods.items()), len(methods), f"{doing}: methods"):
+        predicted = forecast(search, f"{doing}: {name}", method, outcome, folds, times)
+        statistics[name] = survival_statistics(outcome, predicted.risk, predicted.survival, times, censoring)
         p_values.append(Score(name, "log_rank_p", Interval(log_rank_p(outcome, predicted.high))))
         curves += _curves(outcome, name, predicted.high)
     baselines = [name for name, method in methods.items() if method.baseline]
-    compared = compare_methods(statistics, METRICS, patients.groups, baselines, settings.resamples, seed)
+    compared = compare_methods(
+        statistics, METRICS, patients.groups, baselines, settings.resamples, seed, patients.unit_of_groups
+    )
     facts = {
         **patients.facts,
         "covariates": covariates.names,
@@ -232,7 +240,10 @@ def score_survival(
         [*compared.scores, *p_values],
         facts,
         baselines=baselines,
+        judged_by="c_index",
         curves={"kaplan_meier": curves, "c_index_by_study": by_study},
+        row_ids=patients.row_ids,
+        rescore=compared.rescore,
     )
 
 
@@ -259,15 +270,24 @@ def score_alive_or_dead(
         }
     baselines = [f"{name} -> random forest" for name in raw]
     each = np.arange(len(patients.event)).astype(str)
-    metrics = [Metric("auroc"), Metric("auprc")]
-    compared = compare_methods(statistics, metrics, each, baselines, settings.resamples, seed)
+    metrics = [Metric("auroc", SHARE), Metric("auprc", SHARE)]
+    compared = compare_methods(statistics, metrics, each, baselines, settings.resamples, seed, "profiles")
     facts = {
         **patients.facts,
         "folds": f"{folds.described.replace('groups', 'profiles')}; a patient or a study may be on both sides",
         "protocol": "published: event seen or not, whatever the follow-up",
         **compared.facts,
     }
-    return TaskResult(Prognosis.name, f"{patients.endpoint}, event seen", compared.scores, facts, baselines=baselines)
+    return TaskResult(
+        Prognosis.name,
+        f"{patients.endpoint}, event seen",
+        compared.scores,
+        facts,
+        baselines=baselines,
+        judged_by="auroc",
+        row_ids=patients.row_ids,
+        rescore=compared.rescore,
+    )
 
 
 def _of_both_classes(
@@ -332,11 +352,11 @@ def patients_of(
     rows = samples.take(pa.array(chosen[drawn]))
     studies = np.array(rows.column("study_id").to_pylist(), dtype=str)
     columns = _group_columns(rows, studies, settings)
-    texts = {name: column_texts(rows, name, settings.missing_labels) for name in columns}
+    texts = {name: np.array(column_texts(rows, name, settings.missing_labels), dtype=str) for name in columns}
     covariates = {
         name: column_texts(rows, name, settings.missing_labels) for name in _covariate_columns(rows, settings)
     }
-    groups = linked_groups(list(texts.values())) if texts else np.array(rows.column("sample_id").to_pylist(), dtype=str)
+    groups = joined_groups(texts) if texts else np.array(rows.column("sample_id").to_pylist(), dtype=str)
     time, event = follow_up.time[drawn], follow_up.event[drawn]
     facts: dict[str, object] = {
         "columns": follow_up.columns,
@@ -359,6 +379,7 @@ def patients_of(
         unit=follow_up.unit,
         studies=studies,
         groups=groups,
+        unit_of_groups={("study_id",): "studies", (): "profiles"}.get(tuple(columns), "groups"),
         covariates=covariates,
         facts=facts,
     )

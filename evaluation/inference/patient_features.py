@@ -43,14 +43,13 @@ class Covariates:
         numbers, categories = {}, {}
         for name, texts in columns.items():
             values = np.array([_number(text) for text in texts])
-            readable, given = int(np.isfinite(values).sum()), sum(bool(text) for text in texts)
-            if readable >= _LEAST_SHARE_OF_NUMBERS * given and len(np.unique(values[np.isfinite(values)])) >= (
-                _FEWEST_NUMBERS
-            ):
+            readable = values[np.isfinite(values)]
+            given = sum(bool(text) for text in texts)
+            words = np.array([_plain(text) for text in texts], dtype=str)
+            if len(readable) >= _LEAST_SHARE_OF_NUMBERS * given and len(np.unique(readable)) >= _FEWEST_NUMBERS:
                 numbers[name] = values
-            elif len(plain := {_plain(text) for text in texts} - {""}) > 1:
-                assert plain
-                categories[name] = np.array([_plain(text) for text in texts], dtype=str)
+            elif len({*words} - {""}) > 1:
+                categories[name] = words
         return cls(numbers, categories)
 
     @property
