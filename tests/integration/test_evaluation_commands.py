@@ -318,7 +318,7 @@ def test_failing_keeps_the_file_that_was_there(folder, evaluation, tmp_path):
         (("run", "--model", "model", "--corpus", "corpus", "--label", "colour"), 1, "it has tissue, donor"),
         (("run", "--model", "model", "--corpus", "corpus", "--label", "donor"), 1, "2 are needed"),
         (("run", "--model", "model", "--corpus", "corpus", "--split", "train"), 2, "split"),
-        (("run", "--model", "model", "--corpus", "corpus", "--tasks", "prognosis"), 2, "tasks"),
+        (("run", "--model", "model", "--corpus", "corpus", "--tasks", "palmistry"), 2, "tasks"),
         (("run", "--model", "model", "--corpus", "corpus", "--output", "x.txt"), 2, "must end in .json or .parquet"),
         (("embed", "--model", "model", "--input", "corpus", "--output", "x.csv"), 2, "must end in .parquet"),
         (("embed", "--model", "model", "--input", "in.h5ad", "--output", "x.parquet"), 2, "give --units"),

@@ -28,7 +28,7 @@ _SCORE = ("run", "--model", "m", "--corpus", "c")
         ((*_EMBED, "--print-config"), 0),
         ((*_SCORE, "--print-config"), 0),
         ((*_EMBED, "--pooling", "sum"), 2),
-        ((*_SCORE, "--tasks", "prognosis"), 2),
+        ((*_SCORE, "--tasks", "palmistry"), 2),
         (("train",), 2),
     ],
 )
