@@ -98,6 +98,27 @@ class TrackingSettings(Settings):
     run: str | None = Field(None, description="name of the MLflow run; default: that of the model's folder")
 
 
+class SearchSettings(Settings):
+    """Settings of methods, chosen inside the training part of each fold."""
+
+    trials: int = Field(0, ge=0, description="choices to try for each method; 0: fixed settings, without Ray")
+    inner_folds: int = Field(3, ge=2, description="folds of each fold's training rows, to score choices on")
+    concurrency: int | None = Field(None, ge=1, description="trials at a time; default: one for each CPU")
+    storage: str | None = Field(
+        None,
+        description="folder or s3:// address for what was tried, which the same command repeated goes on from; "
+        "default: beside --output, else in the user's state folder",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> SearchSettings:
+        if self.trials == 1:
+            raise ValueError("one trial, that of the fixed settings, chooses nothing: give 0, or more")
+        if not self.trials:
+            refuse_without_effect(self, ("inner_folds", "concurrency", "storage"), "with search.trials 0")
+        return self
+
+
 class RunSettings(ExtensibleSettings):
     """Score a pretrained model on downstream tasks, beside simple methods.
 
@@ -120,6 +141,7 @@ class RunSettings(ExtensibleSettings):
     precision: Precision = Field("fp32", description="bf16: bfloat16 autocast over fp32 parameters")
     batch_size: int | None = Field(None, ge=1, description="profiles in one forward pass; default: what fits in memory")
     output: str | None = Field(None, description="file for the results: .json (everything) or .parquet (the scores)")
+    search: SearchSettings = Field(SearchSettings(), description="choice of settings inside training folds")
     tracking: TrackingSettings = Field(TrackingSettings(), description="MLflow")
 
     @model_validator(mode="after")

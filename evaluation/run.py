@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dataprep.corpus import Corpus, open_corpus
@@ -11,12 +12,13 @@ from dataprep.runtime.terminal import log
 from evaluation.config import UNTRAINED, RunSettings, named
 from evaluation.inference.embedder import Embedder
 from evaluation.inference.foreign_embeddings import ForeignEmbeddings, read_foreign_embeddings
-from evaluation.inference.scored_models import open_models
+from evaluation.inference.scored_models import ScoredModel, open_models
 from evaluation.leaks.audit import TrainedOn
 from evaluation.leaks.results import audited
 from evaluation.scores.mlflow_results import metric_values, send_results
 from evaluation.scores.results import TaskResult, print_results, require_replaceable, results_json, write_results
 from evaluation.scores.verdicts import judged
+from evaluation.search.session import searched
 from evaluation.tasks.context import TaskContext
 from evaluation.tasks.registry import tasks
 from evaluation.tasks.task import Needs, NotApplicableError, Task
@@ -32,19 +34,25 @@ def run(settings: RunSettings) -> dict[str, Any]:
     embedder = models[0].embedder
     foreign = [read_foreign_embeddings(name, address, corpus) for name, address in named(settings.embeddings).items()]
     _report_lacking(foreign)
-    context = TaskContext(corpus, models, settings, foreign=foreign)
-    # before anything slow, so that a wrong label is known at once
-    prepared = _prepared(context, settings)
-    log(f"scoring on {embedder.device.type}, {embedder.batch_size} profiles in a batch")
-    context.obtain(needs for _, needs in prepared)
-    results = judged([result for task, _ in prepared for result in _scored(task)])
-    # one with random weights has seen nothing
-    trained_on = {
-        model.name: TrainedOn.of_export(model.embedder.export, corpus) for model in models if model.name != UNTRAINED
-    }
-    results = audited(results, corpus, context.samples, context.expression, trained_on)
-    print_results(results)
-    return _publish(settings, embedder, corpus, results)
+    name = settings.tracking.run or _model_name(embedder.export.folder.uri)
+    tags = _tags(embedder, corpus)
+    with searched(settings, name, tags, _inputs(models, foreign)) as (search, tracked):
+        context = TaskContext(corpus, models, settings, search, foreign)
+        # before anything slow, so that a wrong label is known at once
+        prepared = _prepared(context, settings)
+        tracked.begin()
+        log(f"scoring on {embedder.device.type}, {embedder.batch_size} profiles in a batch")
+        context.obtain(needs for _, needs in prepared)
+        results = judged([result for task, _ in prepared for result in _scored(task)])
+        # one with random weights has seen nothing
+        trained_on = {
+            model.name: TrainedOn.of_export(model.embedder.export, corpus)
+            for model in models
+            if model.name != UNTRAINED
+        }
+        results = audited(results, corpus, context.samples, context.expression, trained_on)
+        print_results(results)
+        return _publish(settings, name, tags, results, tracked.close())
 
 
 def _report_lacking(foreign: Sequence[ForeignEmbeddings]) -> None:
@@ -80,24 +88,34 @@ def _scored(task: Task[Any]) -> Sequence[TaskResult]:
     return results
 
 
-def _publish(
-    settings: RunSettings, embedder: Embedder, corpus: Corpus, results: Sequence[TaskResult]
-) -> dict[str, Any]:
-    tags = {
+def _tags(embedder: Embedder, corpus: Corpus) -> dict[str, str]:
+    """What is scored: addresses and digests of the model and the corpus."""
+    return {
         "bulkformer.model": embedder.export.folder.uri,
         "bulkformer.model_sha256": embedder.export.folder.sha256(WEIGHTS_FILE),
         "bulkformer.corpus": corpus.folder.uri,
         "bulkformer.corpus_sha256": corpus.fingerprint,
     }
-    about = {"about": tags, "settings": settings.resolved()}
-    tracking = settings.tracking
-    name = tracking.run or _model_name(embedder.export.folder.uri)
+
+
+def _inputs(models: Sequence[ScoredModel], foreign: Sequence[ForeignEmbeddings]) -> dict[str, str]:
+    """Digests of all models and embeddings, without which no search goes on from what was tried."""
+    weights = {model.name: model.embedder.export.folder.sha256(WEIGHTS_FILE) for model in models}
+    return weights | {one.name: hashlib.sha256(one.values.tobytes()).hexdigest() for one in foreign}
+
+
+def _publish(
+    settings: RunSettings, name: str, tags: Mapping[str, str], results: Sequence[TaskResult], run_id: str | None
+) -> dict[str, Any]:
+    """``run_id``: the MLflow run that was begun, None where none could be."""
+    about = {"about": dict(tags), "settings": settings.resolved()}
+    experiment, resolved = settings.tracking.experiment, settings.resolved()
     # before the file, which may be refused (a full disk, missing rights) after all that took long to compute
-    run_id = send_results(tracking.experiment, name, settings.resolved(), tags, results, results_json(results, about))
+    run_id = send_results(experiment, name, resolved, tags, results, results_json(results, about), run_id)
     if settings.output:
         write_results(settings.output, results, about)
     if run_id:
-        log(f"MLflow: experiment {tracking.experiment}, run {name} ({run_id})")
+        log(f"MLflow: experiment {experiment}, run {name} ({run_id})")
     return {"mlflow_run_id": run_id, "output": settings.output, "scores": metric_values(results)}
 
 

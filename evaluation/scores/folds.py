@@ -16,13 +16,15 @@ from dataprep.runtime.command_line import UserError
 class Folds:
     """Positions of rows to fit on and to test on, of each fold; every row is tested at most once.
 
-    ``groups``: str [N], what was kept whole, also inside the training part; ``described``: for people who read results.
+    ``groups``: str [N], what was kept whole, also inside the training part; ``described``: for people who read results;
+    ``classes``: int [N], what was kept in like shares, if anything.
     """
 
     rows: int
     parts: Sequence[tuple[np.ndarray, np.ndarray]]
     groups: np.ndarray
     described: str
+    classes: np.ndarray | None = None
 
 
 def group_folds(groups: np.ndarray, wanted: int | None, seed: int, classes: np.ndarray | None = None) -> Folds:
@@ -47,7 +49,7 @@ def group_folds(groups: np.ndarray, wanted: int | None, seed: int, classes: np.n
     empty = np.zeros((len(groups), 1))
     parts = [(train, test) for train, test in splitter.split(empty, classes, groups) if len(test)]
     kind = f"each of {count} groups left out once" if count == len(names) else f"{count} folds of whole groups"
-    return Folds(len(groups), parts, np.asarray(groups, dtype=str), kind)
+    return Folds(len(groups), parts, np.asarray(groups, dtype=str), kind, classes)
 
 
 def joined_groups(columns: Mapping[str, np.ndarray]) -> np.ndarray:

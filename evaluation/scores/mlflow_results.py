@@ -21,6 +21,8 @@ from pretrain.monitoring.mlflow_run import MLFLOW_DEFAULTS, find_or_create_exper
 # Files of runs, by which a report knows what they are.
 RESULTS_FILE = "results.json"
 SCALING_FILE = "scaling.json"
+# By which the run of an evaluation is found again.
+UID_TAG = "bulkformer.evaluation"
 _LONGEST_PARAMETER = 500
 
 
@@ -31,9 +33,11 @@ def send_results(
     tags: Mapping[str, str],
     results: Sequence[TaskResult],
     results_text: str,
+    run_id: str | None = None,
 ) -> str | None:
-    """Send the scores of tasks as :func:`send_run` does."""
-    return send_run(experiment, name, settings, tags, metric_values(results), {RESULTS_FILE: results_text})
+    """Send the scores of tasks as :func:`send_run` does, into the run that was begun with the evaluation if any."""
+    texts = {RESULTS_FILE: results_text}
+    return send_run(experiment, name, settings, tags, metric_values(results), texts, run_id=run_id)
 
 
 def send_run(
@@ -44,24 +48,24 @@ def send_run(
     metrics: Mapping[str, float],
     texts: Mapping[str, str],
     figures: Mapping[str, Any] | None = None,
+    run_id: str | None = None,
 ) -> str | None:
     """Send one run to the server at ``MLFLOW_TRACKING_URI`` and return its id.
 
     ``texts`` and ``figures`` (of matplotlib) become files of the run by these names. Without an address nothing
-    happens. A server that is unavailable costs a line, not the results.
+    happens. A server that is unavailable costs a line, not the results. ``run_id``: a run that has settings and tags.
     """
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         return None
-    for variable, value in MLFLOW_DEFAULTS.items():
-        os.environ.setdefault(variable, value)
-    import mlflow  # takes a second, and only a run with a server needs it
-    from mlflow.exceptions import MlflowException
+    client = _client()
+    from mlflow.exceptions import MlflowException  # takes a second, and only a run with a server needs it
 
     try:
-        client = mlflow.MlflowClient()
-        experiment_id = find_or_create_experiment(client, experiment)
-        run_id = client.create_run(experiment_id, tags=dict(tags), run_name=name).info.run_id
-        client.log_batch(run_id, metrics=_metrics(metrics), params=_parameters(settings))
+        if run_id is None:
+            experiment_id = find_or_create_experiment(client, experiment)
+            run_id = str(client.create_run(experiment_id, tags=dict(tags), run_name=name).info.run_id)
+            client.log_batch(run_id, params=parameters_of(settings))
+        client.log_batch(run_id, metrics=metrics_of(metrics))
         for file, text in texts.items():
             client.log_text(run_id, text, file)
         for file, figure in (figures or {}).items():
@@ -71,7 +75,34 @@ def send_run(
         reason = without_credentials(" ".join(str(error).split()))
         log(f"MLflow did not take the results ({reason[:160]}); they are shown here all the same")
         return None
-    return str(run_id)
+    return run_id
+
+
+def begun_run(
+    experiment: str, name: str, settings: Mapping[str, Any], tags: Mapping[str, str], uid: str
+) -> tuple[Any, str, str]:
+    """Begin a run, or take up the one of this uid: MLflow's client, the experiment's id and the run's.
+
+    Raises what MLflow raises, and UserError for a deleted experiment.
+    """
+    client = _client()
+    experiment_id = find_or_create_experiment(client, experiment)
+    found = client.search_runs([experiment_id], f"tags.`{UID_TAG}` = '{uid}'", max_results=1)
+    if found:
+        run_id = str(found[0].info.run_id)
+        client.set_terminated(run_id, "RUNNING")
+        return client, experiment_id, run_id
+    run = client.create_run(experiment_id, tags={**tags, UID_TAG: uid}, run_name=name)
+    client.log_batch(run.info.run_id, params=parameters_of(settings))
+    return client, experiment_id, str(run.info.run_id)
+
+
+def _client() -> Any:
+    for variable, value in MLFLOW_DEFAULTS.items():
+        os.environ.setdefault(variable, value)
+    import mlflow  # takes a second, and only a run with a server needs it
+
+    return mlflow.MlflowClient()
 
 
 def metric_values(results: Sequence[TaskResult]) -> dict[str, float]:
@@ -91,14 +122,16 @@ def _allowed(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", text.replace(" -> ", "_to_"))
 
 
-def _metrics(values: Mapping[str, float]) -> list[Any]:
+def metrics_of(values: Mapping[str, float]) -> list[Any]:
+    """As MLflow takes them, now and at step 0."""
     from mlflow.entities import Metric
 
     now = int(time.time() * 1000)
     return [Metric(name, value, now, 0) for name, value in values.items()]
 
 
-def _parameters(settings: Mapping[str, Any]) -> list[Any]:
+def parameters_of(settings: Mapping[str, Any]) -> list[Any]:
+    """As MLflow takes them, groups by dotted names."""
     from mlflow.entities import Param
 
     return [Param(name, str(value)[:_LONGEST_PARAMETER]) for name, value in flattened(settings).items()]

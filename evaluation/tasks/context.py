@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -61,6 +61,11 @@ class TaskContext:
         self._embedded: dict[Pooling, np.ndarray] = {}
         self._embeddings: dict[tuple[str, Pooling], np.ndarray] = {}
         self._gene_embeddings: list[tuple[GenesOfProfiles, dict[str, np.ndarray]]] = []
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a method that is searched holds arrays, not the task or its context: take them out of it first"
+        )
 
     @cached_property
     def samples(self) -> pa.Table:
