@@ -23,7 +23,7 @@ evaluate --tasks drug_response --drug_response.table "$drugs/gdsc_ln_ic50.csv" \
     --drug_response.cell_line_column depmap_id --output "$place/drug_response.json"
 evaluate --tasks drug_response --drug_response.table "$drugs/gdsc_ln_ic50.csv" \
     --drug_response.features "$drugs/expression_706_genes_zscored.csv.gz" --output "$place/drug_response_706_genes.json"
-# six of the lines with Chronos effects have whole profiles
+# six of the lines with Chronos effects have whole profiles: a correlation within a fold takes three lines
 evaluate --tasks essentiality --essentiality.table "$genes/chronos_gene_effect_58x887.tsv.gz" \
-    --essentiality.cell_line_column depmap_id --essentiality.folds 3 --essentiality.core "$genes/CEGv2.txt" \
+    --essentiality.cell_line_column depmap_id --essentiality.folds 2 --essentiality.core "$genes/CEGv2.txt" \
     --essentiality.nonessential "$genes/NEGv1.txt" --output "$place/essentiality.json"
