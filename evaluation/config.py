@@ -96,6 +96,9 @@ class TrackingSettings(Settings):
 
     experiment: str = Field("evaluation", description="MLflow experiment")
     run: str | None = Field(None, description="name of the MLflow run; default: that of the model's folder")
+    register_as: str | None = Field(
+        None, description="register the model under this name, with its scores; the best version has the alias best"
+    )
 
 
 class SearchSettings(Settings):

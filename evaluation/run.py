@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dataprep.corpus import Corpus, open_corpus
 from dataprep.runtime.command_line import UserError
+from dataprep.runtime.storage import Folder
 from dataprep.runtime.terminal import log
 from evaluation.config import UNTRAINED, RunSettings, named
 from evaluation.inference.embedder import Embedder
@@ -16,6 +18,7 @@ from evaluation.inference.scored_models import ScoredModel, open_models
 from evaluation.leaks.audit import TrainedOn
 from evaluation.leaks.results import audited
 from evaluation.scores.mlflow_results import metric_values, send_results
+from evaluation.scores.registration import try_to_register
 from evaluation.scores.results import TaskResult, print_results, require_replaceable, results_json, write_results
 from evaluation.scores.verdicts import judged
 from evaluation.search.session import searched
@@ -29,6 +32,8 @@ def run(settings: RunSettings) -> dict[str, Any]:
     """Score, print, write and track; returns what ``--json`` prints."""
     if settings.output:
         require_replaceable(settings.output)
+    if settings.tracking.register_as and not os.environ.get("MLFLOW_TRACKING_URI"):
+        raise UserError("--tracking.register-as needs an MLflow server: set MLFLOW_TRACKING_URI", exit_code=2)
     corpus = open_corpus(settings.corpus)
     models = open_models(settings, corpus)
     embedder = models[0].embedder
@@ -114,6 +119,8 @@ def _publish(
     run_id = send_results(experiment, name, resolved, tags, results, results_json(results, about), run_id)
     if settings.output:
         write_results(settings.output, results, about)
+    if run_id and settings.tracking.register_as:
+        try_to_register(settings.tracking.register_as, run_id, Folder(tags["bulkformer.model"]), tags, results)
     if run_id:
         log(f"MLflow: experiment {experiment}, run {name} ({run_id})")
     return {"mlflow_run_id": run_id, "output": settings.output, "scores": metric_values(results)}
