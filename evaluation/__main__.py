@@ -7,7 +7,7 @@ from typing import Any
 
 from dataprep.runtime.command_line import Command, main
 from dataprep.runtime.terminal import quiet_libraries
-from evaluation.config import EmbedSettings, ReportSettings, RunSettings, ScalingFitSettings
+from evaluation.config import EmbedSettings, ReportSettings, RunSettings, ScalingFitSettings, ScalingSweepSettings
 from evaluation.tasks.registry import run_settings
 
 
@@ -38,10 +38,18 @@ def _scaling_fit(settings: ScalingFitSettings) -> dict[str, Any]:
     return fit(settings)
 
 
+def _scaling_sweep(settings: ScalingSweepSettings) -> dict[str, Any]:
+    # Ray and torch take seconds to import
+    from evaluation.scaling.sweep import sweep
+
+    return sweep(settings)
+
+
 COMMANDS = {
     "embed": Command(EmbedSettings, _embed, "embed profiles of a corpus or an .h5ad file"),
     "run": Command(RunSettings, _run, "score a model on downstream tasks, beside simple methods", run_settings),
     "report": Command(ReportSettings, _report, "write one page about runs and evaluations, for a person to read"),
+    "scaling sweep": Command(ScalingSweepSettings, _scaling_sweep, "train a grid of sizes and shares of a corpus"),
     "scaling fit": Command(ScalingFitSettings, _scaling_fit, "fit scaling laws to the losses of trained models"),
 }
 

@@ -167,6 +167,54 @@ def named(entries: Sequence[str]) -> dict[str, str]:
     return {name: address for name, _, address in (entry.partition("=") for entry in entries)}
 
 
+class ScalingSweepSettings(CommandSettings):
+    """Train a grid of model sizes and shares of a corpus, whose losses `scaling fit` describes."""
+
+    corpus: str = Field(description="corpus folder or s3:// address; all runs share its validation split")
+    output: str = Field(description="folder or s3:// address for parts of the corpus, runs and the table of points")
+    sizes: list[str] = Field(min_length=1, description="sizes of models, or .yaml files of sizes, with commas")
+    fractions: list[float] = Field(
+        [0.25, 0.5, 1.0],
+        min_length=1,
+        description="shares of the train split: whole studies, the smaller within the larger",
+    )
+    seeds: list[int] = Field([0], min_length=1, description="seeds of initial weights, masks and order")
+    budget_steps: int | None = Field(None, ge=1, description="optimizer steps of each run")
+    budget_profiles: int | None = Field(None, ge=1, description="profiles that each run trains on, with repeats")
+    budget_flops: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="training FLOPs of each run: larger models make fewer steps"
+    )
+    training: str | None = Field(None, description="YAML file with the settings of pretrain run that all runs share")
+    concurrency: int | None = Field(None, ge=1, description="runs at a time; default: as many as the cluster holds")
+    seed: int = Field(0, ge=0, lt=2**31, description="of the order in which studies are taken into the parts")
+    dry_run: bool = Field(False, description="print the grid with what each point takes, and train nothing")
+    teraflops_per_second: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="speed of the workers of one run together, for hours in a dry run"
+    )
+    hourly_cost: float | None = Field(None, ge=0, allow_inf_nan=False, description="price of an hour of one run")
+    experiment: str = Field("scaling", description="MLflow experiment")
+
+    @model_validator(mode="after")
+    def _check(self) -> ScalingSweepSettings:
+        budgets = [name for name in ("budget_steps", "budget_profiles", "budget_flops") if getattr(self, name)]
+        if len(budgets) != 1:
+            raise ValueError(
+                "give one of budget_steps, budget_profiles and budget_flops"
+                + (f", not {' and '.join(budgets)}" if budgets else "")
+            )
+        for name in ("sizes", "fractions", "seeds"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name}: {', '.join(map(str, values))} names one twice")
+        if bad := [fraction for fraction in self.fractions if not 0 < fraction <= 1]:
+            raise ValueError(f"fractions: {bad[0]:g} is not over 0 and up to 1")
+        if not self.dry_run:
+            refuse_without_effect(self, ("teraflops_per_second", "hourly_cost"), "without dry_run")
+        elif self.hourly_cost is not None and self.teraflops_per_second is None:
+            raise ValueError("hourly_cost would have no effect without teraflops_per_second")
+        return self
+
+
 class ScalingFitSettings(CommandSettings):
     """Fit scaling laws to the losses of trained models."""
 

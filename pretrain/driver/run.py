@@ -67,7 +67,7 @@ def run(settings: RunSettings) -> dict[str, Any]:
         identity = store_settings(folder, settings)
         keep_inputs(folder, corpus)
         steps = total_steps(settings, corpus.rows("train"))
-        with connected(min_cpus=_needed_cpus(settings)):
+        with connected(min_cpus=needed_cpus(settings)):
             _free_what_dead_runs_hold()
             _require_resources(settings)
             _introduce(settings, corpus, steps)
@@ -116,7 +116,7 @@ def _lease(folder: Folder, name: str) -> Iterator[Lease]:
             raise lease.loss or KeyboardInterrupt from None
 
 
-def _needed_cpus(settings: RunSettings) -> int:
+def needed_cpus(settings: RunSettings) -> int:
     """CPU slots that a run needs: its workers, Ray Train's controller, and one for reading."""
     return int(settings.workers.count * settings.workers.cpus_each) + 2
 

@@ -1,0 +1,130 @@
+"""The models that a sweep trains: sizes, shares of the train split, seeds, and what each of them costs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from dataprep.corpus import Corpus
+from dataprep.runtime.command_line import UserError
+from evaluation.config import ScalingSweepSettings
+from pretrain.config import RunSettings
+from pretrain.model.flops import parameters, training_flops
+
+# Settings of runs that the sweep decides itself.
+_OWN = ("corpus", "storage", "name", "seed", "max_steps", "epochs")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One model to train. ``profiles``: of its part of the train split; ``flops``: of its training."""
+
+    size: str
+    fraction: float
+    seed: int
+    parameters: int
+    profiles: int
+    steps: int
+    flops: float
+
+    @property
+    def name(self) -> str:
+        """Of its run: letters, digits and signs that every store takes."""
+        size = "".join(sign if sign.isalnum() else "-" for sign in Path(self.size).stem)
+        return f"{size}-{self.fraction:g}-seed{self.seed}"
+
+
+def grid(settings: ScalingSweepSettings, corpus: Corpus, profiles: Mapping[float, int]) -> list[Point]:
+    """Every size with every part and seed; ``profiles`` are those of each part.
+
+    Raises UserError for sizes or shared settings that a run would refuse.
+    """
+    edges = len(corpus.graph().source)
+    points = []
+    for size in settings.sizes:
+        run = run_settings(settings, size, "size", 0, 1, corpus.folder.uri)
+        shape = run.model.shape(corpus.genes)
+        of_step = training_flops(shape, edges, 1) * run.batch.global_profiles
+        steps = _steps(settings, run, of_step)
+        points += [
+            Point(size, fraction, seed, parameters(shape), profiles[fraction], steps, steps * of_step)
+            for fraction in settings.fractions
+            for seed in settings.seeds
+        ]
+    if len({point.name for point in points}) < len(points):
+        raise UserError("two sizes of the sweep would have runs of one name: give their files other names", exit_code=2)
+    return points
+
+
+def run_settings(
+    settings: ScalingSweepSettings, size: str, name: str, seed: int, steps: int, corpus: str, parent: str | None = None
+) -> RunSettings:
+    """Settings of one training run; all but size, corpus and seed are the same for each."""
+    shared = _shared(settings.training)
+    model = {**shared.get("model", {}), "size": size}
+    tracking = {"experiment": settings.experiment, **shared.get("tracking", {}), "parent": parent}
+    own = {"corpus": corpus, "storage": f"{settings.output}/runs", "name": name, "seed": seed, "max_steps": steps}
+    try:
+        # so many epochs that the steps are what ends it
+        return RunSettings(**shared | own | {"model": model, "tracking": tracking, "epochs": steps})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "settings"
+        raise UserError(f"{settings.training or size}: {where}: {first['msg']}", exit_code=2) from None
+
+
+def _shared(file: str | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    try:
+        content = yaml.safe_load(Path(file).read_text()) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"--training {file}: {' '.join(str(error).split())}", exit_code=2) from None
+    if not isinstance(content, dict) or not all(
+        isinstance(content.get(group, {}), dict) for group in ("model", "tracking")
+    ):
+        raise UserError(f"--training {file} holds no settings of pretrain run", exit_code=2)
+    if decided := [name for name in _OWN if name in content]:
+        raise UserError(f"--training {file}: {', '.join(decided)} is the sweep's to decide", exit_code=2)
+    if "size" in content.get("model", {}):
+        raise UserError(f"--training {file}: model.size is the sweep's to decide", exit_code=2)
+    return content
+
+
+def _steps(settings: ScalingSweepSettings, run: RunSettings, flops_of_step: float) -> int:
+    if settings.budget_steps is not None:
+        return settings.budget_steps
+    if settings.budget_profiles is not None:
+        return max(1, round(settings.budget_profiles / run.batch.global_profiles))
+    assert settings.budget_flops is not None
+    return max(1, round(settings.budget_flops / flops_of_step))
+
+
+def grid_table(points: Sequence[Point], teraflops_per_second: float | None, hourly_cost: float | None) -> str:
+    """The grid with what each point takes; hours and cost where speed and price are given."""
+    columns = ["run", "parameters", "profiles", "steps", "FLOPs"]
+    columns += ["hours"] * (teraflops_per_second is not None) + ["cost"] * (hourly_cost is not None)
+    table = Table(*columns, title="points of the sweep", title_justify="left")
+
+    def spent(flops: float) -> list[str]:
+        hours = flops / (teraflops_per_second * 3.6e15) if teraflops_per_second else 0.0
+        cost = [f"{hours * hourly_cost:,.2f}"] if hourly_cost is not None else []
+        return [f"{flops:.2g}", *([f"{hours:.2g}"] if teraflops_per_second else []), *cost]
+
+    for point in points:
+        table.add_row(
+            point.name, f"{point.parameters:,}", f"{point.profiles:,}", f"{point.steps:,}", *spent(point.flops)
+        )
+    table.add_row(f"all {len(points)}", "", "", "", *spent(sum(point.flops for point in points)))
+    console = Console(file=sys.stdout)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get().rstrip("\n")
