@@ -48,11 +48,8 @@ def sweep(settings: ScalingSweepSettings) -> dict[str, Any]:
     folder = Folder(settings.output)
     folder.require_writable(POINTS_FILE)
     parts = {fraction: _part(corpus, folder, fraction, studies[fraction]) for fraction in settings.fractions}
-    parent = None
     runs = {
-        point: run_settings(
-            settings, point.size, point.name, point.seed, point.steps, parts[point.fraction].folder.uri, parent
-        )
+        point: run_settings(settings, point.size, point.name, point.seed, point.steps, parts[point.fraction].folder.uri)
         for point in points
     }
     runs = {point: _validated_often(one, point.steps) for point, one in runs.items()}
@@ -63,7 +60,7 @@ def sweep(settings: ScalingSweepSettings) -> dict[str, Any]:
     table = _points_table(runs)
     folder.write_text(POINTS_FILE, table)
     write_result(f"{len(points)} points: {folder.uri}/{POINTS_FILE}; python -m evaluation scaling fit reads it")
-    return {"points": len(points), "table": f"{folder.uri}/{POINTS_FILE}", "mlflow_run_id": parent}
+    return {"points": len(points), "table": f"{folder.uri}/{POINTS_FILE}"}
 
 
 def _profiles(corpus: Corpus, studies: Mapping[float, Sequence[str]]) -> dict[float, int]:
