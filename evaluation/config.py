@@ -215,12 +215,17 @@ class ScalingSweepSettings(CommandSettings):
         return self
 
 
+# The table of a sweep, in its folder.
+POINTS_FILE = "points.csv"
+
+
 class ScalingFitSettings(CommandSettings):
     """Fit scaling laws to the losses of trained models."""
 
-    points: str = Field(
-        description="CSV file or s3:// object with columns parameters, loss and (if it varies) profiles"
+    points: str | None = Field(
+        None, description="CSV file or s3:// object with columns parameters, loss and (if it varies) profiles"
     )
+    sweep: str | None = Field(None, description="what `scaling sweep` wrote, by its --output, instead of points")
     resamples: int = Field(1000, ge=0, description="bootstrap resamples behind the power law's intervals; 0: none")
     seed: int = Field(0, ge=0, lt=2**31, description="of starts and resamples")
     budget_flops: float | None = Field(
@@ -239,11 +244,18 @@ class ScalingFitSettings(CommandSettings):
 
     @model_validator(mode="after")
     def _check(self) -> ScalingFitSettings:
+        if (self.points is None) == (self.sweep is None):
+            raise ValueError("give one of points and sweep")
         if self.output and not self.output.endswith(".json"):
             raise ValueError(f"output {self.output!r} must end in .json")
         if "flops_per_parameter_and_profile" in self.model_fields_set and self.budget_flops is None:
             raise ValueError("flops_per_parameter_and_profile would have no effect without budget_flops")
         return self
+
+    @property
+    def table(self) -> str:
+        """Address of the table of points."""
+        return self.points if self.points is not None else f"{self.sweep}/{POINTS_FILE}"
 
 
 class ReportSettings(CommandSettings):

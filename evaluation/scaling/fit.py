@@ -46,7 +46,7 @@ def fit(settings: ScalingFitSettings) -> dict[str, Any]:
     if settings.output:
         folder, name = split_file_address(settings.output)
         Folder(folder).require_writable(name)
-    points = read_points(settings.points)
+    points = read_points(settings.table)
     line = fit_line(points)
     law, why_not = _power_law(points, settings)
     predicted = _predicted_largest(points, settings)
@@ -62,7 +62,7 @@ def fit(settings: ScalingFitSettings) -> dict[str, Any]:
         settings.experiment,
         "scaling fit",
         settings.resolved(),
-        tags={"bulkformer.points": settings.points},
+        tags={"bulkformer.points": settings.table},
         metrics=_metrics(result),
         texts={SCALING_FILE: text},
         figures={"scaling.png": figure, "scaling.svg": figure},

@@ -8,7 +8,9 @@ one is only read.
 from __future__ import annotations
 
 import io
+import os
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,13 +24,13 @@ from dataprep.runtime.command_line import UserError
 from dataprep.runtime.ray_session import connected, user_error_in
 from dataprep.runtime.storage import Folder
 from dataprep.runtime.terminal import log, write_result
-from evaluation.config import ScalingSweepSettings
+from evaluation.config import POINTS_FILE, ScalingSweepSettings
 from evaluation.scaling.grid import Point, grid, grid_table, run_settings
 from pretrain.config import RunSettings
+from pretrain.driver.progress import duration
 from pretrain.driver.run import needed_cpus, run
 from pretrain.monitoring.metrics_file import read_rows
 
-POINTS_FILE = "points.csv"
 # The best of several validations, as a run's best checkpoint is: so often in each run.
 _VALIDATIONS = 10
 _TRIAL_CPUS = 0.001
@@ -59,7 +61,7 @@ def sweep(settings: ScalingSweepSettings) -> dict[str, Any]:
         _train([runs[point] for point in waiting], settings.concurrency)
     table = _points_table(runs)
     folder.write_text(POINTS_FILE, table)
-    write_result(f"{len(points)} points: {folder.uri}/{POINTS_FILE}; python -m evaluation scaling fit reads it")
+    write_result(f"{len(points)} points: {folder.uri}/{POINTS_FILE}; read by evaluation scaling fit --sweep")
     return {"points": len(points), "table": f"{folder.uri}/{POINTS_FILE}"}
 
 
@@ -103,6 +105,8 @@ def _loss(one: RunSettings) -> float | None:
 
 
 def _train(runs: Sequence[RunSettings], concurrency: int | None) -> None:
+    # Tune's newer display prints boxes whatever one asks for
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     needed = needed_cpus(runs[0])
     with connected(min_cpus=needed), tempfile.TemporaryDirectory(prefix="sweep-") as scratch:
         fits = max(1, int(ray.cluster_resources().get("CPU", 1)) // needed)
@@ -111,7 +115,7 @@ def _train(runs: Sequence[RunSettings], concurrency: int | None) -> None:
             param_space={"run": tune.grid_search([one.model_dump(mode="json", exclude_unset=True) for one in runs])},
             tune_config=tune.TuneConfig(max_concurrent_trials=concurrency or fits),
             # what Tune itself keeps of the trials is not needed: the runs are their own record
-            run_config=tune.RunConfig(storage_path=scratch, verbose=0),
+            run_config=tune.RunConfig(storage_path=scratch, verbose=0, callbacks=[_Progress(len(runs))]),
         )
         results = tuner.fit()
     if results.errors:
@@ -120,6 +124,20 @@ def _train(runs: Sequence[RunSettings], concurrency: int | None) -> None:
         raise UserError(
             f"{len(results.errors)} of {len(runs)} runs failed; the same command tries them again. The first: {said}"
         )
+
+
+class _Progress(tune.Callback):
+    """A line for each run that ends, with the time that the others will take at this rate."""
+
+    def __init__(self, runs: int) -> None:
+        self._runs, self._done, self._began = runs, 0, time.monotonic()
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._done += 1
+        left = (time.monotonic() - self._began) / self._done * (self._runs - self._done)
+        loss = (trial.last_result or {}).get("validation_loss")
+        said = "" if loss is None else f", validation loss {loss:.4f}"
+        log(f"{trial.config['run']['name']} trained{said}: {self._done} of {self._runs}, {duration(left)} left")
 
 
 def _train_one(config: Mapping[str, Any]) -> None:

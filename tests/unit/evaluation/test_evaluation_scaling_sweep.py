@@ -44,8 +44,11 @@ def settings(corpus: Corpus, tmp_path: Path) -> Callable[..., ScalingSweepSettin
 
 def test_a_budget_of_flops_gives_larger_models_fewer_steps(settings, corpus, tmp_path) -> None:
     (tmp_path / "wide.yaml").write_text("dim: 64\nperformer_layers: 2\nheads: 4\nblocks: 1\n")
-    (tmp_path / "training.yaml").write_text("batch: {global_profiles: 16, micro_profiles: 8}\n")
-    chosen = settings(sizes=["tiny", str(tmp_path / "wide.yaml")], budget_steps=None, budget_flops=3e12, training=None)
+    shared = tmp_path / "batch.yaml"
+    shared.write_text("batch: {global_profiles: 16, micro_profiles: 8}\n")
+    chosen = settings(
+        sizes=["tiny", str(tmp_path / "wide.yaml")], budget_steps=None, budget_flops=1e10, training=str(shared)
+    )
     points = grid(chosen, corpus, {0.4: 40, 1.0: 100})
     assert [(point.name, point.profiles) for point in points] == [
         ("tiny-0.4-seed0", 40),
