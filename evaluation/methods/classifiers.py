@@ -1,130 +1,132 @@
-"""Classifiers on features of profiles, cross-validated with everything fitted inside the training folds.
+"""Classifiers on features of profiles, everything fitted on the rows that they are given. N samples, F features.
 
 Missing values to their column's mean, columns scaled to unit variance, PCA, components scaled, then a random forest
-(the published protocol) or logistic regression. N samples, F features, C classes.
+(the published protocol), logistic regression, the nearest samples, or a support vector machine. C classes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from sklearn.base import ClassifierMixin
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.decomposition import PCA
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, average_precision_score, f1_score, roc_auc_score
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
 
-from dataprep.runtime.command_line import UserError
-from evaluation.inference.labels import LabelledProfiles
+from evaluation.search.nested import Choice, FitPredict, Space
 
-Grouping = Literal["auto", "study", "none"]
+Head = Literal["random forest", "logistic regression", "nearest samples", "support vectors"]
+
+# What can be chosen, the fixed setting first: components of PCA, and what the heads take.
+_COMPONENTS = (50, 10, 20, 100, 200)
+_INVERSE_PENALTIES = (1.0, 0.01, 0.1, 10.0)
+_LEAVES = (1, 2, 5)
+_NEIGHBOURS = (5, 1, 15, 30)
+_CALIBRATION_FOLDS = 3
+_SETTING_OF = {
+    "random forest": "leaf",
+    "logistic regression": "inverse_penalty",
+    "nearest samples": "neighbours",
+    "support vectors": "inverse_penalty",
+}
 
 
 @dataclass(frozen=True)
-class Folds:
-    """Train and test positions of each fold, and whether studies stay whole."""
+class Forest:
+    """Trees, their greatest depth (None: any), and the seed of what is drawn for them."""
 
-    parts: list[tuple[np.ndarray, np.ndarray]]
-    by_study: bool
-
-    @property
-    def described(self) -> str:
-        kind = "grouped by study" if self.by_study else "stratified; folds share studies, so batch effects can help"
-        return f"{len(self.parts)} folds, {kind}"
-
-    @property
-    def test_share(self) -> float:
-        """Profiles tested over profiles trained on, of all folds together."""
-        return sum(len(test) for _, test in self.parts) / sum(len(train) for train, _ in self.parts)
+    trees: int
+    depth: int | None
+    seed: int
 
 
-def make_folds(labelled: LabelledProfiles, wanted: int, grouping: Grouping, seed: int) -> Folds:
-    """Stratified folds: ``wanted``, as the smallest class allows or, by study, as its studies allow.
-
-    Within one study a batch effect can tell classes apart, so studies stay whole where every class comes from at
-    least two. Raises UserError where that is asked for and cannot be.
-    """
-    studies_of_class = [len(set(labelled.studies[labelled.class_of == c])) for c in range(len(labelled.classes))]
-    if grouping == "study" and min(studies_of_class) < 2:
-        lone = [labelled.classes[c] for c, studies in enumerate(studies_of_class) if studies < 2]
-        raise UserError(
-            f"label {labelled.label!r} cannot be split by study: {len(lone)} classes are of one study, e.g. {lone[0]}"
-        )
-    by_study = grouping != "none" and min(studies_of_class) >= 2
-    limit = min(studies_of_class) if by_study else int(np.bincount(labelled.class_of).min())
-    kind = StratifiedGroupKFold if by_study else StratifiedKFold
-    splitter = kind(min(wanted, limit), shuffle=True, random_state=seed)
-    groups = labelled.studies if by_study else None
-    parts = list(splitter.split(np.zeros(len(labelled.class_of)), labelled.class_of, groups))
-    # a fold may leave no example of a class to learn from, or nothing to test on: it can say nothing
-    classes = len(labelled.classes)
-    usable = [(a, b) for a, b in parts if len(b) and len(np.unique(labelled.class_of[a])) == classes]
-    if not usable:
-        raise UserError(
-            f"label {labelled.label!r}: no fold by study holds every class; use --classification.grouping none"
-        )
-    return Folds(usable, by_study)
+# The published heads: on principal components (2025), and on all features as they are (2026-10).
+PUBLISHED_FOREST = Forest(trees=500, depth=16, seed=42)
 
 
-def cross_validate(
-    labelled: LabelledProfiles, values_NF: np.ndarray, folds: Folds, components: int, trees: int, seed: int
-) -> dict[str, list[dict[str, float]]]:
-    """Scores of every fold by classifier. PCA is fitted once per fold, for both classifiers."""
-    scores: dict[str, list[dict[str, float]]] = {name: [] for name in _classifiers(trees, seed)}
-    for train, test in folds.parts:
-        reduction = _reduction(min(components, len(train) - 1, values_NF.shape[1]), seed)
-        reduced_train = reduction.fit_transform(values_NF[train])
-        reduced_test = reduction.transform(values_NF[test])
-        for name, classifier in _classifiers(trees, seed).items():
-            classifier.fit(reduced_train, labelled.class_of[train])
-            probability = _all_classes(classifier, reduced_test, len(labelled.classes))
-            predicted = probability.argmax(axis=1)
-            scores[name].append(classification_scores(labelled.class_of[test], predicted, probability))
-    return scores
-
-
-def classification_scores(truth: np.ndarray, predicted: np.ndarray, probability: np.ndarray) -> dict[str, float]:
-    """Scores of one fold.
-
-    ``truth`` and ``predicted``: class numbers [N]; ``probability``: N x C. AUROC and AUPRC only for two classes, of
-    which class 1 is the positive one; NaN where the fold holds one class only.
-    """
-    scores = {
-        "weighted_f1": float(f1_score(truth, predicted, average="weighted", zero_division=0)),
-        "macro_f1": float(f1_score(truth, predicted, average="macro", zero_division=0)),
-        "accuracy": float(accuracy_score(truth, predicted)),
-    }
-    if probability.shape[1] == 2:
-        both = len(np.unique(truth)) == 2
-        scores["auroc"] = float(roc_auc_score(truth, probability[:, 1])) if both else float("nan")
-        scores["auprc"] = float(average_precision_score(truth, probability[:, 1])) if both else float("nan")
-    return scores
-
-
-def _reduction(components: int, seed: int) -> Pipeline:
-    return make_pipeline(
-        SimpleImputer(keep_empty_features=True),
-        StandardScaler(),
-        PCA(components, svd_solver="randomized", random_state=seed),
-        StandardScaler(),
-    )
-
-
-def _classifiers(trees: int, seed: int) -> dict[str, ClassifierMixin]:
+def head_space(heads: Sequence[Head], components: int) -> Space:
+    """What a search may choose; the head and the components named first are those of the fixed setting."""
+    others = [number for number in _COMPONENTS if number != components]
     return {
-        "random forest": RandomForestClassifier(trees, random_state=seed, n_jobs=-1),
-        "logistic regression": LogisticRegression(max_iter=2000),
+        "head": list(heads),
+        "components": [components, *others],
+        "leaf": list(_LEAVES),
+        "inverse_penalty": list(_INVERSE_PENALTIES),
+        "neighbours": list(_NEIGHBOURS),
     }
 
 
-def _all_classes(classifier: ClassifierMixin, values: np.ndarray, classes: int) -> np.ndarray:
-    """Probabilities N x C, also for classes the classifier has not seen."""
-    probability = np.zeros((len(values), classes))
-    probability[:, classifier.classes_] = classifier.predict_proba(values)
-    return probability
+def published_space(components: int | None) -> Space:
+    """The published settings, of which there is nothing to choose; without components the features as they are."""
+    return {"head": ["random forest"], "components": [components], "leaf": [2]}
+
+
+def described_choice(choice: Choice) -> str:
+    """The head with its own settings, as in "random forest on 50 components, leaf 1"."""
+    on = "all features" if choice["components"] is None else f"{choice['components']} components"
+    own = _SETTING_OF[choice["head"]]
+    return f"{choice['head']} on {on}, {own.replace('_', ' ')} {choice[own]:g}"
+
+
+def class_probabilities(values_NF: np.ndarray, class_of: np.ndarray, forest: Forest) -> FitPredict:
+    """What fits a choice on some rows and gives the probabilities n x C of others; ``class_of``: int [N]."""
+    classes = int(class_of.max()) + 1
+
+    def fit_predict(choice: Choice, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+        known, probability = np.unique(class_of[train]), np.zeros((len(test), classes))
+        if len(known) < 2:
+            probability[:, known] = 1.0
+            return probability
+        reduction = _reduction(choice["components"], len(train), values_NF.shape[1], forest.seed)
+        reduced_train, reduced_test = reduction.fit_transform(values_NF[train]), reduction.transform(values_NF[test])
+        if choice["head"] == "support vectors":
+            rows = _of_enough_samples(class_of[train])
+            train, reduced_train = train[rows], reduced_train[rows]
+        head = _head(choice, class_of[train], forest).fit(reduced_train, class_of[train])
+        probability[:, head.classes_] = head.predict_proba(reduced_test)
+        # those of float32 features sum to one only within its precision
+        return probability / probability.sum(axis=1, keepdims=True)
+
+    return fit_predict
+
+
+def _reduction(components: int | None, samples: int, features: int, seed: int) -> Pipeline:
+    filled = SimpleImputer(keep_empty_features=True)
+    if components is None:
+        return make_pipeline(filled)
+    number = min(components, samples - 1, features)
+    pca = PCA(number, svd_solver="randomized", random_state=seed)
+    return make_pipeline(filled, StandardScaler(), pca, StandardScaler())
+
+
+def _head(choice: Choice, class_of: np.ndarray, forest: Forest) -> ClassifierMixin:
+    if choice["head"] == "random forest":
+        return RandomForestClassifier(
+            forest.trees,
+            max_depth=forest.depth,
+            min_samples_leaf=choice["leaf"],
+            random_state=forest.seed,
+            n_jobs=-1,
+        )
+    if choice["head"] == "logistic regression":
+        return LogisticRegression(C=choice["inverse_penalty"], max_iter=2000)
+    if choice["head"] == "nearest samples":
+        return KNeighborsClassifier(min(choice["neighbours"], len(class_of)), weights="distance")
+    # its scores are no probabilities: a sigmoid on left-out training samples makes them so (Platt)
+    folds = min(_CALIBRATION_FOLDS, int(np.bincount(class_of)[np.unique(class_of)].min()))
+    return CalibratedClassifierCV(SVC(C=choice["inverse_penalty"]), cv=folds, ensemble=False)
+
+
+def _of_enough_samples(class_of: np.ndarray) -> np.ndarray:
+    """Positions of samples whose class has two, without which it cannot be calibrated; all where few have."""
+    enough = np.flatnonzero(np.bincount(class_of)[class_of] >= 2)
+    return enough if len(np.unique(class_of[enough])) >= 2 else np.arange(len(class_of))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -47,7 +48,10 @@ def group_folds(groups: np.ndarray, wanted: int | None, seed: int, classes: np.n
     else:
         splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
     empty = np.zeros((len(groups), 1))
-    parts = [(train, test) for train, test in splitter.split(empty, classes, groups) if len(test)]
+    with warnings.catch_warnings():
+        # of classes with fewer rows than folds: predictions of all folds are scored together
+        warnings.simplefilter("ignore", UserWarning)
+        parts = [(train, test) for train, test in splitter.split(empty, classes, groups) if len(test)]
     kind = f"each of {count} groups left out once" if count == len(names) else f"{count} folds of whole groups"
     return Folds(len(groups), parts, np.asarray(groups, dtype=str), kind, classes)
 

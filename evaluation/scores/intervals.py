@@ -133,6 +133,9 @@ class Resamples:
             return Interval(value)
         if error == 0:
             return self._without_spread(value, scale)
+        if value in (scale.low, scale.high):
+            # where the scale has no end, but leaving a group out changes the score, as it can a calibration error of 0
+            scale = Scale(_same, _same, _one, scale.low, scale.high)
         half = float(stdtrit(self.freedom, (1 + CONFIDENCE) / 2)) * error * scale.slope(value)
         ends = scale.backward(scale.forward(value) + np.array([-half, half]))
         return Interval(value, max(float(ends[0]), scale.low), min(float(ends[1]), scale.high))

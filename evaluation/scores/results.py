@@ -21,15 +21,15 @@ from dataprep.runtime.terminal import write_result
 from evaluation.scores.intervals import Interval
 
 # Columns of a table that is written to a file or a pipe, wide enough that no row of scores is broken.
-_WIDTH_IN_FILES = 140
+_WIDTH_IN_FILES = 220
 
 
 @dataclass(frozen=True)
 class Score:
     """One number about one method.
 
-    A difference to a baseline also names the ``baseline``, the metric that was ``compared``, and has a p-value that it
-    is 0, which is ``p_corrected`` for all differences of an evaluation together.
+    A difference to a baseline also names the ``baseline`` and the metric that was ``compared``, and has a p-value that
+    it is 0; ``p_corrected`` is that for all differences that decide an evaluation together, NaN if it is none of them.
     """
 
     method: str

@@ -14,16 +14,23 @@ from evaluation.scores.results import Score, TaskResult
 def judged(results: Sequence[TaskResult]) -> list[TaskResult]:
     """The results with corrected p-values of differences to baselines, and a verdict where a metric decides.
 
-    Holm's correction, over all differences of all tasks together: that even one of those called real is not has a
-    chance of 5 % at the most.
+    Holm's correction, over the differences that decide (those of ``judged_by``; all of a task that names no metric) of
+    all tasks together: the chance that one of those called real is none is 5 % at the most. The other metrics say much
+    the same of the same rows, and would only blunt it: they keep their own p-values.
     """
-    corrected = iter(_holm([score.p for result in results for score in result.scores]))
+    corrected = iter(_holm([score.p for result in results for score in result.scores if _decides(score, result)]))
     judged_results = []
     for result in results:
-        scores = [replace(score, p_corrected=next(corrected)) for score in result.scores]
+        scores = [
+            replace(score, p_corrected=next(corrected)) if _decides(score, result) else score for score in result.scores
+        ]
         result = replace(result, scores=scores)
         judged_results.append(replace(result, verdict=_verdict(result)) if result.judged_by else result)
     return judged_results
+
+
+def _decides(score: Score, result: TaskResult) -> bool:
+    return bool(score.baseline) and score.compared == (result.judged_by or score.compared)
 
 
 def _holm(values: Sequence[float]) -> list[float]:
@@ -42,7 +49,7 @@ def _verdict(result: TaskResult) -> str:
     """In one sentence, which baselines each method is better or worse than, or not to be told from."""
     of_method: dict[str, dict[str, list[str]]] = {}
     for score in result.scores:
-        if score.baseline and score.compared == result.judged_by:
+        if _decides(score, result):
             outcomes = of_method.setdefault(
                 score.method, {"better than": [], "worse than": [], "not to be told from": []}
             )

@@ -2,13 +2,29 @@
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from dataprep.runtime.command_line import UserError
 from evaluation.inference.labels import LabelledProfiles
-from evaluation.methods.classifiers import make_folds
-from evaluation.tasks.classification import ClassificationSettings, evaluate_classification
+from evaluation.methods.classifiers import (
+    PUBLISHED_FOREST,
+    Forest,
+    class_probabilities,
+    head_space,
+    published_space,
+)
+from evaluation.methods.label_folds import KnownGroups, described_folds, kept_whole, label_folds
+from evaluation.scores.verdicts import judged
+from evaluation.tasks.classification import CHANCE, RAW, ClassificationSettings, evaluate_classification
 
-SETTINGS = ClassificationSettings(components=5, trees=20, folds=5)
+MODEL = "model embedding"
+HEADS = ("random forest", "logistic regression", "nearest samples", "support vectors")
+
+
+def settings(**given):
+    return ClassificationSettings(
+        **{"components": 5, "trees": 10, "folds": 4, "heads": ["logistic regression"]} | given
+    )
 
 
 def labelled_profiles(classes, studies):
@@ -21,13 +37,22 @@ def labelled_profiles(classes, studies):
     )
 
 
+def by_study(labelled, subjects=None):
+    nobody = np.full(len(labelled.row_ids), "")
+    return KnownGroups({"study_id": labelled.studies}, nobody if subjects is None else subjects)
+
+
+def evaluated(labelled, features, known=None, **given):
+    return evaluate_classification(labelled, known or by_study(labelled), features, settings(**given), seed=0)
+
+
 def score(result, method, metric):
-    return next(s.interval for s in result.scores if s.method.endswith(method) and s.metric == metric)
+    return next(s.interval for s in result.scores if s.method == method and s.metric == metric)
 
 
 @pytest.fixture
 def two_classes():
-    """200 samples of 10 studies, half of each class in every study; feature 0 tells the classes apart."""
+    """200 samples of 10 studies, half of each class in every study; the first features tell the classes apart."""
     generator = np.random.default_rng(0)
     classes = np.tile([0, 1], 100)
     features = generator.normal(0, 1, (200, 60)).astype(np.float32)
@@ -35,24 +60,50 @@ def two_classes():
     return labelled_profiles(classes, np.repeat([f"study {n}" for n in range(10)], 20)), features
 
 
-@pytest.mark.parametrize("classifier", ["random forest", "logistic regression"])
-def test_classes_that_differ_are_told_apart(two_classes, classifier):
+@pytest.mark.parametrize("head", HEADS)
+def test_classes_that_differ_are_told_apart_by_every_head(two_classes, head):
     labelled, features = two_classes
-    result = evaluate_classification(labelled, {"raw": features}, SETTINGS, seed=0)
-    assert score(result, classifier, "weighted_f1").value > 0.95
-    assert score(result, classifier, "auroc").value > 0.98
+    choice = {name: values[0] for name, values in head_space([head], 5).items()}
+    train, test = np.arange(150), np.arange(150, 200)
+    probability = class_probabilities(features, labelled.class_of, Forest(20, None, 0))(choice, train, test)
+    np.testing.assert_allclose(probability.sum(axis=1), 1)
+    assert (probability.argmax(axis=1) == labelled.class_of[test]).mean() > 0.95
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_class_that_is_rare_or_alone_in_training_is_no_obstacle(head):
+    values = np.random.default_rng(0).normal(size=(12, 4))
+    choice = {name: values[0] for name, values in head_space([head], 5).items()}
+    fit = class_probabilities(values, np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2]), Forest(5, None, 0))
+    assert fit(choice, np.arange(10), np.array([10, 11])).shape == (2, 3)
+    assert fit(choice, np.arange(5), np.array([10])).tolist() == [[1, 0, 0]]
+
+
+def test_known_classes_are_recovered_and_the_verdict_says_what_is_better(two_classes):
+    labelled, features = two_classes
+    noise = np.random.default_rng(1).normal(size=(200, 30)).astype(np.float32)
+    (result,) = judged([evaluated(labelled, {MODEL: features, RAW: noise})])
+    assert score(result, MODEL, "weighted_f1").value > 0.95
+    assert score(result, MODEL, "auroc").value > 0.98
+    assert score(result, MODEL, "brier").value < 0.05
+    assert score(result, CHANCE, "auroc").value == 0.5
     assert result.facts["positive"] == "class 1"
+    assert "over 10 studies" in result.facts["intervals"]
+    assert result.baselines == [RAW, CHANCE]
+    assert f"{MODEL} is better than {RAW} and {CHANCE}" in result.verdict
 
 
-def test_shuffled_labels_are_predicted_at_chance():
+@pytest.mark.parametrize("head", ["random forest", "logistic regression"])
+def test_shuffled_labels_are_predicted_at_chance(head):
     # more features than samples: anything fitted outside the folds would show as more than chance
     generator = np.random.default_rng(1)
     features = generator.normal(0, 1, (200, 2000)).astype(np.float32)
-    labelled = labelled_profiles(generator.permutation(np.tile([0, 1], 100)), ["one"] * 200)
-    result = evaluate_classification(labelled, {"raw": features}, SETTINGS, seed=0)
-    for classifier in ("random forest", "logistic regression"):
-        assert 0.4 < score(result, classifier, "accuracy").value < 0.6
-        assert 0.38 < score(result, classifier, "auroc").value < 0.62
+    studies = np.repeat([f"study {n}" for n in range(10)], 20)
+    labelled = labelled_profiles(generator.permutation(np.tile([0, 1], 100)), studies)
+    result = evaluated(labelled, {RAW: features}, heads=[head], trees=30)
+    for metric in ("accuracy", "auroc"):
+        interval = score(result, RAW, metric)
+        assert interval.low <= 0.5 <= interval.high
 
 
 def test_folds_by_study_withhold_what_batch_effects_would_give_away():
@@ -62,41 +113,92 @@ def test_folds_by_study_withhold_what_batch_effects_would_give_away():
     classes = np.where(generator.random(320) < 0.9, studies % 2, 1 - studies % 2)
     features = generator.normal(0, 0.1, (320, 40)) + 3 * generator.normal(0, 1, (40, 40))[studies]
     labelled = labelled_profiles(classes, studies.astype(str))
-
-    def accuracy(grouping):
-        settings = SETTINGS.model_copy(update={"grouping": grouping, "components": 30})
-        result = evaluate_classification(labelled, {"raw": features.astype(np.float32)}, settings, seed=0)
-        return score(result, "random forest", "accuracy").value
-
-    assert accuracy("none") > 0.85
-    assert accuracy("auto") < 0.65
+    result = evaluated(labelled, {RAW: features}, components=30, heads=["nearest samples"])
+    assert score(result, RAW, "weighted_f1").value < 0.65
+    assert result.facts["weighted_f1_if_folds_shared_groups"][RAW] > 0.85
 
 
-def test_folds_keep_studies_whole_where_every_class_comes_from_several(two_classes):
-    labelled, _ = two_classes
-    folds = make_folds(labelled, 5, "auto", seed=0)
-    assert folds.by_study
-    assert len(folds.parts) == 5
-    for train, test in folds.parts:
-        assert not set(labelled.studies[train]) & set(labelled.studies[test])
-
-
-def test_folds_are_as_many_as_the_smallest_class_allows_and_say_that_studies_are_shared():
+def test_where_a_class_is_of_one_study_patients_are_kept_whole_and_the_facts_say_so():
     labelled = labelled_profiles([0] * 30 + [1] * 4, ["a"] * 30 + ["b"] * 4)
-    folds = make_folds(labelled, 5, "auto", seed=0)
-    assert len(folds.parts) == 4
-    assert "share studies" in folds.described
+    patients = np.array([f"p{n // 2}" for n in range(34)])
+    kept = kept_whole(labelled, by_study(labelled, patients), "auto")
+    said = described_folds(labelled, kept, label_folds(labelled, kept, 5, 2, seed=0))
+    assert "5 folds of whole groups, 2 times: 17 patients are kept whole" in said
+    assert "2 of 2 classes are of one of the studies, e.g. class 0" in said
+    assert "batch effects can help" in said
+    for train, test in label_folds(labelled, kept, 5, 1, seed=0)[0].parts:
+        assert not set(patients[train]) & set(patients[test])
+    assert kept_whole(labelled, by_study(labelled), "auto").unit == "samples"
 
 
-def test_folds_by_study_that_cannot_be_are_refused():
+def test_a_patient_in_two_studies_joins_them(two_classes):
+    labelled, _ = two_classes
+    patients = np.full(200, "")
+    patients[[0, 25]] = "TCGA-AA-0001"
+    kept = kept_whole(labelled, by_study(labelled, patients), "auto")
+    assert kept.groups[0] == kept.groups[25]
+    assert len(set(kept.groups)) == 9
+
+
+def test_groups_that_cannot_be_kept_whole_are_refused_where_they_are_demanded():
     labelled = labelled_profiles([0] * 30 + [1] * 30, ["a"] * 30 + ["b"] * 30)
-    with pytest.raises(UserError, match="2 classes are of one study"):
-        make_folds(labelled, 10, "study", seed=0)
+    with pytest.raises(UserError, match="cannot be split by studies: 2 of 2 classes"):
+        kept_whole(labelled, by_study(labelled), ClassificationSettings(leave_one_group_out=True).kept)
+
+
+def test_every_group_can_be_left_out_once_and_a_class_that_training_lacks_is_told():
+    studies = np.repeat(["a", "b", "c"], 10)
+    labelled = labelled_profiles([0, 1] * 10 + [0] * 5 + [2] * 5, studies)
+    kept = kept_whole(labelled, by_study(labelled), "auto")
+    assert kept.unit == "samples"
+    kept = kept_whole(labelled_profiles([0, 1] * 15, studies), by_study(labelled), "groups")
+    (folds,) = label_folds(labelled, kept, None, 1, seed=0)
+    assert sorted("".join(set(studies[test])) for _, test in folds.parts) == ["a", "b", "c"]
+    assert "5 samples are of a class that is in no training sample" in described_folds(labelled, kept, [folds])
 
 
 def test_missing_values_and_features_that_are_never_measured_are_no_obstacle(two_classes):
     labelled, features = two_classes
     features[:, 20] = np.nan
     features[::3, 0] = np.nan
-    result = evaluate_classification(labelled, {"raw": features}, SETTINGS, seed=0)
-    assert score(result, "logistic regression", "accuracy").value > 0.9
+    assert score(evaluated(labelled, {RAW: features}), RAW, "accuracy").value > 0.9
+
+
+def test_more_labelled_samples_teach_more_and_repeats_are_averaged(two_classes):
+    labelled, features = two_classes
+    features[:, :10] -= 1.2 * labelled.class_of[:, None]
+    result = evaluated(labelled, {RAW: features}, learning_curve=[1, 0.05], repeats=2)
+    few, all_of_them = result.curves["learning_curve"]
+    assert (few["share"], all_of_them["share"]) == (0.05, 1)
+    assert few["training_samples"] < 10 < all_of_them["training_samples"]
+    assert few["weighted_f1_low"] < few["weighted_f1"] < all_of_them["weighted_f1"]
+    assert "2 times" in result.facts["folds"]
+
+
+def test_the_published_protocol_is_both_papers_forest_in_folds_of_samples(monkeypatch, two_classes):
+    labelled, features = two_classes
+    assert (PUBLISHED_FOREST.trees, PUBLISHED_FOREST.depth, PUBLISHED_FOREST.seed) == (500, 16, 42)
+    assert published_space(None)["leaf"] == [2]
+    monkeypatch.setattr("evaluation.methods.classifiers.PUBLISHED_FOREST", Forest(5, 16, 42))
+    monkeypatch.setattr("evaluation.tasks.classification._MOST_LEFT_OUT", 5)
+    published = ClassificationSettings(protocol="published", components=5, folds=3)
+    result = evaluate_classification(labelled, by_study(labelled), {RAW: features}, published, seed=0)
+    assert result.baselines == [f"{RAW} -> PCA -> random forest", f"{RAW} -> random forest", CHANCE]
+    assert "200 samples are kept whole; samples of one study are in several" in result.facts["folds"]
+    donors = ClassificationSettings(protocol="published", group_columns=["donor"])
+    assert (published.kept, donors.kept) == ("none", "groups")
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({"protocol": "published", "trees": 9}, "trees would have no effect with classification.protocol published"),
+        ({"leave_one_group_out": True, "repeats": 3}, "repeats would have no effect"),
+        ({"leave_one_group_out": True, "grouping": "none"}, "needs groups"),
+        ({"grouping": "none", "group_columns": ["patient"]}, "group_columns would have no effect"),
+        ({"learning_curve": [1.5]}, "1.5 is not a share"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(given, complaint):
+    with pytest.raises((UserError, ValidationError), match=complaint):
+        ClassificationSettings(**given)

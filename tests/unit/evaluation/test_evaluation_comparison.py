@@ -72,7 +72,8 @@ def test_a_score_that_one_group_decides_has_no_interval_and_the_facts_say_so() -
 
 
 def made_result(task: str, p_values: dict[str, float], value: float) -> TaskResult:
-    scores = [Score("ours", "mse", Interval(1.0))] + [
+    # another metric says what it likes: it does not decide
+    scores = [Score("ours", "mse", Interval(1.0)), Score("ours", "r_minus_mean", Interval(1.0), "mean", "r", 0.02)] + [
         Score("ours", f"mse_minus_{name}", Interval(value, value - 0.1, value + 0.1), name, "mse", p)
         for name, p in p_values.items()
     ]
@@ -83,10 +84,11 @@ def test_p_values_are_corrected_over_all_tasks_and_the_verdict_follows_them() ->
     first, second = judged(
         [made_result("a", {"mean": 0.001, "median": 0.03}, -0.5), made_result("b", {"best": 0.0001}, 0.5)]
     )
-    assert [score.p_corrected for score in first.scores[1:]] == pytest.approx([0.002, 0.03])
-    assert [score.p_corrected for score in second.scores[1:]] == pytest.approx([0.0003])
+    assert [score.p_corrected for score in first.scores[2:]] == pytest.approx([0.002, 0.03])
+    assert [score.p_corrected for score in second.scores[2:]] == pytest.approx([0.0003])
     assert first.verdict.startswith("by mse, ours is better than mean and median (")
     assert second.verdict.startswith("by mse, ours is worse than best (")
+    assert np.isnan(first.scores[1].p_corrected)
     (alone,) = judged([made_result("a", {"mean": 0.03, "median": 0.03, "best": float("nan")}, -0.5)])
     assert alone.verdict.startswith("by mse, ours is not to be told from mean, median and best (")
 
@@ -99,7 +101,7 @@ def test_differences_have_a_table_of_their_own_and_columns_in_the_file() -> None
     ]  # fmt: skip
     rows = score_rows(results).to_pylist()
     assert (rows[0]["baseline"], rows[0]["p"]) == (None, None)
-    assert (rows[2]["baseline"], rows[2]["p_corrected"]) == ("median", 0.6)
+    assert (rows[3]["baseline"], rows[3]["p_corrected"]) == ("median", 0.6)
 
 
 def test_groups_of_several_columns_are_what_hangs_together() -> None:

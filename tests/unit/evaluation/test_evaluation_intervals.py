@@ -72,6 +72,11 @@ def test_a_perfect_score_over_few_groups_is_no_certain_one():
     assert perfect(3).low < perfect(30).low < 1
 
 
+def test_an_error_of_nought_that_leaving_a_group_out_changes_has_an_interval():
+    interval = Resamples.draw(["a", "b", "c"], 50, seed=0).interval(0.0, np.array([0.0, 0.02, 0.01]), SHARE)
+    assert interval.low == 0 < interval.high < 0.2
+
+
 def test_a_score_that_rests_on_one_group_has_no_interval():
     resamples = Resamples.draw(["a", "b", "c"], 50, seed=0)
     assert np.isnan(resamples.interval(0.7, np.array([0.6, np.nan, 0.8]), SHARE).low)
