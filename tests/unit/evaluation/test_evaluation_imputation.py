@@ -5,10 +5,10 @@ import pytest
 from scipy import stats
 
 from dataprep.runtime.command_line import UserError
+from evaluation.config import MODEL
 from evaluation.methods.baselines import Linear, gene_means
 from evaluation.methods.hidden_genes import RandomGenes
 from evaluation.scores.imputation_scores import summarise
-from evaluation.tasks.context import MODEL
 from evaluation.tasks.imputation import (
     PCA,
     RECTIFIED,
