@@ -22,7 +22,8 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from evaluation.search.nested import Choice, FitPredict, Space
+from evaluation.scores.classification_scores import brier
+from evaluation.search.nested import Choice, FitPredict, RowScore, Space
 
 Head = Literal["random forest", "logistic regression", "nearest samples", "support vectors"]
 
@@ -97,6 +98,15 @@ def class_probabilities(values_NF: np.ndarray, class_of: np.ndarray, forest: For
         return probability / probability.sum(axis=1, keepdims=True)
 
     return fit_predict
+
+
+def closeness(class_of: np.ndarray) -> RowScore:
+    """What a search makes as large as it can: minus the Brier score of probabilities of some rows."""
+
+    def score(probability: np.ndarray, rows: np.ndarray) -> float:
+        return -brier(class_of[rows], probability)
+
+    return score
 
 
 def _reduction(components: int | None, samples: int, features: int, seed: int) -> Pipeline:

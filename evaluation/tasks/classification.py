@@ -26,7 +26,7 @@ from evaluation.methods.label_folds import Grouping, KeptWhole, KnownGroups, des
 from evaluation.scores.comparison import compare_methods
 from evaluation.scores.folds import Folds, group_folds
 from evaluation.scores.results import TaskResult
-from evaluation.search.nested import Choice, OutOfFold, Space, nested_predictions
+from evaluation.search.nested import Choice, FixedSettings, OutOfFold, Search, Space, nested_predictions
 from evaluation.tasks.registry import register_task
 from evaluation.tasks.task import Needs, NotApplicableError, Task
 from pretrain.config import Pooling
@@ -136,8 +136,8 @@ class Classification(Task[ClassificationSettings]):
                 **self.context.embeddings(labelled.row_ids, self.settings.pooling),
                 RAW: self.context.expression(labelled.row_ids).astype(np.float32),
             }
-            seed = self.context.settings.seed
-            results.append(evaluate_classification(labelled, known, features, self.settings, seed))
+            seed, search = self.context.settings.seed, self.context.search
+            results.append(evaluate_classification(labelled, known, features, self.settings, seed, search))
         return results
 
     def _chosen_labels(self) -> list[LabelledProfiles]:
@@ -178,15 +178,26 @@ def evaluate_classification(
     features: Mapping[str, np.ndarray],
     settings: ClassificationSettings,
     seed: int,
+    search: Search | None = None,
 ) -> TaskResult:
-    """Cross-validate heads on each set of features (float [N, F], rows as in ``labelled``)."""
+    """Cross-validate heads on each set of features (float [N, F], rows as in ``labelled``).
+
+    Without a ``search``, each with its fixed settings.
+    """
     # scikit-learn takes a second to import, and --help does without it
     from evaluation.scores.classification_scores import curves_of, metrics_of, statistics_of
 
     kept = kept_whole(labelled, known, settings.kept)
     repeats = label_folds(labelled, kept, _wanted(settings), settings.repeats, seed)
     methods = _methods(labelled, features, settings, seed)
-    outcomes = {method.name: [method.predicted(folds) for folds in repeats] for method in methods}
+    search = search or FixedSettings()
+    outcomes = {
+        method.name: [
+            method.searched(search, f"{labelled.label}: {method.name}{f', repeat {number + 1}' * bool(number)}", folds)
+            for number, folds in enumerate(repeats)
+        ]
+        for method in methods
+    }
     probabilities = {name: [outcome.predictions for outcome in found] for name, found in outcomes.items()}
     frequencies = np.bincount(labelled.class_of) / len(labelled.class_of)
     probabilities[CHANCE] = [np.tile(frequencies, (len(labelled.class_of), 1))]
@@ -214,6 +225,8 @@ def evaluate_classification(
         baselines=baselines,
         judged_by=_JUDGED_BY,
         curves=curves,
+        row_ids=labelled.row_ids,
+        rescore=comparison.rescore,
     )
 
 
@@ -228,11 +241,18 @@ class _Method:
     space: Space
     forest: Forest
 
-    def predicted(self, folds: Folds, choice: Choice | None = None) -> OutOfFold:
-        """Probabilities N x C, with one choice, or those of the space."""
+    def searched(self, search: Search, subject: str, folds: Folds) -> OutOfFold:
+        """Probabilities N x C, with the choice whose Brier score of left-out training samples is the smallest."""
+        from evaluation.methods.classifiers import class_probabilities, closeness
+
+        fit_predict = class_probabilities(self.values, self.class_of, self.forest)
+        return search.predictions(subject, folds, self.space, fit_predict, closeness(self.class_of))
+
+    def predicted(self, folds: Folds, choice: Choice) -> OutOfFold:
+        """Probabilities N x C, with one choice."""
         from evaluation.methods.classifiers import class_probabilities
 
-        space = self.space if choice is None else {name: [value] for name, value in choice.items()}
+        space = {name: [value] for name, value in choice.items()}
         return nested_predictions(folds, space, class_probabilities(self.values, self.class_of, self.forest))
 
 

@@ -15,6 +15,7 @@ from evaluation.methods.classifiers import (
 )
 from evaluation.methods.label_folds import KnownGroups, described_folds, kept_whole, label_folds
 from evaluation.scores.verdicts import judged
+from evaluation.search.nested import FixedSettings
 from evaluation.tasks.classification import CHANCE, RAW, ClassificationSettings, evaluate_classification
 
 MODEL = "model embedding"
@@ -202,3 +203,23 @@ def test_the_published_protocol_is_both_papers_forest_in_folds_of_samples(monkey
 def test_settings_that_contradict_each_other_are_refused(given, complaint):
     with pytest.raises((UserError, ValidationError), match=complaint):
         ClassificationSettings(**given)
+
+
+def test_a_search_is_asked_for_every_method_and_prefers_probabilities_near_the_truth(two_classes):
+    labelled, features = two_classes
+    asked = []
+
+    class Spy(FixedSettings):
+        def predictions(self, subject, folds, space, fit_predict, score):
+            asked.append(subject)
+            rows = np.arange(len(labelled.class_of))
+            sure = np.eye(len(labelled.classes))[labelled.class_of]
+            assert score(sure, rows) > score(np.full_like(sure, 1 / len(labelled.classes)), rows)
+            assert space["head"] == ["logistic regression"]
+            return super().predictions(subject, folds, space, fit_predict, score)
+
+    found = settings(folds=3, trees=10)
+    result = evaluate_classification(labelled, by_study(labelled), {RAW: features}, found, 0, Spy())
+    assert asked == [f"{labelled.label}: {RAW}"]
+    assert np.array_equal(result.row_ids, labelled.row_ids)
+    assert result.rescore is not None
