@@ -167,21 +167,3 @@ class Resamples:
         # such as the AUROC of a constant; a difference that is the same in every group is no certain one
         constant = scale is SHARE or value == 0
         return Interval(value, value, value) if constant else Interval(value)
-
-
-def fold_interval(scores: Sequence[float], test_share: float) -> Interval:
-    """Mean over folds with the corrected resampled t interval (Nadeau and Bengio 2003), kept within 0 and 1.
-
-    ``test_share``: profiles tested in a fold over those trained on. Folds share training profiles, so their scores
-    vary less than those of independent experiments; the variance of the mean is taken as (1/K + test share) s2 instead
-    of s2/K. Folds without a score (one class only) are left out; folds that all score the same have no interval.
-    """
-    finite = np.array([score for score in scores if np.isfinite(score)])
-    if len(finite) == 0:
-        return Interval(float("nan"))
-    mean = float(finite.mean())
-    spread = float(finite.std(ddof=1)) if len(finite) > 1 else 0.0
-    if spread < 1e-12:
-        return Interval(mean)
-    half = float(stdtrit(len(finite) - 1, (1 + CONFIDENCE) / 2)) * spread * np.sqrt(1 / len(finite) + test_share)
-    return Interval(mean, max(0.0, mean - half), min(1.0, mean + half))

@@ -1,11 +1,11 @@
-"""Intervals hold the truth about as often as they say, also for few studies or folds, and stay where scores can be."""
+"""Intervals hold the truth about as often as they say, also for few groups, and stay where scores can be."""
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from benchmarks.interval_coverage import share_held
-from evaluation.scores.intervals import CORRELATION, DIFFERENCE, ERROR, SHARE, Resamples, fold_interval
+from evaluation.scores.intervals import CORRELATION, DIFFERENCE, ERROR, SHARE, Resamples
 from evaluation.scores.metrics import ErrorSums
 
 DATA_SETS = 400
@@ -127,38 +127,3 @@ def test_an_error_is_never_negative_and_a_single_profile_has_no_interval():
     interval = resamples.interval(2.05, errors, ERROR)
     assert 0 < interval.low < 2.05 < interval.high
     assert np.isnan(Resamples.draw(["a"], 100, seed=0).interval(1.0, np.ones(1), ERROR).low)
-
-
-def test_intervals_over_folds_hold_the_expected_score():
-    """Two classes told apart by their means, learned from few profiles: the folds of one data set are alike."""
-    generator = np.random.default_rng(2)
-    truth, intervals = [], []
-    for _ in range(DATA_SETS):
-        classes = np.tile([0, 1], 20)
-        values = generator.normal(0, 1, (40, 4)) + 0.6 * classes[:, None]
-        scores = []
-        for fold in range(5):
-            test = np.arange(40) // 2 % 5 == fold
-            means = [values[~test & (classes == number)].mean(axis=0) for number in (0, 1)]
-            nearer = [((values[test] - mean) ** 2).sum(axis=1) for mean in means]
-            scores.append(float(((nearer[1] < nearer[0]) == classes[test]).mean()))
-        truth.append(np.mean(scores))
-        intervals.append(fold_interval(scores, test_share=0.25))
-    expected = np.mean(truth)
-    held = np.mean([interval.low <= expected <= interval.high for interval in intervals])
-    assert LEAST <= held <= MOST
-
-
-def test_fold_intervals_are_the_corrected_ones_and_stay_between_0_and_1():
-    interval = fold_interval([0.7, 0.8, 0.9, float("nan")], test_share=0.5)
-    assert interval.value == pytest.approx(0.8)
-    assert interval.value - interval.low == pytest.approx(4.302653 * 0.1 * np.sqrt(1 / 3 + 0.5), rel=1e-5)
-    assert interval.high == 1.0
-    assert fold_interval([0.05, 0.0, 0.3], test_share=0.5).low == 0.0
-
-
-def test_folds_that_all_score_the_same_have_no_interval():
-    interval = fold_interval([1.0, 1.0, 1.0], test_share=0.5)
-    assert interval.value == 1.0
-    assert np.isnan([interval.low, interval.high]).all()
-    assert np.isnan(fold_interval([], test_share=0.5).value)
