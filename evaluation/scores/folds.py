@@ -1,10 +1,11 @@
-"""Folds that keep groups whole: studies, patients, cohorts, cell lines. N rows."""
+"""Folds that keep groups whole: studies, patients, cohorts, cell lines; and folds of pairs. N rows."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -82,3 +83,38 @@ def _group_name(columns: Mapping[str, np.ndarray], row: int) -> str:
         if values[row] != "":
             return str(values[row]) if len(columns) == 1 else f"{column} {values[row]}"
     return f"row {row}"
+
+
+def pair_folds(
+    lines: np.ndarray,
+    targets: np.ndarray,
+    split: Literal["cell_line", "target", "both", "pair"],
+    wanted: int,
+    seed: int,
+) -> Folds:
+    """``lines`` and ``targets``: str [N]. ``both`` fits on pairs of which neither line nor target is tested.
+
+    Raises UserError where there are too few lines or targets.
+    """
+    if split == "both":
+        by_line, by_target = group_folds(lines, wanted, seed), group_folds(targets, wanted, seed)
+        row = np.arange(len(lines))
+        parts = [
+            (np.intersect1d(line_train, target_train), test)
+            for line_train, line_test in by_line.parts
+            for target_train, target_test in by_target.parts
+            if len(test := np.intersect1d(line_test, target_test))
+        ]
+        described = f"{len(by_line.parts)} folds of cell lines crossed with {len(by_target.parts)} of targets"
+        return Folds(len(row), parts, by_line.groups, described)
+    groups = {"cell_line": lines, "target": targets, "pair": np.arange(len(lines)).astype(str)}[split]
+    return group_folds(groups, wanted, seed)
+
+
+def fold_numbers(folds: Folds) -> np.ndarray:
+    """The number of the fold that tests each row, int [N]."""
+    numbers = np.full(folds.rows, -1)
+    for number, (_, test) in enumerate(folds.parts):
+        numbers[test] = number
+    assert (numbers >= 0).all(), "a pair that no fold tests"
+    return numbers

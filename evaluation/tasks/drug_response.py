@@ -24,9 +24,8 @@ from evaluation.inference.cell_line_tables import (
 )
 from evaluation.methods.pair_predictions import out_of_fold
 from evaluation.scores.comparison import Comparison
-from evaluation.scores.folds import Folds
+from evaluation.scores.folds import Folds, fold_numbers, pair_folds
 from evaluation.scores.pair_comparison import compare_on_pairs, result_on_pairs
-from evaluation.scores.pair_folds import fold_numbers, pair_folds
 from evaluation.scores.pair_scores import PairScores
 from evaluation.scores.results import TaskResult
 from evaluation.tasks.registry import register_task

@@ -27,9 +27,8 @@ from evaluation.methods.pair_predictions import Head, out_of_fold
 from evaluation.methods.ridge import means_of_targets
 from evaluation.scores.comparison import Comparison
 from evaluation.scores.core_genes import AUROC, auroc_of_core_genes
-from evaluation.scores.folds import Folds
+from evaluation.scores.folds import Folds, fold_numbers, pair_folds
 from evaluation.scores.pair_comparison import compare_on_pairs, result_on_pairs
-from evaluation.scores.pair_folds import fold_numbers, pair_folds
 from evaluation.scores.pair_scores import PairScores
 from evaluation.scores.results import TaskResult
 from evaluation.search.nested import Choice

@@ -5,9 +5,8 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from evaluation.methods.ridge import ridge_per_target, ridge_with_own_features
-from evaluation.scores.folds import group_folds
+from evaluation.scores.folds import fold_numbers, group_folds, pair_folds
 from evaluation.scores.pair_comparison import compare_on_pairs, widening
-from evaluation.scores.pair_folds import fold_numbers, pair_folds
 from evaluation.scores.pair_scores import PairScores
 
 LINES, TARGETS = np.divmod(np.arange(24 * 10), 10)

@@ -69,7 +69,7 @@ def row_groups_read(monkeypatch):
 
 
 def test_a_task_in_a_file_of_its_own_runs_through_the_ordinary_command(folder, tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     environment.pop("MLFLOW_TRACKING_URI", None)
     output = tmp_path / "results.json"
     arguments = ["--plugins", "own_task", "--tasks", "neighbours", "--neighbours.max-profiles", "20"]
