@@ -12,7 +12,7 @@ rows that it tests. Those are training rows of the other outer folds, so nothing
   everything is decided by settings, seed and data, on one core as on a cluster.
 
 Trials are Ray tasks and not trials of Ray Tune, which would start new actors for each search and has nothing left to
-decide (3.4 s a search instead of 0.3 s, benchmarks/search_overhead.py). Ray keeps the processes from one search to the next, runs
+decide (benchmarks/search_overhead.py says what that costs). Ray keeps the processes from one search to the next, runs
 the task of a killed process again, and has arrays once in its store of each machine.
 """
 
