@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 from pydantic_settings import CliPositionalArg
 
+from dataprep.corpus.shards import SHARD_BYTES, rows_per_shard
 from dataprep.runtime.addresses import is_absolute, plain_address
 from dataprep.runtime.command_line import CommandSettings, Settings, refuse_without_effect
 from dataprep.runtime.plugins import ExtensibleSettings
@@ -68,7 +69,7 @@ class BuildSettings(ExtensibleSettings):
     split: SplitSettings = Field(default_factory=SplitSettings)
     seed: int = Field(default=0, ge=0, description="of the split by fractions and of the order of profiles")
     rows_per_row_group: int = Field(default=64, ge=1, description="profiles that are read together at the least")
-    shard_bytes: int = Field(default=128_000_000, ge=1, description="size a shard should have, about")
+    shard_bytes: int = Field(default=SHARD_BYTES, ge=1, description="size a shard should have, about")
     samples_per_task: int = Field(default=512, ge=1, description="samples that one task holds in memory")
     overwrite: bool = Field(default=False, description="replace a corpus that is there already")
 
@@ -90,9 +91,8 @@ class BuildSettings(ExtensibleSettings):
         return f"{plain_address(root).rstrip('/')}/{path}"
 
     def rows_per_shard(self, genes: int) -> int:
-        """Profiles in a shard of about ``shard_bytes``: whole row groups, at least one."""
-        row_groups = self.shard_bytes // ((2 * genes + 8) * self.rows_per_row_group)
-        return max(1, row_groups) * self.rows_per_row_group
+        """Profiles in a shard of about ``shard_bytes``."""
+        return rows_per_shard(self.shard_bytes, genes, self.rows_per_row_group)
 
 
 class GraphSettings(CommandSettings):

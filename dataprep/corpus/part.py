@@ -16,12 +16,9 @@ import pyarrow as pa
 from dataprep.corpus.corpus import Corpus, iterate_rows, open_corpus
 from dataprep.corpus.manifest import SPLITS, Manifest, SampleCounts, ShardEntry, SplitSummary
 from dataprep.corpus.replacement import begin_corpus, finish_corpus
-from dataprep.corpus.shards import write_shard
+from dataprep.corpus.shards import SHARD_BYTES, rows_per_shard, write_shard
 from dataprep.corpus.tables import GENES_FILE, REJECTED_FILE, SAMPLES_FILE, table_bytes
 from dataprep.runtime.storage import Folder
-
-# Bytes of expression in a shard, as in a corpus that is built.
-_SHARD_BYTES = 128 * 1024 * 1024
 
 
 def nested_studies(corpus: Corpus, fractions: Collection[float], seed: int) -> dict[float, list[str]]:
@@ -66,8 +63,7 @@ def _shards(corpus: Corpus, folder: Folder, kept: pd.DataFrame, split: str) -> I
     first = int((kept["split"] == "validation").sum()) if split == "train" else 0
     row_ids = kept.loc[kept["split"] == split, "row_id"].to_numpy()
     rows_per_group = corpus.manifest.rows_per_row_group
-    groups = max(1, _SHARD_BYTES // (2 * corpus.genes * rows_per_group))
-    size = groups * rows_per_group
+    size = rows_per_shard(SHARD_BYTES, corpus.genes, rows_per_group)
     for number in range(math.ceil(len(row_ids) / size)):
         own = row_ids[number * size : (number + 1) * size]
         expression = np.concatenate([values for _, values in iterate_rows(corpus, own)])

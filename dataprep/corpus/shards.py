@@ -19,6 +19,8 @@ from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder
 
 BYTES_PER_VALUE = 2
+# A shard has about so many, unless a build says otherwise.
+SHARD_BYTES = 128_000_000
 
 
 class DamagedShardError(UserError):
@@ -62,6 +64,12 @@ def decode_expression(column: pa.ChunkedArray | pa.FixedSizeBinaryArray, genes: 
     if not parts:
         return np.empty((0, genes), np.float16)
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def rows_per_shard(shard_bytes: int, genes: int, rows_per_row_group: int) -> int:
+    """Profiles in a shard of about so many bytes: whole row groups, at least one."""
+    row_groups = shard_bytes // ((BYTES_PER_VALUE * genes + 8) * rows_per_row_group)
+    return max(1, row_groups) * rows_per_row_group
 
 
 def write_shard(

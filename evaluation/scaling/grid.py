@@ -42,15 +42,17 @@ class Point:
         return f"{size}-{self.fraction:g}-seed{self.seed}"
 
 
-def grid(settings: ScalingSweepSettings, corpus: Corpus, profiles: Mapping[float, int]) -> list[Point]:
-    """Every size with every part and seed; ``profiles`` are those of each part.
+def grid(
+    settings: ScalingSweepSettings, shared: Mapping[str, Any], corpus: Corpus, profiles: Mapping[float, int]
+) -> list[Point]:
+    """Every size with every part and seed; ``profiles`` are those of each part, ``shared`` the settings of all runs.
 
     Raises UserError for sizes or shared settings that a run would refuse.
     """
     edges = len(corpus.graph().source)
     points = []
     for size in settings.sizes:
-        run = run_settings(settings, size, "size", 0, 1, corpus.folder.uri)
+        run = run_settings(settings, shared, size, "size", 0, 1, corpus.folder.uri)
         shape = run.model.shape(corpus.genes)
         of_step = training_flops(shape, edges, 1) * run.batch.global_profiles
         steps = _steps(settings, run, of_step)
@@ -65,23 +67,29 @@ def grid(settings: ScalingSweepSettings, corpus: Corpus, profiles: Mapping[float
 
 
 def run_settings(
-    settings: ScalingSweepSettings, size: str, name: str, seed: int, steps: int, corpus: str, parent: str | None = None
+    settings: ScalingSweepSettings,
+    shared: Mapping[str, Any],
+    size: str,
+    name: str,
+    seed: int,
+    steps: int,
+    corpus: str,
 ) -> RunSettings:
     """Settings of one training run; all but size, corpus and seed are the same for each."""
-    shared = _shared(settings.training)
     model = {**shared.get("model", {}), "size": size}
-    tracking = {"experiment": settings.experiment, **shared.get("tracking", {}), "parent": parent}
+    tracking = {"experiment": settings.experiment, **shared.get("tracking", {})}
     own = {"corpus": corpus, "storage": f"{settings.output}/runs", "name": name, "seed": seed, "max_steps": steps}
     try:
         # so many epochs that the steps are what ends it
-        return RunSettings(**shared | own | {"model": model, "tracking": tracking, "epochs": steps})
+        return RunSettings(**dict(shared) | own | {"model": model, "tracking": tracking, "epochs": steps})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "settings"
         raise UserError(f"{settings.training or size}: {where}: {first['msg']}", exit_code=2) from None
 
 
-def _shared(file: str | None) -> dict[str, Any]:
+def shared_settings(file: str | None) -> dict[str, Any]:
+    """What the file says of all runs. Raises UserError where it says what the sweep decides, or is no such file."""
     if file is None:
         return {}
     try:

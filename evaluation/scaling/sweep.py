@@ -18,17 +18,18 @@ import pandas as pd
 import ray
 from ray import tune
 
-from dataprep.corpus import Corpus, open_corpus
+from dataprep.corpus import MANIFEST_FILE, Corpus, open_corpus
 from dataprep.corpus.part import nested_studies, write_part
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.ray_session import connected, user_error_in
 from dataprep.runtime.storage import Folder
 from dataprep.runtime.terminal import log, write_result
 from evaluation.config import POINTS_FILE, ScalingSweepSettings
-from evaluation.scaling.grid import Point, grid, grid_table, run_settings
+from evaluation.scaling.grid import Point, grid, grid_table, run_settings, shared_settings
 from pretrain.config import RunSettings
 from pretrain.driver.progress import duration
 from pretrain.driver.run import needed_cpus, run
+from pretrain.model.export_file import CONFIG_FILE
 from pretrain.monitoring.metrics_file import read_rows
 
 # The best of several validations, as a run's best checkpoint is: so often in each run.
@@ -43,18 +44,15 @@ def sweep(settings: ScalingSweepSettings) -> dict[str, Any]:
     if not corpus.rows("validation"):
         raise UserError(f"{settings.corpus}: the validation split is empty, and its loss is what a sweep compares")
     studies = nested_studies(corpus, settings.fractions, settings.seed)
-    points = grid(settings, corpus, _profiles(corpus, studies))
+    shared = shared_settings(settings.training)
+    points = grid(settings, shared, corpus, _profiles(corpus, studies))
     if settings.dry_run:
         write_result(grid_table(points, settings.teraflops_per_second, settings.hourly_cost))
         return {"points": len(points), "flops": sum(point.flops for point in points)}
     folder = Folder(settings.output)
     folder.require_writable(POINTS_FILE)
     parts = {fraction: _part(corpus, folder, fraction, studies[fraction]) for fraction in settings.fractions}
-    runs = {
-        point: run_settings(settings, point.size, point.name, point.seed, point.steps, parts[point.fraction].folder.uri)
-        for point in points
-    }
-    runs = {point: _validated_often(one, point.steps) for point, one in runs.items()}
+    runs = {point: _run_of(point, settings, shared, parts[point.fraction]) for point in points}
     waiting = [point for point in points if _loss(runs[point]) is None]
     log(f"{len(points)} points, {len(points) - len(waiting)} of them trained already")
     if waiting:
@@ -74,7 +72,7 @@ def _profiles(corpus: Corpus, studies: Mapping[float, Sequence[str]]) -> dict[fl
 def _part(corpus: Corpus, folder: Folder, fraction: float, studies: Sequence[str]) -> Corpus:
     """The part of the corpus, as an earlier start wrote it or anew."""
     place = folder / f"parts/{fraction:g}"
-    if place.exists("manifest.json"):
+    if place.exists(MANIFEST_FILE):
         part = open_corpus(place)
         made_of = part.manifest.settings.get("part_of"), part.manifest.splits["train"].studies
         if made_of == (corpus.fingerprint, list(studies)):
@@ -84,9 +82,10 @@ def _part(corpus: Corpus, folder: Folder, fraction: float, studies: Sequence[str
     return write_part(corpus, place, studies)
 
 
-def _validated_often(one: RunSettings, steps: int) -> RunSettings:
-    """The run with validations and checkpoints at even steps, unless its settings say how often."""
-    every = max(1, steps // _VALIDATIONS)
+def _run_of(point: Point, settings: ScalingSweepSettings, shared: Mapping[str, Any], part: Corpus) -> RunSettings:
+    """The run of a point, with validations and checkpoints at even steps unless its settings say how often."""
+    one = run_settings(settings, shared, point.size, point.name, point.seed, point.steps, part.folder.uri)
+    every = max(1, point.steps // _VALIDATIONS)
     changed = {
         group: getattr(one, group).model_copy(update={"every_steps": every})
         for group in ("validation", "checkpoint")
@@ -98,7 +97,7 @@ def _validated_often(one: RunSettings, steps: int) -> RunSettings:
 def _loss(one: RunSettings) -> float | None:
     """The smallest validation loss of a finished run; None where it has not finished."""
     folder = Folder(one.storage) / one.name
-    if not (folder / "export").exists("config.json"):
+    if not (folder / "export").exists(CONFIG_FILE):
         return None
     losses = [row["validation_loss"] for row in read_rows(folder) if "validation_loss" in row]
     return min(losses) if losses else None

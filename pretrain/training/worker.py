@@ -181,8 +181,6 @@ def _record(setup: Setup) -> RunRecord | None:
     run = None
     if os.environ.get("MLFLOW_TRACKING_URI"):
         tags = {"corpus": setup.corpus.fingerprint, "code": job.code_fingerprint}
-        if settings.tracking.parent is not None:
-            tags["mlflow.parentRunId"] = settings.tracking.parent
         run = MlflowRun(
             settings.tracking.experiment, settings.name, job.folder.uri, settings.resolved(), tags,
             settings.tracking.system_metrics, job.identity.uid, job.identity.begun_without_uid,

@@ -14,7 +14,7 @@ from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder
 from evaluation.config import ScalingSweepSettings
 from evaluation.scaling import sweep as sweeping
-from evaluation.scaling.grid import grid, grid_table
+from evaluation.scaling.grid import grid, grid_table, shared_settings
 from evaluation.scaling.points import read_points
 from pretrain.config import RunSettings
 
@@ -49,7 +49,7 @@ def test_a_budget_of_flops_gives_larger_models_fewer_steps(settings, corpus, tmp
     chosen = settings(
         sizes=["tiny", str(tmp_path / "wide.yaml")], budget_steps=None, budget_flops=1e10, training=str(shared)
     )
-    points = grid(chosen, corpus, {0.4: 40, 1.0: 100})
+    points = grid(chosen, shared_settings(chosen.training), corpus, {0.4: 40, 1.0: 100})
     assert [(point.name, point.profiles) for point in points] == [
         ("tiny-0.4-seed0", 40),
         ("tiny-1-seed0", 100),
@@ -89,7 +89,7 @@ def test_what_the_sweep_decides_cannot_be_shared_settings(settings, corpus, tmp_
     }.items():
         (tmp_path / "training.yaml").write_text(content)
         with pytest.raises(UserError, match=said):
-            grid(chosen, corpus, {0.4: 40, 1.0: 100})
+            grid(chosen, shared_settings(chosen.training), corpus, {0.4: 40, 1.0: 100})
 
 
 def test_finished_runs_are_read_and_the_others_trained_on_their_parts(settings, corpus, monkeypatch) -> None:
