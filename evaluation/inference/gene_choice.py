@@ -18,9 +18,9 @@ _FILE_ENDINGS = (".txt", ".csv", ".tsv", ".list")
 def chosen_columns(choice: str, vocabulary: GeneVocabulary, option: str = "--genes") -> Tensor:
     """Columns (int64) of the genes named, in the order given: Ensembl ids (version ignored) or symbols.
 
-    ``option`` is what errors call the choice.
+    ``choice`` is names with commas, or the address of a text file with one name a line (first field of a table);
+    ``option`` is what errors call it.
 
-    ``choice`` is names with commas, or the address of a text file with one name a line (first field of a table).
     Raises UserError for names that are not in the vocabulary, with counts and examples, and for repeated ones.
     """
     names = _names(choice)

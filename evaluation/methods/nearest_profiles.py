@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -133,10 +132,4 @@ def _with_the_best(
         for number, value in enumerate(values):
             errors[number] += float(((predict(visible, value) - truth)[counted].astype(np.float64) ** 2).sum())
     best = values[int(errors.argmin())]
-    return partial(_predicted, whole, best), best
-
-
-def _predicted(
-    predict: Callable[[np.ndarray, float], np.ndarray], value: float, expression_BG: np.ndarray
-) -> np.ndarray:
-    return predict(expression_BG, value)
+    return lambda expression_BG: whole(expression_BG, best), best

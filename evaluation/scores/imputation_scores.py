@@ -14,7 +14,8 @@ from evaluation.scores.results import Score
 
 # Groups of genes by expression that errors are given for.
 _LEVELS = 5
-_COMPARED = (Metric("pearson", CORRELATION), Metric("mse", ERROR, higher_is_better=False))
+_PEARSON = Metric("pearson", CORRELATION)
+_COMPARED = (_PEARSON, Metric("mse", ERROR, higher_is_better=False))
 
 
 @dataclass
@@ -48,22 +49,20 @@ def summarise(sums: Mapping[str, MethodSums], studies: list[str], resamples: int
     Scores per gene have no interval: resampling them would need the sums of every study and gene.
     """
     drawn = Resamples.draw(studies, resamples, seed)
+    per_profile = {name: method.per_profile() for name, method in sums.items()}
+    scored = {
+        metric.name: {name: _scored(metric, of, drawn) for name, of in per_profile.items()} for metric in _COMPARED
+    }
     scores: list[Score] = []
-    resampled_scores: dict[str, dict[str, np.ndarray]] = {}
     for name, method in sums.items():
-        per_profile = method.per_profile()
-        resampled = ErrorSums(drawn.sums(per_profile.values))
-        again = {"pearson": resampled.pearson(), "mse": resampled.mean_squared_error()}
-        resampled_scores[name] = again
-        total = per_profile.total()
-        scores += [
-            Score(name, "pearson", drawn.interval(float(total.pearson()), again["pearson"], CORRELATION)),
-            Score(name, "mse", drawn.interval(float(total.mean_squared_error()), again["mse"], ERROR)),
-            Score(name, "pearson_per_profile", _mean_interval(per_profile.pearson(), drawn)),
-            *_gene_scores(name, method),
-        ]
-    scores += _differences(sums, resampled_scores, drawn)
-    first = next(iter(sums.values()))
+        for metric in _COMPARED:
+            of = scored[metric.name][name]
+            scores.append(Score(name, metric.name, drawn.interval(of.value, of.without, metric.scale)))
+        scores.append(Score(name, "pearson_per_profile", _mean_interval(per_profile[name].pearson(), drawn)))
+        scores += _gene_scores(name, method)
+    model, *others = sums
+    scores += [difference(drawn, metric, model, other, scored[metric.name]) for other in others for metric in _COMPARED]
+    first = sums[model]
     assert first.genes is not None
     facts: dict[str, object] = {
         "profiles": len(studies),
@@ -73,7 +72,7 @@ def summarise(sums: Mapping[str, MethodSums], studies: list[str], resamples: int
         "hidden_share": round(float(first.genes.total().count / first.measured), 4),
         "intervals": drawn.described,
     }
-    return Summary(scores, facts, _by_study(sums, studies))
+    return Summary(scores, facts, _by_study(per_profile, studies))
 
 
 def scores_of(sums: Mapping[str, MethodSums], rows: np.ndarray) -> list[Score]:
@@ -125,19 +124,11 @@ def _gene_scores(name: str, method: MethodSums) -> list[Score]:
     ]
 
 
-def _differences(
-    sums: Mapping[str, MethodSums], resampled: Mapping[str, Mapping[str, np.ndarray]], drawn: Resamples
-) -> list[Score]:
-    """Pearson and MSE of the first method minus those of each other, without the same studies."""
-    first, *others = sums
-    totals = {name: method.per_profile().total() for name, method in sums.items()}
-    scored = {
-        "pearson": {name: Scored(float(total.pearson()), resampled[name]["pearson"]) for name, total in totals.items()},
-        "mse": {
-            name: Scored(float(total.mean_squared_error()), resampled[name]["mse"]) for name, total in totals.items()
-        },
-    }
-    return [difference(drawn, metric, first, other, scored[metric.name]) for other in others for metric in _COMPARED]
+def _scored(metric: Metric, per_profile: ErrorSums, drawn: Resamples) -> Scored:
+    def value(sums: ErrorSums) -> np.ndarray:
+        return sums.pearson() if metric is _PEARSON else sums.mean_squared_error()
+
+    return Scored(float(value(per_profile.total())), value(ErrorSums(drawn.sums(per_profile.values))))
 
 
 def _mean_interval(values_N: np.ndarray, drawn: Resamples) -> Interval:
@@ -149,13 +140,12 @@ def _mean_interval(values_N: np.ndarray, drawn: Resamples) -> Interval:
     return drawn.interval(float(values_N[defined].mean()), means, CORRELATION)
 
 
-def _by_study(sums: Mapping[str, MethodSums], studies: list[str]) -> list[dict[str, object]]:
-    per_profile = {name: method.per_profile().values for name, method in sums.items()}
+def _by_study(per_profile: Mapping[str, ErrorSums], studies: list[str]) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for study in sorted(set(studies)):
         own = np.array([other == study for other in studies])
-        for name, values in per_profile.items():
-            total = ErrorSums(values[own].sum(axis=0))
+        for name, sums in per_profile.items():
+            total = ErrorSums(sums.values[own].sum(axis=0))
             rows.append(
                 {
                     "study": study,

@@ -103,7 +103,10 @@ class Imputation(Task[ImputationSettings]):
         tuning = self._profiles(self._tuning) if len(self._tuning) else None
         results = [self._scored_with(hidden, train, tuning) for hidden in self._hidden]
         if self.settings.other_mask_rates:
-            curves = {**results[0].curves, "mask_rates": mask_rate_curve(results)}
+            random = [
+                result for hidden, result in zip(self._hidden, results, strict=True) if isinstance(hidden, RandomGenes)
+            ]
+            curves = {**results[0].curves, "mask_rates": mask_rate_curve(random)}
             results[0] = replace(results[0], curves=curves)
         return results
 
@@ -233,11 +236,9 @@ def fit_baselines(
 
 
 def mask_rate_curve(results: Sequence[TaskResult]) -> list[dict[str, object]]:
-    """Error and correlation of each method at each share of random genes hidden, with their intervals."""
+    """Error and correlation of each method in each result, of a share of random genes each, with their intervals."""
     rows: list[dict[str, object]] = []
     for result in results:
-        if result.subject and not result.subject.endswith("% masked"):
-            continue
         found = {(score.method, score.metric): score.interval for score in result.scores}
         for method in dict.fromkeys(score.method for score in result.scores):
             row: dict[str, object] = {"mask_rate": result.facts["mask_rate"], "method": method}
