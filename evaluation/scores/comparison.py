@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -85,14 +86,19 @@ def compare_methods(
         if method not in baselines
     ]
 
-    def rescore(rows: np.ndarray) -> list[Score]:
-        return [
-            Score(method, metric.name, Interval(float(of[metric.name](rows))))
-            for method, of in statistics.items()
-            for metric in metrics
-        ]
+    facts = {"intervals": drawn.described, **_without_interval(scores)}
+    return Comparison(scores, facts, partial(scores_on, statistics, metrics))
 
-    return Comparison(scores, {"intervals": drawn.described, **_without_interval(scores)}, rescore)
+
+def scores_on(
+    statistics: Mapping[str, Mapping[str, Statistic]], metrics: Sequence[Metric], rows: np.ndarray
+) -> list[Score]:
+    """Scores of every method on the rows at some positions alone, without intervals."""
+    return [
+        Score(method, metric.name, Interval(float(of[metric.name](rows))))
+        for method, of in statistics.items()
+        for metric in metrics
+    ]
 
 
 def difference(drawn: Resamples, metric: Metric, method: str, baseline: str, scored: Mapping[str, Scored]) -> Score:

@@ -10,15 +10,15 @@ strong) intervals of correlations held the truth in 93 to 100 of 100 cases with 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
 from evaluation.inference.cell_line_tables import ProfilesOfLines
-from evaluation.scores.comparison import Comparison, Metric, Statistic, compare_methods
+from evaluation.scores.comparison import Comparison, Metric, Statistic, compare_methods, scores_on
 from evaluation.scores.folds import Folds
-from evaluation.scores.intervals import Interval
 from evaluation.scores.pair_scores import PairScores, pair_metrics
-from evaluation.scores.results import Score, TaskResult
+from evaluation.scores.results import TaskResult
 
 
 def compare_on_pairs(
@@ -50,14 +50,8 @@ def compare_on_pairs(
     metrics = [*pair_metrics(scores.kind), *more]
     comparison = compare_methods(widened, metrics, np.array(units), baselines, resamples, seed, unit)
     made = f"{factor:.2f} times as wide, since folds share what they were fitted on (Nadeau and Bengio 2003)"
-
-    def rescore(units: np.ndarray) -> list[Score]:
-        return [
-            Score(method, metric.name, Interval(float(of[metric.name](units))))
-            for method, of in statistics.items()
-            for metric in metrics
-        ]
-
+    # the scores themselves: what is widened has other values without some of the units
+    rescore = partial(scores_on, statistics, metrics)
     return Comparison(comparison.scores, {**comparison.facts, "intervals_made": made}, rescore)
 
 
