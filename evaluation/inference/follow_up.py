@@ -111,7 +111,7 @@ def read_follow_up(samples: pa.Table, columns: Sequence[EndpointColumns], missin
         units = _factors(samples, one, words)
         for row in np.flatnonzero(reasons != ""):
             if times[row] or events[row]:
-                time[row], event[row], factor[row] = _number(times[row]), _happened(events[row]), units[row]
+                time[row], event[row], factor[row] = number_in(times[row]), _happened(events[row]), units[row]
                 reasons[row] = _fault(times[row], events[row], time[row], event[row])
     usable = reasons == ""
     if np.isfinite(factor[usable]).any():
@@ -150,7 +150,8 @@ def _factors(samples: pa.Table, columns: EndpointColumns, missing: set[str]) -> 
     return [DAYS_PER_UNIT.get(word, math.nan) for word in words]
 
 
-def _number(text: str) -> float:
+def number_in(text: str) -> float:
+    """NaN for what is no number."""
     try:
         return float(text)
     except ValueError:

@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from sklearn.decomposition import PCA
 from sklearn.impute import SimpleImputer
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+
+from evaluation.inference.components import component_steps
+from evaluation.inference.follow_up import number_in
 
 # A category of fewer training rows gets no column of its own.
 _FEWEST_OF_CATEGORY = 5
@@ -42,7 +44,7 @@ class Covariates:
         """
         numbers, categories = {}, {}
         for name, texts in columns.items():
-            values = np.array([_number(text) for text in texts])
+            values = np.array([number_in(text) for text in texts])
             readable = values[np.isfinite(values)]
             given = sum(bool(text) for text in texts)
             words = np.array([_plain(text) for text in texts], dtype=str)
@@ -100,27 +102,10 @@ class PatientFeatures:
         # both heads ask for the same, and fitting it takes longest
         key = (train.tobytes(), test.tobytes(), components)
         if key not in self._reduced:
-            steps = _reduction(min(components, len(train) - 1, self._profiles.shape[1]), self._seed)
+            steps = component_steps(components, len(train), self._profiles.shape[1], self._seed)
             fitted = steps.fit_transform(self._profiles[train])
             self._reduced[key] = (fitted, steps.transform(self._profiles[test]))
         return self._reduced[key]
-
-
-def _reduction(components: int, seed: int) -> Pipeline:
-    """Missing values to their column's mean, unit variance, principal components, unit variance."""
-    return make_pipeline(
-        SimpleImputer(keep_empty_features=True),
-        StandardScaler(),
-        PCA(components, svd_solver="randomized", random_state=seed),
-        StandardScaler(),
-    )
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")
 
 
 def _plain(text: str) -> str:

@@ -13,15 +13,14 @@ from typing import Literal
 import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.decomposition import PCA
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
+from evaluation.inference.components import component_steps
 from evaluation.scores.classification_scores import brier
 from evaluation.search.nested import Choice, FitPredict, RowScore, Space
 
@@ -110,12 +109,9 @@ def closeness(class_of: np.ndarray) -> RowScore:
 
 
 def _reduction(components: int | None, samples: int, features: int, seed: int) -> Pipeline:
-    filled = SimpleImputer(keep_empty_features=True)
     if components is None:
-        return make_pipeline(filled)
-    number = min(components, samples - 1, features)
-    pca = PCA(number, svd_solver="randomized", random_state=seed)
-    return make_pipeline(filled, StandardScaler(), pca, StandardScaler())
+        return make_pipeline(SimpleImputer(keep_empty_features=True))
+    return component_steps(components, samples, features, seed)
 
 
 def _head(choice: Choice, class_of: np.ndarray, forest: Forest) -> ClassifierMixin:
