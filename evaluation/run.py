@@ -41,7 +41,8 @@ def run(settings: RunSettings) -> dict[str, Any]:
     _report_lacking(foreign)
     name = settings.tracking.run or _model_name(embedder.export.folder.uri)
     tags = _tags(embedder, corpus)
-    with searched(settings, name, tags, _inputs(models, foreign)) as (search, tracked):
+    # digests of weights, which only a search needs, read them once more
+    with searched(settings, name, tags, lambda: _inputs(models[1:], foreign)) as (search, tracked):
         context = TaskContext(corpus, models, settings, search, foreign)
         # before anything slow, so that a wrong label is known at once
         prepared = _prepared(context, settings)
@@ -104,7 +105,7 @@ def _tags(embedder: Embedder, corpus: Corpus) -> dict[str, str]:
 
 
 def _inputs(models: Sequence[ScoredModel], foreign: Sequence[ForeignEmbeddings]) -> dict[str, str]:
-    """Digests of all models and embeddings, without which no search goes on from what was tried."""
+    """Digests of what is scored beside the first model: with others no search goes on from what was tried."""
     weights = {model.name: model.embedder.export.folder.sha256(WEIGHTS_FILE) for model in models}
     return weights | {one.name: hashlib.sha256(one.values.tobytes()).hexdigest() for one in foreign}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from dataprep.runtime.command_line import UserError
@@ -17,12 +17,12 @@ from evaluation.search.search_state import default_storage, evaluation_folder, e
 
 @contextmanager
 def searched(
-    settings: RunSettings, name: str, tags: Mapping[str, str], inputs: Mapping[str, str]
+    settings: RunSettings, name: str, tags: Mapping[str, str], inputs: Callable[[], Mapping[str, str]]
 ) -> Iterator[tuple[Search, EvaluationRun]]:
     """The search that the settings ask for, and the run ``name``, which ends as failed if the evaluation does.
 
-    ``tags``: addresses and digests of what is scored; ``inputs``: further digests. Raises UserError where the search's
-    state cannot be kept.
+    ``tags``: addresses and digests of what is scored; ``inputs``: makes further digests, which only a search needs.
+    Raises UserError where the search's state cannot be kept.
     """
     if not settings.search.trials:
         tracked = _tracked(settings, name, tags, uuid.uuid4().hex)
@@ -42,7 +42,7 @@ def searched(
         settings.plugins,
     )
     storage = settings.search.storage or default_storage(settings.output)
-    folder = evaluation_folder(storage, settings.resolved(), {**tags, **inputs})
+    folder = evaluation_folder(storage, settings.resolved(), {**tags, **inputs()})
     tracked = _tracked(settings, name, tags, evaluation_uid(folder))
     log(f"searching settings, {rules.trials} trials for each method; the same command goes on from {folder.uri}")
     with _failing_with(tracked), RaySearch(rules, folder, tracked) as search:
