@@ -17,7 +17,7 @@ from dataprep.runtime.command_line import UserError
 from evaluation.report.material import Evaluation, Material, ScalingFit, TrainingRun, parsed
 from evaluation.scores.mlflow_results import RESULTS_FILE, SCALING_FILE
 from pretrain.monitoring.metrics_file import Row
-from pretrain.monitoring.mlflow_run import FOLDER_TAG, MLFLOW_DEFAULTS, row_name
+from pretrain.monitoring.mlflow_run import FOLDER_TAG, mlflow_client, row_name
 
 _CARD = "export/README.md"
 
@@ -26,9 +26,7 @@ def read_experiment(name: str, newest: int) -> Material:
     """The newest runs of an experiment. Raises UserError where the server or the experiment cannot be had."""
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         raise UserError("an experiment is read from MLflow: set MLFLOW_TRACKING_URI", exit_code=2)
-    for variable, value in MLFLOW_DEFAULTS.items():
-        os.environ.setdefault(variable, value)
-    client = mlflow.MlflowClient()
+    client = mlflow_client()
     try:
         experiment = client.get_experiment_by_name(name)
         if experiment is None:

@@ -16,7 +16,7 @@ from dataprep.runtime.addresses import without_credentials
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.terminal import log
 from evaluation.scores.results import TaskResult
-from pretrain.monitoring.mlflow_run import MLFLOW_DEFAULTS, find_or_create_experiment, flattened
+from pretrain.monitoring.mlflow_run import find_or_create_experiment, flattened, mlflow_client
 
 # Files of runs, by which a report knows what they are.
 RESULTS_FILE = "results.json"
@@ -57,7 +57,7 @@ def send_run(
     """
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         return None
-    client = _client()
+    client = mlflow_client()
     from mlflow.exceptions import MlflowException  # takes a second, and only a run with a server needs it
 
     try:
@@ -85,7 +85,7 @@ def begun_run(
 
     Raises what MLflow raises, and UserError for a deleted experiment.
     """
-    client = _client()
+    client = mlflow_client()
     experiment_id = find_or_create_experiment(client, experiment)
     found = client.search_runs([experiment_id], f"tags.`{UID_TAG}` = '{uid}'", max_results=1)
     if found:
@@ -95,14 +95,6 @@ def begun_run(
     run = client.create_run(experiment_id, tags={**tags, UID_TAG: uid}, run_name=name)
     client.log_batch(run.info.run_id, params=parameters_of(settings))
     return client, experiment_id, str(run.info.run_id)
-
-
-def _client() -> Any:
-    for variable, value in MLFLOW_DEFAULTS.items():
-        os.environ.setdefault(variable, value)
-    import mlflow  # takes a second, and only a run with a server needs it
-
-    return mlflow.MlflowClient()
 
 
 def metric_values(results: Sequence[TaskResult]) -> dict[str, float]:

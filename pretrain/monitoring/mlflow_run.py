@@ -65,12 +65,8 @@ class MlflowRun:
         begun_without_uid: bool = False,
     ) -> None:
         """``begun_without_uid``: the run was begun by the first version, whose MLflow runs have no uid."""
-        for variable, value in MLFLOW_DEFAULTS.items():
-            os.environ.setdefault(variable, value)
-        import mlflow  # takes a second, and only rank 0 needs it
-
+        self._client = mlflow_client()
         logging.getLogger("mlflow").setLevel(logging.ERROR)
-        self._client = mlflow.MlflowClient()
         self._experiment = experiment
         self._name = name
         self._folder_uri = folder_uri
@@ -179,6 +175,15 @@ class MlflowRun:
         parameters = [Param(key, str(value)[:6000]) for key, value in self._parameters.items()]
         for start in range(0, len(parameters), ROWS_PER_REQUEST):
             self._client.log_batch(run_id, params=parameters[start : start + ROWS_PER_REQUEST])
+
+
+def mlflow_client() -> Any:
+    """MLflow's client for the server at ``MLFLOW_TRACKING_URI``, with :data:`MLFLOW_DEFAULTS`."""
+    for variable, value in MLFLOW_DEFAULTS.items():
+        os.environ.setdefault(variable, value)
+    import mlflow  # takes a second, and only who has a server needs it
+
+    return mlflow.MlflowClient()
 
 
 def chart_name(name: str) -> str:
