@@ -33,7 +33,7 @@ from dataprep.corpus.shards import (
     read_row_groups,
     write_shard,
 )
-from dataprep.corpus.tables import GENES_FILE, REJECTED_FILE, SAMPLES_FILE, table_bytes
+from dataprep.corpus.tables import GENES_FILE, REJECTED_FILE, SAMPLE_COLUMNS, SAMPLES_FILE, table_bytes
 from dataprep.corpus.verification import verify, verify_shard, verify_tables
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "MANIFEST_FILE",
     "REJECTED_FILE",
     "SAMPLES_FILE",
+    "SAMPLE_COLUMNS",
     "SPLITS",
     "Corpus",
     "DamagedShardError",

@@ -11,6 +11,8 @@ from dataprep.runtime.storage import Folder
 SAMPLES_FILE = "samples.parquet"
 GENES_FILE = "genes.parquet"
 REJECTED_FILE = "rejected.parquet"
+# What every row of samples.parquet has; the other columns are labels and metadata as given.
+SAMPLE_COLUMNS = ("sample_id", "study_id", "split", "row_id", "source")
 
 
 def read_table(folder: Folder, name: str) -> pa.Table:

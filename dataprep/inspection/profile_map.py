@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
+from dataprep.corpus import SAMPLE_COLUMNS
 from dataprep.inspection.page import Block, Paragraph, Pictures, missing
 from dataprep.inspection.pictures import map_of_points
 
 UNKNOWN = "not known"
 STUDY = "study_id"
 # Columns of samples.parquet that are not labels.
-_OWN_COLUMNS = ("sample_id", "study", "split", "row_id", "source", STUDY)
+_OWN_COLUMNS = (*SAMPLE_COLUMNS, "study")
 _FEWEST_VALUES, _MOST_VALUES = 2, 20
 
 

@@ -21,6 +21,7 @@ from dataprep.corpus import (
     BYTES_PER_VALUE,
     GENES_FILE,
     REJECTED_FILE,
+    SAMPLE_COLUMNS,
     SAMPLES_FILE,
     SPLITS,
     Manifest,
@@ -134,11 +135,12 @@ def write_tables(
     folder: Folder, samples: pd.DataFrame, kept: pd.DataFrame, vocabulary: GeneVocabulary
 ) -> dict[str, str]:
     """Write the metadata tables and return their checksums."""
-    own = ["sample_id", "study_id", "split", "row_id", "source"]
     labels = {name: name.removeprefix(LABEL) for name in kept.columns if name.startswith(LABEL)}
     rejected = samples[samples["reason"].notna()]
     tables = {
-        SAMPLES_FILE: _arrow(kept[[*own, *labels]].rename(columns=labels), [*own, *labels.values()]),
+        SAMPLES_FILE: _arrow(
+            kept[[*SAMPLE_COLUMNS, *labels]].rename(columns=labels), [*SAMPLE_COLUMNS, *labels.values()]
+        ),
         REJECTED_FILE: _arrow(rejected, ["sample_id", "source", "reason", "value"]),
         GENES_FILE: vocabulary.to_arrow(),
     }

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from dataprep.corpus import SAMPLE_COLUMNS
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.terminal import log
 
 # Columns of samples.parquet that are not labels; `study` is what metadata tables call the study.
-_OWN_COLUMNS = ("sample_id", "study_id", "study", "split", "row_id", "source")
+_OWN_COLUMNS = (*SAMPLE_COLUMNS, "study")
 _LEAST_CLASSES = 2
 # A column of which most values are rare is a name or a measurement, not a class.
 _LEAST_SHARE_IN_CLASSES = 0.5

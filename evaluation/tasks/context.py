@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dataprep.corpus import Corpus, iterate_rows
+from dataprep.corpus import SAMPLE_COLUMNS, Corpus, iterate_rows
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.terminal import log, tracked
 from evaluation.config import RunSettings
@@ -30,10 +30,6 @@ if TYPE_CHECKING:
 
 # float32 B x G with NaN where hidden -> expression B x G
 Predictor = Callable[[np.ndarray], np.ndarray]
-
-
-# What a table of samples has that is no label.
-_OWN_COLUMNS = ("sample_id", "study_id", "split", "row_id", "source")
 
 
 class TaskContext:
@@ -76,7 +72,7 @@ class TaskContext:
         samples = self.corpus.samples().sort_by("row_id")
         lacking = np.logical_or.reduce([np.zeros(samples.num_rows, bool), *(one.missing for one in self._foreign)])
         for number, name in enumerate(samples.column_names if lacking.any() else []):
-            if name not in _OWN_COLUMNS:
+            if name not in SAMPLE_COLUMNS:
                 values = samples.column(name)
                 blanked = pc.if_else(pa.array(lacking), pa.scalar(None, values.type), values)
                 samples = samples.set_column(number, name, blanked)
