@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from pydantic import Field
 
 from dataprep.runtime.command_line import Settings
 from dataprep.runtime.terminal import log
@@ -22,6 +23,20 @@ _TRIED: Mapping[str, Sequence[float]] = {
 NETWORK_SETTINGS = tuple(_TRIED)
 
 
+class PairSettings(Settings):
+    """What tasks on pairs of a cell line and a target share: tables of the lines, and what heads look at."""
+
+    table: str | None = None
+    cell_line_column: str = Field("sample_id", description="column of samples.parquet with the table's cell lines")
+    features: str | None = Field(
+        None, description="file of other features, cell lines x features, in place of profiles and embeddings"
+    )
+    components: int = Field(50, ge=1, description="principal components of features")
+    hidden: int = Field(64, ge=2, description="width of the network's first layer; the second is half of it")
+    epochs: int = Field(10, ge=1, description="of the network")
+    decay: float = Field(10.0, ge=0, description="L2 penalty of the network")
+
+
 @dataclass(frozen=True)
 class Head:
     """A method, and the names of the task's settings that it looks at."""
@@ -31,7 +46,7 @@ class Head:
 
 
 def out_of_fold(
-    search: Search, task: str, heads: Mapping[str, Head], folds: Folds, values: np.ndarray, settings: Settings
+    search: Search, task: str, heads: Mapping[str, Head], folds: Folds, values: np.ndarray, settings: PairSettings
 ) -> dict[str, np.ndarray]:
     """Predictions of every pair, float64 [N], by methods that have not seen its fold; ``values`` [N] are the true ones.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from dataprep.runtime.command_line import Settings, UserError, refuse_without_effect
+from dataprep.runtime.command_line import UserError, refuse_without_effect
 from dataprep.runtime.terminal import log
 from dataprep.sources.sample_metadata import read_metadata
 from evaluation.inference.cell_line_tables import (
@@ -22,7 +22,7 @@ from evaluation.inference.cell_line_tables import (
     profiles_of_lines,
     read_drug_response,
 )
-from evaluation.methods.pair_predictions import out_of_fold
+from evaluation.methods.pair_predictions import PairSettings, out_of_fold
 from evaluation.scores.comparison import Comparison
 from evaluation.scores.folds import Folds, fold_numbers, pair_folds
 from evaluation.scores.pair_comparison import compare_on_pairs, result_on_pairs
@@ -40,25 +40,17 @@ _TABLE = "table features"
 _NAME = "drug_response"
 
 
-class DrugResponseSettings(Settings):
+class DrugResponseSettings(PairSettings):
     """Response of cell lines to drugs, predicted from embeddings of the lines and vectors of the drugs."""
 
     table: str | None = Field(
         None, description="file of ln IC50: drugs x cell lines, or columns cell_line, drug, value; needed"
     )
-    cell_line_column: str = Field("sample_id", description="column of samples.parquet with the table's cell lines")
     smiles: str | None = Field(None, description="file of structures: drug, smiles; default: a code of each drug")
-    features: str | None = Field(
-        None, description="file of other features, cell lines x features, in place of profiles and embeddings"
-    )
     split: Literal["cell_line", "drug", "both", "pair"] = Field("cell_line", description="what is new in a test fold")
     folds: int = Field(5, ge=2, description="folds, of cell lines and of drugs alike")
     min_lines: int = Field(10, ge=5, description="drugs measured on fewer cell lines are left out")
     pooling: Pooling = Field("mean", description="of gene embeddings; all = max + mean + median")
-    components: int = Field(50, ge=1, description="principal components of the lines' features")
-    hidden: int = Field(64, ge=2, description="width of the network's first layer; the second is half of it")
-    epochs: int = Field(10, ge=1, description="of the network")
-    decay: float = Field(10.0, ge=0, description="L2 penalty of the network")
     resamples: int = Field(
         1000, ge=100, description="cell lines (or drugs) left out in turn for the intervals, at most"
     )

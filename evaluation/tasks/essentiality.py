@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from dataprep.genes.identifiers import map_genes
-from dataprep.runtime.command_line import Settings, UserError, refuse_without_effect
+from dataprep.runtime.command_line import UserError, refuse_without_effect
 from dataprep.runtime.terminal import log
 from evaluation.inference.cell_line_tables import (
     CellLineTable,
@@ -23,7 +23,7 @@ from evaluation.inference.cell_line_tables import (
     read_lines_by_targets,
 )
 from evaluation.inference.gene_embeddings import GenesOfProfiles
-from evaluation.methods.pair_predictions import Head, out_of_fold
+from evaluation.methods.pair_predictions import Head, PairSettings, out_of_fold
 from evaluation.methods.ridge import means_of_targets
 from evaluation.scores.comparison import Comparison
 from evaluation.scores.core_genes import AUROC, auroc_of_core_genes
@@ -41,14 +41,10 @@ _GENE_MEAN, _LINE_MEAN = "gene mean", "cell-line mean"
 _NAME = "essentiality"
 
 
-class EssentialitySettings(Settings):
+class EssentialitySettings(PairSettings):
     """Effect of losing a gene on cell lines, predicted from the gene's contextual embedding."""
 
     table: str | None = Field(None, description="file of gene effects, cell lines x genes; needed")
-    cell_line_column: str = Field("sample_id", description="column of samples.parquet with the table's cell lines")
-    features: str | None = Field(
-        None, description="file of other features, cell lines x features, in place of profiles and embeddings"
-    )
     core: str | None = Field(None, description="file of genes known to be essential, one a line, for their AUROC")
     nonessential: str | None = Field(None, description="file of genes known not to be essential, one a line")
     split: Literal["cell_line", "gene"] = Field("cell_line", description="what is new in a test fold")
@@ -56,10 +52,6 @@ class EssentialitySettings(Settings):
     max_genes: int = Field(1000, ge=1, description="genes to score, drawn at random, at the most")
     min_lines: int = Field(5, ge=5, description="genes with an effect in fewer cell lines are left out")
     pooling: Pooling = Field("mean", description="of gene embeddings into one of the line; all = max + mean + median")
-    components: int = Field(50, ge=1, description="principal components of features")
-    hidden: int = Field(64, ge=2, description="width of the network's first layer; the second is half of it")
-    epochs: int = Field(10, ge=1, description="of the network")
-    decay: float = Field(10.0, ge=0, description="L2 penalty of the network")
     max_pairs: int = Field(
         100_000, ge=100, description="pairs of a gene and a line that a network is fitted on, at most"
     )
