@@ -12,8 +12,9 @@ import yaml
 from dataprep.config import BuildSettings
 from dataprep.genes.vocabulary import default_vocabulary, read_vocabulary
 from dataprep.pipeline.deciding import apply_quality_control, require_profiles
+from dataprep.pipeline.gene_rows import gene_tables
 from dataprep.pipeline.listing import list_files, samples_table
-from dataprep.pipeline.reading import ReadTask, task_blocks, thresholds
+from dataprep.pipeline.reading import divided, task_blocks, thresholds
 from dataprep.pipeline.source_report import report_sources
 from dataprep.runtime.command_line import read_settings
 
@@ -86,8 +87,9 @@ def read_without_ray(settings: BuildSettings) -> tuple[pd.DataFrame, dict[str, n
         vocabulary = read_vocabulary(settings.address(settings.vocabulary))
     files = list_files(settings)
     samples = samples_table(settings, files)
-    tasks = [ReadTask(file, 0, len(file.sample_ids)) for file in files]
-    blocks = [block for task in tasks for block in task_blocks(task, vocabulary, {}, thresholds(settings))]
+    tasks = divided(files, settings.samples_per_task)
+    genes = gene_tables(settings, vocabulary)
+    blocks = [block for parts in tasks for _, block in task_blocks(parts, genes, thresholds(settings))]
     found = pa.concat_tables(blocks)
     decided = apply_quality_control(samples, found, settings)
     report_sources(decided, settings)

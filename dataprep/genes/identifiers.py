@@ -79,13 +79,15 @@ def map_genes(
     vocabulary: GeneVocabulary,
     aliases: Mapping[str, str] = MappingProxyType({}),
     repeated_genes: RepeatedGenes = "refuse",
+    length_bp_of: Mapping[str, float] = MappingProxyType({}),
 ) -> GeneMapping:
     """Map the ids of the source ``where`` to the vocabulary.
 
     ``aliases`` gives Ensembl ids of names that are no current symbols: former symbols and Entrez numbers.
     ``repeated_genes`` says what becomes of a vocabulary gene with several rows of the same name: all are summed, or the
-    first one counts, or the source is refused. Raises :class:`UserError` where ids repeat, are those of a mouse, or are
-    unknown for more than half.
+    first one counts, or the source is refused. ``length_bp_of`` gives lengths of genes, by Ensembl id without version
+    or by the name of the row, that go before those of the vocabulary. Raises :class:`UserError` where ids repeat, are
+    those of a mouse, or are unknown for more than half.
     """
     rows = [_Row.of(gene_id, kind) for gene_id in gene_ids]
     known = _known_genes(rows, vocabulary)
@@ -109,7 +111,9 @@ def map_genes(
     in_vocabulary = columns[columns >= 0]
     return GeneMapping(
         columns=columns,
-        lengths_bp=np.array([_length_bp(gene, vocabulary) for gene in known]),
+        lengths_bp=np.array(
+            [_length_bp(row, gene, vocabulary, length_bp_of) for row, gene in zip(rows, known, strict=True)]
+        ),
         counted=counted,
         unrecognised=unrecognised,
         merged=len(in_vocabulary) - len(np.unique(in_vocabulary)),
@@ -233,7 +237,10 @@ def _examples(rows: Sequence[_Row], chosen: np.ndarray) -> tuple[str, ...]:
     return tuple(rows[number].name for number in np.flatnonzero(chosen)[:3])
 
 
-def _length_bp(gene: str | None, vocabulary: GeneVocabulary) -> float:
+def _length_bp(row: _Row, gene: str | None, vocabulary: GeneVocabulary, length_bp_of: Mapping[str, float]) -> float:
+    own = length_bp_of.get(row.ensembl_id or row.symbol) or length_bp_of.get(gene or "")
+    if own is not None:
+        return own
     if gene is None:
         return UNKNOWN_LENGTH_BP
     column = vocabulary.column_of.get(gene)
@@ -268,7 +275,10 @@ def _reasons(kind: GeneId) -> list[tuple[Callable[[_Row], bool], str]]:
     symbols = gene_reference().ensembl_id_of
     reasons: list[tuple[Callable[[_Row], bool], str]] = [
         (lambda row: row.name.startswith("ENSMUSG"), ": these are mouse genes (ENSMUSG); only human profiles are read"),
-        (lambda row: row.name.startswith("ENST"), ": these are transcripts (ENST); sum them to genes first"),
+        (
+            lambda row: row.name.startswith("ENST"),
+            ": these are transcripts (ENST); sum them to genes (in a build file: setting transcripts)",
+        ),
         (lambda row: row.name.isdigit(), ": these look like Entrez ids (gene_id: symbol, and gene_aliases with them)"),
     ]
     if kind == "ensembl":

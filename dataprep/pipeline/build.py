@@ -9,9 +9,10 @@ from typing import Any
 
 from dataprep.config import BuildSettings
 from dataprep.corpus import Manifest, begin_corpus, finish_corpus, require_free
-from dataprep.genes.vocabulary import default_vocabulary, read_aliases, read_vocabulary
+from dataprep.genes.vocabulary import default_vocabulary, read_vocabulary
 from dataprep.pipeline.coordinator import start_coordinator
 from dataprep.pipeline.deciding import apply_quality_control, assign_splits, require_profiles
+from dataprep.pipeline.gene_rows import gene_tables
 from dataprep.pipeline.listing import list_files, samples_by_source, samples_table
 from dataprep.pipeline.reading import found_by_reading, quiet_ray_data, read_profiles
 from dataprep.pipeline.source_report import report_sources
@@ -49,16 +50,14 @@ def _build(settings: BuildSettings, folder: Folder, lease: LeaseKey) -> dict[str
             f"min_nonzero_genes {settings.min_nonzero_genes:,} is more than the vocabulary's {vocabulary.size:,} genes",
             exit_code=2,
         )
-    aliases: dict[str, str] = {}
-    if settings.gene_aliases is not None:
-        aliases = read_aliases(settings.address(settings.gene_aliases))
+    genes = gene_tables(settings, vocabulary)
     files = list_files(settings)
     samples = samples_table(settings, files)
     with connected():
         require_plugins_on_workers(settings.plugins)
         quiet_ray_data()
         coordinator = start_coordinator(samples_by_source(files))
-        profiles = read_profiles(settings, files, vocabulary, aliases, coordinator)
+        profiles = read_profiles(settings, files, genes, coordinator)
         samples = apply_quality_control(samples, found_by_reading(profiles), settings)
         summaries = report_sources(samples, settings)
         require_profiles(samples, settings)

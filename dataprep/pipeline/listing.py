@@ -5,6 +5,7 @@ It reads headers and sample metadata, in the driver's process; no values.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from dataprep.runtime.terminal import log
 from dataprep.sources import SampleList, Source
 from dataprep.sources.file_patterns import fixed_folder, has_wildcards, matches
 from dataprep.sources.sample_metadata import labels_for, metadata_of
+from dataprep.sources.source import SAMPLE_NAMES
 from dataprep.sources.text_files import name_without_suffix
 
 # Before the names of metadata columns, which may be those of columns that a build works with.
@@ -88,6 +90,11 @@ def _samples_of(settings: BuildSettings, source: Source, address: str) -> Sample
 
 
 def _name_of_file(source: Source, address: str, pattern: str) -> str:
+    if source.sample_from not in SAMPLE_NAMES:
+        found = re.search(source.sample_from, address)
+        if found is None or not found[1]:
+            raise UserError(f"source {source.name}: no sample's name in {address} (sample_from: {source.sample_from})")
+        return found[1]
     folder, name = address.rpartition("/")[::2]
     stem = name_without_suffix(name)
     if source.sample_from == "file":
@@ -110,7 +117,8 @@ def _require_unique_over_files(source: Source, files: Sequence[SourceFile]) -> N
         sample, (one, other) = next(iter(repeated.items()))
         raise UserError(
             f"source {source.name}: {len(repeated):,} samples are in several of its {len(files):,} files, e.g. "
-            f"{sample!r} in {one} and {other}; sample_from: file, folder or path names samples by their file"
+            f"{sample!r} in {one} and {other}; sample_from: file, folder, path or a regular expression names samples "
+            f"by their file"
         )
 
 

@@ -1,14 +1,14 @@
 """Step 2 of a build: samples to normalised profiles, in Ray tasks.
 
-Each task reads some samples of one file, checks and normalises them, and yields blocks of float16 profiles. The blocks
-stay in Ray's object store (on its disks where they do not fit: 2 x G bytes per profile). The driver gets the other
-columns alone: some numbers per sample.
+Each task reads some samples of one file, or of several small ones, checks and normalises them, and yields blocks of
+float16 profiles. The blocks stay in Ray's object store (on its disks where they do not fit: 2 x G bytes per profile).
+The driver gets the other columns alone: some numbers per sample.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -21,10 +21,10 @@ import ray.data
 from ray.data.context import ShuffleStrategy
 
 from dataprep.config import BuildSettings
-from dataprep.genes.identifiers import GeneMapping, map_genes
-from dataprep.genes.vocabulary import GeneVocabulary
+from dataprep.genes.identifiers import GeneMapping
 from dataprep.pipeline import quality_control as qc
 from dataprep.pipeline.coordinator import has_failed, progress_shown, raise_mistake, reporting
+from dataprep.pipeline.gene_rows import GeneTables, rows_of
 from dataprep.pipeline.listing import SourceFile
 from dataprep.pipeline.normalization import normalise
 from dataprep.sources import RawProfiles
@@ -52,6 +52,10 @@ _FOUND = [
 BLOCK_SCHEMA = pa.schema([("ordinal", pa.int64()), *_FOUND, ("expression", pa.large_binary())])
 
 
+# A file is read in a second or less where it holds one sample: enough work for a task, and parts enough for a cluster.
+_MOST_FILES_PER_TASK = 16
+
+
 @dataclass(frozen=True)
 class ReadTask:
     """Samples ``start`` to ``stop`` of a file."""
@@ -64,20 +68,15 @@ class ReadTask:
 def read_profiles(
     settings: BuildSettings,
     files: Sequence[SourceFile],
-    vocabulary: GeneVocabulary,
-    aliases: Mapping[str, str],
+    genes: GeneTables,
     coordinator: Any,
 ) -> ray.data.Dataset:
     """Read all files: blocks of :data:`BLOCK_SCHEMA`, kept in Ray's object store. Raises the tasks' UserError."""
-    tasks = [
-        ReadTask(file, start, min(start + settings.samples_per_task, len(file.sample_ids)))
-        for file in files
-        for start in range(0, len(file.sample_ids), settings.samples_per_task)
-    ]
+    tasks = divided(files, settings.samples_per_task)
     read = partial(
         _profile_blocks,
         tasks=ray.put(tasks),
-        genes=ray.put((vocabulary, aliases)),
+        genes=ray.put(genes),
         thresholds=thresholds(settings),
         coordinator=coordinator,
     )
@@ -86,6 +85,25 @@ def read_profiles(
         profiles = numbers.map_batches(read, batch_size=1, batch_format="pyarrow").materialize()
     raise_mistake(coordinator)
     return profiles
+
+
+def divided(files: Sequence[SourceFile], samples_per_task: int) -> list[list[ReadTask]]:
+    """What each Ray task reads: some samples of one file, or several files of few samples."""
+    tasks: list[list[ReadTask]] = []
+    free_samples = 0
+    for file in files:
+        samples = len(file.sample_ids)
+        if samples <= free_samples and len(tasks[-1]) < _MOST_FILES_PER_TASK:
+            tasks[-1].append(ReadTask(file, 0, samples))
+            free_samples -= samples
+            continue
+        parts = [
+            ReadTask(file, start, min(start + samples_per_task, samples))
+            for start in range(0, samples, samples_per_task)
+        ]
+        tasks += [[part] for part in parts]
+        free_samples = samples_per_task - (parts[-1].stop - parts[-1].start)
+    return tasks
 
 
 def thresholds(settings: BuildSettings) -> qc.Thresholds:
@@ -100,31 +118,32 @@ def _profile_blocks(
     thresholds: qc.Thresholds,
     coordinator: Any,
 ) -> Iterator[pa.Table]:
-    vocabulary, aliases = ray.get(genes)
-    all_tasks: list[ReadTask] = ray.get(tasks)
+    tables: GeneTables = ray.get(genes)
+    all_tasks: list[list[ReadTask]] = ray.get(tasks)
     for number in batch.column("task").to_pylist():
-        task = all_tasks[number]
         if has_failed(coordinator):
             return
         with reporting(coordinator):
-            for block in task_blocks(task, vocabulary, aliases, thresholds):
+            for source, block in task_blocks(all_tasks[number], tables, thresholds):
                 refused = len(block) - block.column("reason").null_count
                 # waiting keeps the counts true when the last task ends
-                ray.get(coordinator.add.remote(task.file.source.name, len(block), refused))
+                ray.get(coordinator.add.remote(source, len(block), refused))
                 yield block
 
 
 def task_blocks(
-    task: ReadTask, vocabulary: GeneVocabulary, aliases: Mapping[str, str], thresholds: qc.Thresholds
-) -> Iterator[pa.Table]:
-    """The blocks of one task."""
-    source, mapped = task.file.source, None
-    for raw in source.read_samples(task.file.address, task.start, task.stop):
-        if mapped is None or mapped[0] != raw.gene_ids:
-            ids = raw.gene_ids
-            genes = map_genes(_place(task.file), ids, source.gene_id, vocabulary, aliases, source.repeated_genes)
-            mapped = (ids, genes)
-        yield profile_block(task.file, raw, mapped[1], vocabulary.size, thresholds)
+    parts: Sequence[ReadTask], genes: GeneTables, thresholds: qc.Thresholds
+) -> Iterator[tuple[str, pa.Table]]:
+    """The blocks of one task, each with the name of its source."""
+    # files of one source mostly have the same rows
+    source, rows = None, None
+    for part in parts:
+        file = part.file
+        for raw in file.source.read_samples(file.address, part.start, part.stop):
+            if rows is None or source != file.source or rows.given != raw.gene_ids:
+                source, rows = file.source, rows_of(_place(file), raw.gene_ids, file.source, genes)
+            block = profile_block(file, rows.summed(raw), rows.mapping, genes.vocabulary.size, thresholds)
+            yield file.source.name, block
 
 
 def profile_block(

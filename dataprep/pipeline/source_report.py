@@ -58,6 +58,12 @@ def describe(summary: SourceSummary, samples: pd.DataFrame) -> list[str]:
         )
     if summary.repeated_genes:
         lines.append(f"{summary.repeated_genes:,} rows repeat the name of a gene")
+    if (shorter := own["genes"] < own["genes"].max()).any():
+        lines.append(
+            f"{int(shorter.sum()):,} of {summary.samples:,} samples have fewer rows than the {summary.genes:,} of the "
+            f"others, e.g. {own.loc[shorter, 'sample_id'].iloc[0]} {own.loc[shorter, 'genes'].iloc[0]:,}; were their "
+            f"files cut off?"
+        )
     if summary.missing_values:
         lines.append(f"{summary.missing_values:,} values are missing and count as not measured")
     # decided after the samples were read and counted

@@ -1,16 +1,28 @@
 """Readers of the forms in which people publish expression data, one module each."""
 
 from dataprep.sources.h5ad import H5adSource
+from dataprep.sources.quantification.featurecounts import FeatureCountsSource
+from dataprep.sources.quantification.htseq import HtseqSource
+from dataprep.sources.quantification.kallisto import KallistoSource
+from dataprep.sources.quantification.rsem import RsemSource
+from dataprep.sources.quantification.salmon import SalmonSource
+from dataprep.sources.quantification.star import StarSource
 from dataprep.sources.registry import AnySource, register_source
 from dataprep.sources.source import RawProfiles, SampleList, Source, Units
 from dataprep.sources.table import TableSource
 
 __all__ = [
     "AnySource",
+    "FeatureCountsSource",
     "H5adSource",
+    "HtseqSource",
+    "KallistoSource",
     "RawProfiles",
+    "RsemSource",
+    "SalmonSource",
     "SampleList",
     "Source",
+    "StarSource",
     "TableSource",
     "Units",
     "register_source",

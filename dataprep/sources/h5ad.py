@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -15,12 +15,9 @@ import pandas as pd
 from pydantic import Field, model_validator
 
 from dataprep.runtime.command_line import UserError, refuse_without_effect
-from dataprep.runtime.storage import Folder, split_file_address
+from dataprep.sources.hdf5_files import opened_hdf5
 from dataprep.sources.registry import register_source
 from dataprep.sources.source import RawProfiles, SampleList, Source
-
-# No column of a table of samples or genes is larger.
-_LARGEST_COLUMN_BYTES = 2 * 1024**3
 
 
 @register_source
@@ -131,52 +128,7 @@ def _require_pointers(matrix: h5py.Group) -> None:
 
 @contextmanager
 def _opened(address: str) -> Iterator[h5py.File]:
-    folder, name = split_file_address(address)
-    try:
-        with Folder(folder).open(name) as stream, h5py.File(_unpacked(address, stream), "r") as file:
-            if "obs" not in file or "var" not in file:
-                raise UserError(f"{address} is not an AnnData file: it has no obs and var")
-            _require_plain(address, file)
-            yield file
-    except FileNotFoundError:
-        raise UserError(f"no such file: {address}") from None
-    except UserError:
-        raise
-    except OSError as error:
-        raise UserError(f"{address} is not a readable HDF5 file: {_one_line(error)}") from None
-    except MemoryError:
-        raise UserError(f"{address} cannot be read: its tables take more memory than there is") from None
-    except Exception as error:  # noqa: BLE001 - h5py and anndata have many for files that others wrote
-        # parts that anndata expects are missing or of another kind, as in a file whose writer was interrupted
-        raise UserError(f"{address} is not an AnnData file as anndata writes it: {_one_line(error)}") from None
-
-
-def _require_plain(address: str, file: h5py.File) -> None:
-    """Raise :class:`UserError` for a file whose values are in other files, or whose tables no memory holds.
-
-    HDF5 would read any file of this machine that a stranger's names. What is read in parts may have any size.
-    """
-
-    def check(name: str, stored: h5py.Group | h5py.Dataset) -> None:
-        if not isinstance(stored, h5py.Dataset):
-            return
-        if stored.is_virtual or stored.external:
-            raise UserError(f"{address}: the values of {name} are in another file: write them into this one")
-        is_table = name.split("/", 1)[0] in ("obs", "var") or name.startswith("raw/var")
-        if is_table and stored.size and stored.size * stored.dtype.itemsize > _LARGEST_COLUMN_BYTES:
-            raise UserError(f"{address}: {name} says that it has {stored.size:,} rows, more than can be read")
-
-    file.visititems(check)
-
-
-def _unpacked(address: str, stream: IO[bytes]) -> IO[bytes]:
-    """The stream, which has to be seekable HDF5: it cannot be read while it is compressed."""
-    compressed = stream.read(2) == b"\x1f\x8b"
-    stream.seek(0)
-    if compressed:
-        raise UserError(f"{address} is compressed with gzip; unpack it first")
-    return stream
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    with opened_hdf5(address, "an AnnData file as anndata writes it", ("obs", "var", "raw/var")) as file:
+        if "obs" not in file or "var" not in file:
+            raise UserError(f"{address} is not an AnnData file: it has no obs and var")
+        yield file

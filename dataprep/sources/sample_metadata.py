@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import lzma
-import zlib
 from collections.abc import Sequence
 
 import pandas as pd
@@ -14,7 +12,7 @@ import pandas as pd
 from dataprep.runtime.command_line import UserError
 from dataprep.sources.source import Source
 from dataprep.sources.table_layout import column_names
-from dataprep.sources.text_files import decompressed, delimiter_of, first_text
+from dataprep.sources.text_files import delimiter_of, first_text, read_decompressed
 
 # Columns that samples.parquet has of its own; a given column of that name is kept as NAME_given.
 RESERVED = ("sample_id", "study_id", "split", "row_id", "source")
@@ -25,12 +23,7 @@ def read_metadata(address: str, encoding: str = "utf-8") -> pd.DataFrame:
 
     Raises :class:`UserError` where it is missing, empty, not rectangular or names a sample twice.
     """
-    with decompressed(address) as stream:
-        try:
-            content: bytes = stream.read()
-        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-            raise UserError(f"{address} is cut off or damaged: {' '.join(str(error).split())}") from None
-    text = first_text(address, content, encoding)
+    text = first_text(address, read_decompressed(address), encoding)
     lines = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(address)) if any(row)]
     if not lines:
         raise UserError(f"{address} is empty")

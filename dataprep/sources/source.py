@@ -7,6 +7,7 @@ class (docs/extending.md). What the values mean is decided elsewhere (:mod:`data
 from __future__ import annotations
 
 import codecs
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from dataprep.genes.identifiers import GeneId, RepeatedGenes
-from dataprep.runtime.command_line import Settings
+from dataprep.runtime.command_line import Settings, refuse_without_effect
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +30,8 @@ MISSING_LABELS = (
     *("not available", "not applicable", "not reported", "not evaluated", "not determined", "not collected"),
     *("[Not Available]", "[Not Applicable]", "[Not Evaluated]", "[Unknown]", "[Discrepancy]", "[Completed]"),
 )
+# What can name a sample, beside a regular expression.
+SAMPLE_NAMES = ("column", "file", "folder", "path")
 # Encodings of Python's that are of host names or of literals in code.
 _NOT_OF_FILES = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined")
 
@@ -74,17 +77,29 @@ class Source(Settings, ABC):
     study: str | None = Field(default=None, description="the study that all samples belong to")
     study_column: str | None = Field(default=None, description="column of the sample metadata that names the study")
     log_offset: float = Field(default=1.0, gt=0, le=1, description="what was added before the logarithm, for log units")
-    repeated_genes: RepeatedGenes = Field(
-        default="refuse", description="several rows with the name of one gene: refuse, sum them, or take the first"
+    repeated_genes: RepeatedGenes | None = Field(
+        default=None,
+        description="several rows with the name of one gene: refuse, sum them, or take the first; default: sum, and "
+        "refuse where the values are logarithms",
+    )
+    transcripts: str | None = Field(
+        default=None,
+        description="the rows are transcripts, summed to genes by this GTF file or table of transcript and gene",
+    )
+    gene_lengths: str | None = Field(
+        default=None,
+        description="lengths that counts are divided by: a GTF file (bases in any exon of a gene) or a table of gene "
+        "and length; default: those of the vocabulary",
     )
     encoding: str = Field(default="utf-8", description="of text files, the sample metadata too; e.g. latin-1, utf-16")
     missing_labels: list[str] = Field(
         default_factory=lambda: list(MISSING_LABELS), description="words of the sample metadata that stand for no value"
     )
-    sample_from: Literal["column", "file", "folder", "path"] = Field(
+    sample_from: str = Field(
         default="column",
-        description="what names a sample: the file's own name for it, or the name of the file without its suffix, of "
-        "its folder, or its path from the first wildcard on; before the file's own name where it holds several samples",
+        description="what names a sample: column, the file's own name for it; or file, its name without suffix; or "
+        "folder, that of its folder; or path, the path from the first wildcard on; or a regular expression whose one "
+        "group is found in the path; before the file's own name where it holds several samples",
     )
     sample_prefix: str = Field(default="", description="put before sample names that are not unique between sources")
     exclude_samples: list[str] = Field(default_factory=list, description="samples to refuse")
@@ -95,6 +110,12 @@ class Source(Settings, ABC):
             raise ValueError("give either study or study_column")
         if self.log_offset != 1.0 and not self.units.startswith("log"):
             raise ValueError(f"log_offset is for logarithms, and the units are {self.units}")
+        if self.transcripts is not None and self.units.startswith("log"):
+            raise ValueError("transcripts: logarithms cannot be summed to genes; undo them first")
+        if not self.units.endswith("counts"):
+            refuse_without_effect(self, ("gene_lengths",), f"on {self.units}, which are per length already")
+        self._require_sample_names()
+        self._require_own_metadata()
         try:
             # not codecs.lookup alone, which also knows rot13 and hex
             "gene".encode(self.encoding)
@@ -104,6 +125,34 @@ class Source(Settings, ABC):
         if not known:
             raise ValueError(f"encoding: {self.encoding!r} is none of text files that Python knows")
         return self
+
+    @property
+    def repeats(self) -> RepeatedGenes:
+        """What becomes of several rows of one gene."""
+        if self.repeated_genes is not None:
+            return self.repeated_genes
+        return "refuse" if self.units.startswith("log") else "sum"
+
+    def _require_sample_names(self) -> None:
+        if self.sample_from in SAMPLE_NAMES:
+            return
+        try:
+            groups = re.compile(self.sample_from).groups
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(f"sample_from: {self.sample_from!r} is no regular expression: {error}") from None
+        if groups != 1:
+            raise ValueError(
+                f"sample_from: {self.sample_from!r} is none of {', '.join(SAMPLE_NAMES)}, and no regular expression "
+                f"with one group (...) that is the sample's name"
+            )
+
+    def _require_own_metadata(self) -> None:
+        """Without a table of samples, a study can only be named by files that say something of their samples."""
+        if self.samples is not None or type(self).read_metadata is not Source.read_metadata:
+            return
+        if self.study_column is not None:
+            raise ValueError("study_column is a column of the samples table, which is not given")
+        refuse_without_effect(self, ("missing_labels",), "without a samples table")
 
     @abstractmethod
     def list_samples(self, address: str) -> SampleList:

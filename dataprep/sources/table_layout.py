@@ -147,6 +147,11 @@ def _is_annotation(name: str, number: int, rows: list[list[str]], decimal: str) 
     return bool(cells) and not any(_is_number(cell, decimal) for cell in cells)
 
 
+def holds_numbers(rows: list[list[str]], number: int) -> bool:
+    """Whether a column has numbers in these rows; what is wrong with the others, reading it will say."""
+    return any(_is_number(cell) for cell in _cells(rows, number))
+
+
 def _cells(rows: list[list[str]], number: int) -> list[str]:
     """What a column holds in these rows, without missing values."""
     return [row[number].strip() for row in rows if len(row) > number and row[number].strip() not in MISSING]

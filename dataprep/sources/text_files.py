@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import csv
 import lzma
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import PurePosixPath
@@ -67,6 +68,16 @@ def decompressed(address: str) -> Iterator[pa.NativeFile]:
         raise UserError(f"no such file: {address}") from None
     except IsADirectoryError:
         raise UserError(f"{address} is a folder, not a file") from None
+
+
+def read_decompressed(address: str) -> bytes:
+    """The whole content of a file. Raises :class:`UserError` where there is none, or it is empty or damaged."""
+    with decompressed(address) as stream:
+        try:
+            content: bytes = stream.read()
+        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+            raise UserError(f"{address} is cut off or damaged: {' '.join(str(error).split())}") from None
+    return content
 
 
 def first_text(address: str, content: bytes, encoding: str) -> str:

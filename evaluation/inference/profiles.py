@@ -126,7 +126,7 @@ def _mapped(
     vocabulary: GeneVocabulary,
     aliases: Mapping[str, str],
 ) -> GeneMapping:
-    genes = map_genes(address, gene_ids, source.gene_id, vocabulary, aliases, source.repeated_genes)
+    genes = map_genes(address, gene_ids, source.gene_id, vocabulary, aliases, source.repeats)
     if genes.left_out:
         log(
             f"{address}: {genes.left_out:,} rows that name no gene are left out of the sum of TPM, "

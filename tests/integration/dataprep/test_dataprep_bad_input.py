@@ -68,7 +68,7 @@ CASES: dict[str, tuple[Callable[[Path], Sources], str]] = {
         r"source a .*: 40 of 40 gene ids are not human genes as ensembl, e\.g\. 'probe_0_at'",
     ),
     "duplicate genes": (
-        lambda root: [write_source(root, "a", genes=[*gene_ids()[:-1], gene_ids()[0]])],
+        lambda root: [write_source(root, "a", genes=[*gene_ids()[:-1], gene_ids()[0]], repeated_genes="refuse")],
         r"1 of 40 gene ids occur more than once, e\.g\. 'ENSG00000000003'",
     ),
     "duplicate samples": (

@@ -227,15 +227,25 @@ def test_a_profile_that_one_gene_holds_is_refused(tmp_path: Path) -> None:
     assert samples["value"].tolist()[0] == f"{gene_ids()[3]}: 1.000"
 
 
-def test_a_repeated_gene_is_refused_summed_or_taken_once(tmp_path: Path) -> None:
+def test_a_repeated_gene_is_summed_refused_or_taken_once(tmp_path: Path) -> None:
     text = TABLE + f"{gene_ids()[2]}\t" + "\t".join(map(str, COUNTS[:, 2])) + "\n"
     with pytest.raises(UserError, match=r"1 of 41 gene ids occur more than once.*setting repeated_genes: sum or first"):
-        read(tmp_path, text)
+        read(tmp_path, text, repeated_genes="refuse")
     assert_right(read(tmp_path, text, repeated_genes="first")[1])
     doubled = COUNTS.copy()
     doubled[:, 2] *= 2
-    _, profiles = read(tmp_path, text, repeated_genes="sum")
+    _, profiles = read(tmp_path, text)
     assert np.allclose(np.stack(list(profiles.values())), expected(doubled), rtol=2e-3)
+
+
+def test_a_repeated_gene_in_logarithms_is_refused_unless_told_what_to_do(tmp_path: Path) -> None:
+    tpm = np.full((4, GENES), 1e6 / (GENES + 1))
+    text = delimited(np.log2(tpm + 1), gene_ids(), SAMPLES)
+    text += text.splitlines()[3] + "\n"
+    with pytest.raises(UserError, match=r"1 of 41 gene ids occur more than once.*setting repeated_genes: sum or first"):
+        read(tmp_path, text, units="log2_tpm_plus_1")
+    _, profiles = read(tmp_path, text, units="log2_tpm_plus_1", repeated_genes="sum")
+    assert profiles["s_000"][2] == pytest.approx(np.log1p(2e6 / (GENES + 1)), rel=2e-3)
 
 
 def test_blanks_around_names_are_no_part_of_them(tmp_path: Path) -> None:
@@ -338,7 +348,8 @@ def test_the_same_sample_in_two_files_is_one_line(tmp_path: Path) -> None:
     write_per_sample(tmp_path)
     message = (
         r"source x: 1 samples are in several of its 4 files, e\.g\. 'counts' in .*/s_000/quant\.tsv and "
-        r".*/s_001/quant\.tsv; sample_from: file, folder or path names samples by their file"
+        r".*/s_001/quant\.tsv; sample_from: file, folder, path or a regular expression names samples by "
+        r"their file"
     )
     with pytest.raises(UserError, match=message):
         read(tmp_path, "", "*/quant.tsv", value_column="counts")

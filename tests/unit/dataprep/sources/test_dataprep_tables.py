@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dataprep.runtime.command_line import UserError
-from dataprep.sources import RawProfiles, TableSource, table
+from dataprep.sources import RawProfiles, TableSource, text_columns
 from tests.made_sources import counts, delimited, gene_ids, names
 
 VALUES, GENES, SAMPLES = counts(6, 9), gene_ids(9), names("s", 6)
@@ -65,7 +65,7 @@ def test_samples_x_genes(tmp_path: Path, start: int, stop: int) -> None:
 
 
 def test_samples_x_genes_larger_than_a_block_is_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table, "_BLOCK_BYTES", 300)
+    monkeypatch.setattr(text_columns, "_BLOCK_BYTES", 300)
     values = counts(50, 9)
     address = write(tmp_path / "x.tsv", delimited(values.T, names("s", 50), GENES))
     parts = list(source(orientation="samples_x_genes").read_samples(address, 5, 45))
@@ -165,7 +165,7 @@ def test_a_table_in_utf_32(tmp_path: Path) -> None:
 
 
 def test_a_line_without_end_is_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dataprep.sources.table._MOST_FIRST_BYTES", 3 * 1024 * 1024)
+    monkeypatch.setattr("dataprep.sources.text_columns._MOST_FIRST_BYTES", 3 * 1024 * 1024)
     (tmp_path / "x.tsv.gz").write_bytes(gzip.compress(b"gene\t" + b"a" * 5 * 1024 * 1024))
     with pytest.raises(UserError, match=r"x\.tsv\.gz is no table: its first lines have more than 3,145,728 bytes"):
         source().list_samples(str(tmp_path / "x.tsv.gz"))

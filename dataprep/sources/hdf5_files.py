@@ -1,0 +1,84 @@
+"""HDF5 files as people send them: damaged, compressed as a whole, or with their values in other files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO
+
+import h5py
+
+from dataprep.runtime.command_line import UserError
+from dataprep.runtime.storage import Folder, split_file_address
+
+# No column of a table of samples or genes is larger.
+_LARGEST_COLUMN_BYTES = 2 * 1024**3
+
+
+@contextmanager
+def opened_hdf5(address: str, kind: str, whole: Sequence[str], read_ahead: bool = True) -> Iterator[h5py.File]:
+    """The file, for reading.
+
+    ``kind`` says what it should be ("an AnnData file as anndata writes it"); ``whole`` names the groups and data sets
+    that are read whole, which must not be larger than memory. ``read_ahead`` is as in :meth:`Folder.open`.
+    Raises :class:`UserError`, also for whatever the reader of ``kind`` stumbles over inside the context.
+    """
+    folder, name = split_file_address(address)
+    try:
+        with (
+            Folder(folder).open(name, read_ahead) as stream,
+            h5py.File(_unpacked(address, stream), "r") as file,
+        ):
+            _require_plain(address, file, tuple(f"{name}/" for name in whole))
+            yield file
+    except FileNotFoundError:
+        raise UserError(f"no such file: {address}") from None
+    except IsADirectoryError:
+        raise UserError(f"{address} is a folder, not a file") from None
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{address} is not a readable HDF5 file: {_one_line(error)}") from None
+    except MemoryError:
+        raise UserError(f"{address} cannot be read: its tables take more memory than there is") from None
+    except Exception as error:  # noqa: BLE001 - h5py and anndata have many for files that others wrote
+        # parts that a reader expects are missing or of another kind, as in a file whose writer was interrupted
+        raise UserError(f"{address} is not {kind}: {_one_line(error)}") from None
+
+
+def texts(stored: h5py.Dataset) -> tuple[str, ...]:
+    """A data set of names, of fixed or variable length. Raises ValueError where it is no list of text."""
+    if not isinstance(stored, h5py.Dataset) or stored.ndim != 1:
+        raise ValueError(f"{stored.name} is no list of names")
+    return tuple(value.decode() if isinstance(value, bytes) else str(value) for value in stored[()])
+
+
+def _require_plain(address: str, file: h5py.File, whole: tuple[str, ...]) -> None:
+    """Raise :class:`UserError` for a file whose values are in other files, or whose tables no memory holds.
+
+    HDF5 would read any file of this machine that a stranger's names. What is read in parts may have any size.
+    """
+
+    def check(name: str, stored: h5py.Group | h5py.Dataset) -> None:
+        if not isinstance(stored, h5py.Dataset):
+            return
+        if stored.is_virtual or stored.external:
+            raise UserError(f"{address}: the values of {name} are in another file: write them into this one")
+        is_table = f"{name}/".startswith(whole)
+        if is_table and stored.size and stored.size * stored.dtype.itemsize > _LARGEST_COLUMN_BYTES:
+            raise UserError(f"{address}: {name} says that it has {stored.size:,} rows, more than can be read")
+
+    file.visititems(check)
+
+
+def _unpacked(address: str, stream: IO[bytes]) -> IO[bytes]:
+    """The stream, which has to be seekable HDF5: it cannot be read while it is compressed."""
+    compressed = stream.read(2) == b"\x1f\x8b"
+    stream.seek(0)
+    if compressed:
+        raise UserError(f"{address} is compressed with gzip; unpack it first")
+    return stream
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
