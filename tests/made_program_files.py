@@ -95,6 +95,26 @@ def kallisto_h5(names: Sequence[str], counts: Any, lengths: Any) -> bytes:
     return content.getvalue()
 
 
+def archs4(genes: Sequence[str], counts: Any, version: int = 2, **meta: Sequence[Any]) -> bytes:
+    """A file of ARCHS4 with ``counts`` [samples, genes] and metadata of the samples, series_id at the least."""
+    counts = np.asarray(counts, np.uint32)
+    accessions = [f"GSM{number}" for number in range(len(counts))]
+    meta = {"geo_accession": accessions, "series_id": ["GSE1"] * len(counts)} | meta
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        old = version == 1
+        file.create_dataset("data/expression", data=counts if old else counts.T, chunks=(2, 2), compression="gzip")
+        for name, values in meta.items():
+            stored = np.array(values) if isinstance(values[0], float) else [value.encode() for value in values]
+            file[f"meta/Sample_{name}" if old else f"meta/samples/{name}"] = stored
+        if old:
+            file["meta/genes"] = [gene.encode() for gene in genes]
+        else:
+            file["meta/genes/ensembl_gene"] = [gene.encode() for gene in genes]
+            file["meta/genes/symbol"] = [f"SYMBOL{number}".encode() for number in range(len(genes))]
+    return content.getvalue()
+
+
 def effective_tpm(counts: Any, lengths: Any) -> np.ndarray:
     """TPM by effective lengths, as all of these programs compute it."""
     rates = np.asarray(counts) / (np.asarray(lengths) - _ENDS)

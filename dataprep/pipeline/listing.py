@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
@@ -21,7 +21,7 @@ from dataprep.runtime.terminal import log
 from dataprep.sources import SampleList, Source
 from dataprep.sources.file_patterns import fixed_folder, has_wildcards, matches
 from dataprep.sources.sample_metadata import labels_for, metadata_of
-from dataprep.sources.source import SAMPLE_NAMES
+from dataprep.sources.source import SAMPLE_NAMES, Refusal
 from dataprep.sources.text_files import name_without_suffix
 
 # Before the names of metadata columns, which may be those of columns that a build works with.
@@ -35,8 +35,10 @@ class SourceFile:
     source: Source
     address: str
     sample_ids: tuple[str, ...]
-    ignored_columns: tuple[str, ...]
     first_ordinal: int
+    ignored_columns: tuple[str, ...] = ()
+    refusals: Mapping[str, Refusal] = field(default_factory=dict)
+    stored_together: int = 1
 
 
 def list_files(settings: BuildSettings) -> list[SourceFile]:
@@ -46,7 +48,8 @@ def list_files(settings: BuildSettings) -> list[SourceFile]:
         listed = list(pool.map(lambda pair: _samples_of(settings, *pair), found))
     files, first = [], 0
     for (source, address), samples in zip(found, listed, strict=True):
-        files.append(SourceFile(source, address, samples.sample_ids, samples.ignored_columns, first))
+        listed_as = {name: getattr(samples, name) for name in ("ignored_columns", "refusals", "stored_together")}
+        files.append(SourceFile(source, address, samples.sample_ids, first, **listed_as))
         first += len(samples.sample_ids)
     for source in settings.sources:
         own = [file for file in files if file.source == source]
@@ -86,7 +89,9 @@ def _samples_of(settings: BuildSettings, source: Source, address: str) -> Sample
     if source.sample_from != "column":
         name = _name_of_file(source, address, settings.address(source.path))
         ids = (name,) if len(ids) == 1 else tuple(f"{name}/{sample}" for sample in ids)
-    return SampleList(ids, listed.ignored_columns)
+    named = dict(zip(listed.sample_ids, ids, strict=True))
+    refusals = {named[sample]: refusal for sample, refusal in listed.refusals.items()}
+    return replace(listed, sample_ids=ids, refusals=refusals)
 
 
 def _name_of_file(source: Source, address: str, pattern: str) -> str:
@@ -144,11 +149,13 @@ def samples_table(settings: BuildSettings, files: Sequence[SourceFile]) -> pd.Da
         unknown = sorted(set(source.exclude_samples) - set(given))
         if unknown:
             raise UserError(f"source {source.name} has no sample {', '.join(unknown[:3])} to exclude")
-        excluded = [qc.EXCLUDED if sample in set(source.exclude_samples) else None for sample in given]
+        refusals = {sample: refusal for file in own for sample, refusal in file.refusals.items()}
+        refusals |= dict.fromkeys(source.exclude_samples, Refusal(qc.EXCLUDED, None))
+        reasons, values = zip(*(refusals.get(sample, (None, None)) for sample in given), strict=True)
         sample_ids = [source.sample_prefix + sample for sample in given]
         labels = labels.add_prefix(LABEL)
         parts.append(
-            labels.assign(sample_id=sample_ids, source=source.name, study_id=study, reason=excluded, value=None)
+            labels.assign(sample_id=sample_ids, source=source.name, study_id=study, reason=reasons, value=values)
         )
     return pd.concat(parts, ignore_index=True)
 

@@ -97,10 +97,9 @@ def divided(files: Sequence[SourceFile], samples_per_task: int) -> list[list[Rea
             tasks[-1].append(ReadTask(file, 0, samples))
             free_samples -= samples
             continue
-        parts = [
-            ReadTask(file, start, min(start + samples_per_task, samples))
-            for start in range(0, samples, samples_per_task)
-        ]
+        # whole pieces of the file, where one is not more than a task may hold
+        step = max(1, samples_per_task // file.stored_together) * min(file.stored_together, samples_per_task)
+        parts = [ReadTask(file, start, min(start + step, samples)) for start in range(0, samples, step)]
         tasks += [[part] for part in parts]
         free_samples = samples_per_task - (parts[-1].stop - parts[-1].start)
     return tasks

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
 
 import fsspec
 import s3fs
@@ -36,6 +36,7 @@ __all__ = ["Folder", "split_file_address"]
 T = TypeVar("T")
 
 _CHUNK_BYTES = 8 * 1024 * 1024
+_BLOCK_BYTES = 1024 * 1024
 _FIRST_PAUSE_SECONDS = 0.25
 _LONGEST_PAUSE_SECONDS = 8.0
 # of one DeleteObjects request
@@ -166,10 +167,14 @@ class Folder:
             partial.unlink(missing_ok=True)
 
     @contextmanager
-    def open(self, name: str, read_ahead: bool = True) -> Iterator[IO[bytes]]:
+    def open(self, name: str, read_ahead: bool = True, in_blocks: bool = False) -> Iterator[IO[bytes]]:
         """A seekable stream for reading. Without ``read_ahead`` an object store sends just the bytes asked for: for
-        readers that know which parts of a large file they want; else it sends 50 MB at a time."""
-        cache = {} if self.is_local or read_ahead else {"cache_type": "none"}
+        readers that know which parts of a large file they want; else it sends 50 MB at a time. ``in_blocks`` keeps some
+        blocks of a megabyte, for readers that jump between places."""
+        cache: dict[str, Any] = {} if read_ahead else {"cache_type": "none"}
+        if in_blocks:
+            cache = {"cache_type": "blockcache", "block_size": _BLOCK_BYTES, "cache_options": {"maxblocks": 64}}
+        cache = {} if self.is_local else cache
         stream = self.attempt(lambda: self.filesystem.open(self._file(name), "rb", **cache))
         try:
             yield stream

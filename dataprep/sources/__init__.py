@@ -1,5 +1,6 @@
 """Readers of the forms in which people publish expression data, one module each."""
 
+from dataprep.sources.archs4 import Archs4Source
 from dataprep.sources.h5ad import H5adSource
 from dataprep.sources.quantification.featurecounts import FeatureCountsSource
 from dataprep.sources.quantification.htseq import HtseqSource
@@ -8,16 +9,18 @@ from dataprep.sources.quantification.rsem import RsemSource
 from dataprep.sources.quantification.salmon import SalmonSource
 from dataprep.sources.quantification.star import StarSource
 from dataprep.sources.registry import AnySource, register_source
-from dataprep.sources.source import RawProfiles, SampleList, Source, Units
+from dataprep.sources.source import RawProfiles, Refusal, SampleList, Source, Units
 from dataprep.sources.table import TableSource
 
 __all__ = [
     "AnySource",
+    "Archs4Source",
     "FeatureCountsSource",
     "H5adSource",
     "HtseqSource",
     "KallistoSource",
     "RawProfiles",
+    "Refusal",
     "RsemSource",
     "SalmonSource",
     "SampleList",

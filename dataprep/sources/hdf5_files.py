@@ -16,18 +16,20 @@ _LARGEST_COLUMN_BYTES = 2 * 1024**3
 
 
 @contextmanager
-def opened_hdf5(address: str, kind: str, whole: Sequence[str], read_ahead: bool = True) -> Iterator[h5py.File]:
+def opened_hdf5(address: str, kind: str, whole: Sequence[str], in_blocks: bool = False) -> Iterator[h5py.File]:
     """The file, for reading.
 
     ``kind`` says what it should be ("an AnnData file as anndata writes it"); ``whole`` names the groups and data sets
-    that are read whole, which must not be larger than memory. ``read_ahead`` is as in :meth:`Folder.open`.
+    that are read whole, which must not be larger than memory. ``in_blocks`` is as in :meth:`Folder.open`, for files of
+    which a small part is read.
     Raises :class:`UserError`, also for whatever the reader of ``kind`` stumbles over inside the context.
     """
-    folder, name = split_file_address(address)
+    place, name = split_file_address(address)
+    folder = Folder(place)
     try:
         with (
-            Folder(folder).open(name, read_ahead) as stream,
-            h5py.File(_unpacked(address, stream), "r") as file,
+            folder.open(name, in_blocks=in_blocks) as stream,
+            h5py.File(_readable(address, stream, folder.is_local), "r", locking=False) as file,
         ):
             _require_plain(address, file, tuple(f"{name}/" for name in whole))
             yield file
@@ -71,13 +73,14 @@ def _require_plain(address: str, file: h5py.File, whole: tuple[str, ...]) -> Non
     file.visititems(check)
 
 
-def _unpacked(address: str, stream: IO[bytes]) -> IO[bytes]:
-    """The stream, which has to be seekable HDF5: it cannot be read while it is compressed."""
+def _readable(address: str, stream: IO[bytes], is_local: bool) -> IO[bytes] | str:
+    """What HDF5 can read: the stream, or the path of a local file, which it reads faster by itself."""
     compressed = stream.read(2) == b"\x1f\x8b"
     stream.seek(0)
     if compressed:
+        # it has to be seekable
         raise UserError(f"{address} is compressed with gzip; unpack it first")
-    return stream
+    return stream.name if is_local else stream
 
 
 def _one_line(error: Exception) -> str:

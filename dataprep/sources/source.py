@@ -9,9 +9,9 @@ from __future__ import annotations
 import codecs
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -36,12 +36,25 @@ SAMPLE_NAMES = ("column", "file", "folder", "path")
 _NOT_OF_FILES = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined")
 
 
+class Refusal(NamedTuple):
+    """Why a sample is refused: the reason by its name in ``rejected.parquet``, and the offending value."""
+
+    reason: str
+    value: str | None
+
+
 @dataclass(frozen=True)
 class SampleList:
-    """The samples of a file in order, and the columns that were taken for something else than samples."""
+    """The samples of a file in order, and the columns that were taken for something else than samples.
+
+    ``refusals`` has the samples that the file itself says should not be used. So many samples as ``stored_together``
+    says lie in one piece of the file, and are best read at once.
+    """
 
     sample_ids: tuple[str, ...]
     ignored_columns: tuple[str, ...] = ()
+    refusals: Mapping[str, Refusal] = field(default_factory=dict)
+    stored_together: int = 1
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ FORMS: dict[str, tuple[dict[str, Any], bytes]] = {
     "rsem": ({"format": "rsem"}, written.rsem(GENES, COUNTS[0], LENGTHS)),
     "salmon": ({"format": "salmon", "value_column": "NumReads"}, written.salmon(GENES, COUNTS[0], LENGTHS)),
     "kallisto": ({"format": "kallisto"}, written.kallisto(GENES, COUNTS[0], LENGTHS)),
+    "archs4": ({"format": "archs4"}, written.archs4(GENES, COUNTS)),
     "kallisto_h5": ({"format": "kallisto"}, written.kallisto_h5(GENES, COUNTS[0], LENGTHS)),
 }
 
