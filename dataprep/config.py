@@ -57,6 +57,18 @@ class BuildSettings(ExtensibleSettings):
         le=1,
         description="of a profile's transcripts that one gene may hold; haemoglobin has up to 0.85 in whole blood",
     )
+    min_library_size: float | None = Field(
+        default=None, gt=0, description="reads a profile must have, where values are reads; default: any number"
+    )
+    max_mitochondrial_share: float | None = Field(
+        default=None, gt=0, le=1, description="of what is counted, in genes of mitochondria; default: any share"
+    )
+    max_ribosomal_share: float | None = Field(
+        default=None, gt=0, le=1, description="in genes of ribosomal proteins and RNA; default: any share"
+    )
+    sex_label: str | None = Field(
+        default=None, description="label of sex; a profile whose genes say another one is refused; default: none is"
+    )
     max_unrecognised_share: float = Field(
         default=0.25,
         ge=0,

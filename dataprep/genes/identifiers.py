@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from dataprep.genes.gene_sets import is_mitochondrial, is_ribosomal
 from dataprep.genes.row_names import date_of, is_blank, is_summary, looks_like_gene, symbols_of_date
 from dataprep.genes.vocabulary import UNKNOWN_LENGTH_BP, GeneVocabulary, gene_reference
 from dataprep.runtime.command_line import UserError
@@ -25,6 +26,8 @@ _OLD_PAR_Y = re.compile(r"ENSGR(\d{10})")
 # TCGA's TP53|7157, DepMap's TP53 (7157)
 _SYMBOL_ENTREZ = re.compile(r"(?P<symbol>[^|(]*?)(?:\||\s*\()(?P<entrez>\d+)\)?")
 _MOUSE_SYMBOL = re.compile(r"[A-Z][a-z]+[a-z0-9-]*")
+# Fields of a mapping that have an entry per row.
+_OF_ROWS = ("columns", "lengths_bp", "counted", "unrecognised", "mitochondrial", "ribosomal")
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ class GeneMapping:
     ``columns`` int64 [S] is the vocabulary column or -1; ``lengths_bp`` float64 [S], 1,000 where nobody knows it.
     ``counted`` bool [S] says which rows enter the sum that TPM divides by: every gene, in the vocabulary or not; no
     summaries, spike-ins, rows without a name, or names that are not written like those of genes. ``unrecognised``
-    bool [S] are named rows that are in no table of genes, whether counted or not, without summaries and spike-ins.
+    bool [S] are named rows that are in no table of genes, whether counted or not, without summaries and spike-ins;
+    ``mitochondrial`` and ``ribosomal`` bool [S] the rows of such genes.
     ``merged`` rows share their vocabulary gene with an earlier row and are summed with it (pseudo-autosomal copies such
     as ENSG00000182378.15_PAR_Y, or two names of one gene); ``repeated`` ones have the very name of an earlier row.
     ``dates`` are symbols that a spreadsheet turned into dates, ``recovered`` the ones that can only be one gene.
@@ -44,6 +48,8 @@ class GeneMapping:
     lengths_bp: np.ndarray
     counted: np.ndarray
     unrecognised: np.ndarray
+    mitochondrial: np.ndarray
+    ribosomal: np.ndarray
     merged: int
     repeated: int = 0
     dates: int = 0
@@ -53,8 +59,7 @@ class GeneMapping:
 
     def rows(self, chosen: np.ndarray) -> GeneMapping:
         """The mapping of some rows, by number, in their order."""
-        arrays = {name: getattr(self, name)[chosen] for name in ("columns", "lengths_bp", "counted", "unrecognised")}
-        return replace(self, **arrays)
+        return replace(self, **{name: getattr(self, name)[chosen] for name in _OF_ROWS})
 
     @property
     def unknown(self) -> int:
@@ -109,6 +114,7 @@ def map_genes(
     if repeated_genes == "first":
         columns[repeats], counted[repeats] = -1, False
     in_vocabulary = columns[columns >= 0]
+    symbols = [gene_reference().symbol_of.get(gene or "", "") for gene in known]
     return GeneMapping(
         columns=columns,
         lengths_bp=np.array(
@@ -116,6 +122,8 @@ def map_genes(
         ),
         counted=counted,
         unrecognised=unrecognised,
+        mitochondrial=np.array([is_mitochondrial(symbol) for symbol in symbols]),
+        ribosomal=np.array([is_ribosomal(symbol) for symbol in symbols]),
         merged=len(in_vocabulary) - len(np.unique(in_vocabulary)),
         repeated=len(repeats),
         dates=len(by_date) + sum(rows[number].date is not None for number in np.flatnonzero(unrecognised)),

@@ -12,6 +12,7 @@ import pyarrow as pa
 from matplotlib.axes import Axes
 
 from dataprep.corpus import SPLITS, Corpus, iterate_row_groups
+from dataprep.genes.gene_sets import SexGenes
 from dataprep.inspection.page import (
     Block,
     Facts,
@@ -26,7 +27,7 @@ from dataprep.inspection.page import (
 )
 from dataprep.inspection.pictures import COLOURS, bars, label, picture
 from dataprep.inspection.profile_map import fullest_label, labels_of, map_blocks, principal_components
-from dataprep.inspection.sex_check import SexGenes, sex_section
+from dataprep.inspection.sex_check import sex_section
 
 _MOST_MAPPED = 1000
 _MOST_GROUPS = 15

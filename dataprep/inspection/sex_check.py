@@ -4,50 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 from matplotlib.axes import Axes
 
-from dataprep.genes.vocabulary import GeneVocabulary
+from dataprep.genes.gene_sets import FEMALE_BELOW, MALE_ABOVE, sex_by_genes, sex_by_label
 from dataprep.inspection.page import Block, Paragraph, Picture, Pictures, Section, Table, caution, missing
 from dataprep.inspection.pictures import legend, picture, style_of
 
-# Expressed in nearly all tissues of men: RPS4Y1, DDX3Y, KDM5D, UTY, EIF1AY.
-Y_GENES = ("ENSG00000129824", "ENSG00000067048", "ENSG00000012817", "ENSG00000183878", "ENSG00000198692")
-# Of women; no protein-coding gene, so the default vocabulary lacks it.
-XIST = "ENSG00000229807"
-# Means of log1p TPM of the Y genes: below the first no Y chromosome is seen, above the second there is one.
-FEMALE_BELOW, MALE_ABOVE = 0.4, 1.0
 _LABEL = re.compile(r"(^|[^a-z])(sex|gender)([^a-z]|$)", re.IGNORECASE)
-_MEN, _WOMEN = {"m", "male", "man", "xy"}, {"f", "female", "woman", "xx"}
 _MOST_ROWS = 50
-
-
-@dataclass(frozen=True)
-class SexGenes:
-    """Columns of the genes that tell sex; ``xist`` is None where the vocabulary lacks it."""
-
-    y: list[int]
-    xist: int | None
-
-    @classmethod
-    def of(cls, vocabulary: GeneVocabulary) -> SexGenes:
-        columns = vocabulary.column_of
-        return cls([columns[gene] for gene in Y_GENES if gene in columns], columns.get(XIST))
-
-    def expression(self, expression_NG: np.ndarray) -> np.ndarray:
-        """Float [N, 2]: mean log1p TPM of the Y genes measured, and that of XIST; NaN where none is."""
-        found = np.full((len(expression_NG), 2), np.nan)
-        own = expression_NG[:, self.y].astype(np.float64)
-        measured = np.isfinite(own)
-        counts = measured.sum(axis=1)
-        known = counts > 0
-        found[known, 0] = np.where(measured, own, 0).sum(axis=1)[known] / counts[known]
-        if self.xist is not None:
-            found[:, 1] = expression_NG[:, self.xist]
-        return found
 
 
 def sex_section(samples: pa.Table, values_N2: np.ndarray, has_xist: bool) -> Section:
@@ -58,8 +25,8 @@ def sex_section(samples: pa.Table, values_N2: np.ndarray, has_xist: bool) -> Sec
         return Section(title, [missing("no column of the samples is named sex or gender.")])
     if not np.isfinite(values_N2[:, 0]).any():
         return Section(title, [missing("the corpus measures none of the Y chromosome's genes that tell sex.")])
-    labelled = np.array([_sex(value) for value in samples.column(column).to_pylist()])
-    told = told_by_genes(values_N2)
+    labelled = np.array([sex_by_label(value) for value in samples.column(column).to_pylist()])
+    told = sex_by_genes(values_N2)
     wrong = np.flatnonzero((labelled != "") & (told != "") & (labelled != told))
     known = int(((labelled != "") & (told != "")).sum())
     blocks: list[Block] = [
@@ -79,20 +46,6 @@ def sex_section(samples: pa.Table, values_N2: np.ndarray, has_xist: bool) -> Sec
             ),
         ]
     return Section(title, blocks)
-
-
-def told_by_genes(values_N2: np.ndarray) -> np.ndarray:
-    """Of each profile "male", "female", or "" where the genes do not say."""
-    y, xist = values_N2.T
-    # both at once: XIST in a profile with a Y chromosome is a mixture, or a tumour of men that expresses it
-    male = (y > MALE_ABOVE) & ~(xist > MALE_ABOVE)
-    female = (y < FEMALE_BELOW) & ~(xist < FEMALE_BELOW)
-    return np.select([male, female], ["male", "female"], "")
-
-
-def _sex(value: object) -> str:
-    word = str(value).strip().casefold()
-    return "male" if word in _MEN else "female" if word in _WOMEN else ""
 
 
 def _wrong(

@@ -13,6 +13,7 @@ import pyarrow as pa
 from dataprep.config import BuildSettings
 from dataprep.corpus import SPLITS
 from dataprep.pipeline import quality_control as qc
+from dataprep.pipeline.label_checks import refuse_by_labels
 from dataprep.pipeline.splits import empty_splits, split_studies
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.terminal import log
@@ -26,6 +27,7 @@ def apply_quality_control(samples: pd.DataFrame, found: pa.Table, settings: Buil
     # what the settings exclude is excluded whatever its quality
     by_quality = samples["reason"].isna() & frame["reason"].notna()
     samples.loc[by_quality, ["reason", "value"]] = frame.loc[by_quality, ["reason", "value"]]
+    refuse_by_labels(samples, settings)
     for column, reason in (("sample_id", qc.DUPLICATE_SAMPLE), ("profile", qc.DUPLICATE_PROFILE)):
         _refuse_duplicates(samples, column, reason)
     return samples

@@ -20,6 +20,8 @@ _MIN_TPM_TOTAL = 0.1 * TPM_TOTAL
 # real counts or FPKM does not.
 _LARGEST_LOGARITHM = 30.0
 _LOG_UNITS = ("log1p_tpm", "log2_tpm_plus_1")
+# Units that are numbers of reads: a longer gene has more.
+READS = ("counts", "estimated_counts")
 # So many values of a profile are not whole numbers by chance.
 _MANY_VALUES = 100
 # What rounding to four digits may take from the logarithm of zero plus an offset.
@@ -34,7 +36,9 @@ class NormalisedProfiles:
     [n]: ``totals`` is the sum of the values over all genes; ``missing_share`` the share of them without a value;
     ``largest_share`` and ``largest_row`` (int64) the part of the transcripts that one gene holds, and its row.
     ``outside_share``, ``unrecognised_share`` and ``left_out_share`` are the parts of the summed values in genes outside
-    the vocabulary, in names that no table knows, and in rows that do not enter the sum of TPM.
+    the vocabulary, in names that no table knows, and in rows that do not enter the sum of TPM. What a source cannot say
+    is NaN: ``library_sizes`` where the values are no reads, ``mitochondrial_share`` and ``ribosomal_share`` of the
+    summed values where it has no such genes.
     """
 
     expression: np.ndarray
@@ -45,6 +49,9 @@ class NormalisedProfiles:
     outside_share: np.ndarray
     unrecognised_share: np.ndarray
     left_out_share: np.ndarray
+    library_sizes: np.ndarray
+    mitochondrial_share: np.ndarray
+    ribosomal_share: np.ndarray
 
 
 def normalise(
@@ -76,6 +83,9 @@ def normalise(
         outside_share=_share(outside, totals),
         unrecognised_share=_share(unrecognised + named, totals + named),
         left_out_share=_share(left_out, totals + left_out),
+        library_sizes=totals if source.units in READS else np.full(len(totals), np.nan),
+        mitochondrial_share=_share_of_set(filled, chosen.mitochondrial, totals),
+        ribosomal_share=_share_of_set(filled, chosen.ribosomal, totals),
     )
 
 
@@ -179,8 +189,7 @@ def _require_tpm_totals(where: str, tpm: np.ndarray, units: Units, sample_ids: S
 
 def _weights(units: Units, genes: GeneMapping) -> np.ndarray:
     """What a value of each row counts in the sum: float32 [S]."""
-    per_base = units in ("counts", "estimated_counts")
-    weight = 1.0 / genes.lengths_bp if per_base else np.ones(len(genes.columns))
+    weight = 1.0 / genes.lengths_bp if units in READS else np.ones(len(genes.columns))
     return np.where(genes.counted, weight, 0.0).astype(np.float32)
 
 
@@ -204,6 +213,13 @@ def _largest(linear: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.nd
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.zeros(len(whole), np.float64), where=whole > 0)
+
+
+def _share_of_set(linear: np.ndarray, of_set: np.ndarray, totals: np.ndarray) -> np.ndarray:
+    """What the genes of a set hold, float64 [n]; NaN where there are none of them."""
+    if not of_set.any():
+        return np.full(len(totals), np.nan)
+    return _share(linear @ of_set.astype(np.float32), totals)
 
 
 def _onto_vocabulary(linear: np.ndarray, weight: np.ndarray, genes: GeneMapping, vocabulary_size: int) -> np.ndarray:

@@ -16,6 +16,10 @@ NO_EXPRESSION = "no_expression"
 TOO_FEW_GENES = "too_few_nonzero_genes"
 MISSING_VALUES = "too_many_missing_values"
 ONE_GENE = "one_gene_dominates"
+SMALL_LIBRARY = "library_too_small"
+MITOCHONDRIAL = "too_much_mitochondrial"
+RIBOSOMAL = "too_much_ribosomal"
+OTHER_SEX = "sex_disagrees_with_label"
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,9 @@ class Thresholds:
     min_nonzero_genes: int
     max_missing_share: float
     max_gene_share: float
+    min_library_size: float | None = None
+    max_mitochondrial_share: float | None = None
+    max_ribosomal_share: float | None = None
 
 
 def nonzero_genes(expression: np.ndarray) -> np.ndarray:
@@ -38,7 +45,8 @@ def refusals(
 ) -> list[tuple[str, str] | None]:
     """The reason to refuse each profile and the value that is against it, or None.
 
-    The published corpus asks for 14,000 non-zero genes, which also turns single cells (about 3,050) away.
+    The published corpus asks for 14,000 non-zero genes, which also turns single cells (about 3,050) away. A limit on
+    what a source does not say (NaN) refuses nothing.
     """
 
     def refusal(number: int, nonzero: int) -> tuple[str, str] | None:
@@ -48,6 +56,14 @@ def refusals(
             return NO_EXPRESSION, "0"
         if profiles.largest_share[number] > thresholds.max_gene_share:
             return ONE_GENE, f"{gene_ids[profiles.largest_row[number]]}: {profiles.largest_share[number]:.3f}"
+        if profiles.library_sizes[number] < (thresholds.min_library_size or 0):
+            return SMALL_LIBRARY, f"{profiles.library_sizes[number]:.0f}"
+        for reason, share, limit in (
+            (MITOCHONDRIAL, profiles.mitochondrial_share[number], thresholds.max_mitochondrial_share),
+            (RIBOSOMAL, profiles.ribosomal_share[number], thresholds.max_ribosomal_share),
+        ):
+            if limit is not None and share > limit:
+                return reason, f"{share:.3f}"
         if nonzero < thresholds.min_nonzero_genes:
             return TOO_FEW_GENES, str(nonzero)
         return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from hashlib import blake2b
 from typing import Any
@@ -21,7 +21,9 @@ import ray.data
 from ray.data.context import ShuffleStrategy
 
 from dataprep.config import BuildSettings
+from dataprep.genes.gene_sets import SexGenes, sex_by_genes
 from dataprep.genes.identifiers import GeneMapping
+from dataprep.genes.vocabulary import GeneVocabulary
 from dataprep.pipeline import quality_control as qc
 from dataprep.pipeline.coordinator import has_failed, progress_shown, raise_mistake, reporting
 from dataprep.pipeline.gene_rows import GeneTables, rows_of
@@ -48,6 +50,7 @@ _FOUND = [
     ("left_out_share", pa.float64()),
     ("left_out_examples", pa.string()),
     ("unrecognised_examples", pa.string()),
+    ("sex_by_genes", pa.string()),
 ]
 BLOCK_SCHEMA = pa.schema([("ordinal", pa.int64()), *_FOUND, ("expression", pa.large_binary())])
 
@@ -107,7 +110,7 @@ def divided(files: Sequence[SourceFile], samples_per_task: int) -> list[list[Rea
 
 def thresholds(settings: BuildSettings) -> qc.Thresholds:
     """What every profile has to keep to."""
-    return qc.Thresholds(settings.min_nonzero_genes, settings.max_missing_share, settings.max_gene_share)
+    return qc.Thresholds(**{field.name: getattr(settings, field.name) for field in fields(qc.Thresholds)})
 
 
 def _profile_blocks(
@@ -141,15 +144,15 @@ def task_blocks(
         for raw in file.source.read_samples(file.address, part.start, part.stop):
             if rows is None or source != file.source or rows.given != raw.gene_ids:
                 source, rows = file.source, rows_of(_place(file), raw.gene_ids, file.source, genes)
-            block = profile_block(file, rows.summed(raw), rows.mapping, genes.vocabulary.size, thresholds)
+            block = profile_block(file, rows.summed(raw), rows.mapping, genes.vocabulary, thresholds)
             yield file.source.name, block
 
 
 def profile_block(
-    file: SourceFile, raw: RawProfiles, genes: GeneMapping, vocabulary_size: int, thresholds: qc.Thresholds
+    file: SourceFile, raw: RawProfiles, genes: GeneMapping, vocabulary: GeneVocabulary, thresholds: qc.Thresholds
 ) -> pa.Table:
     """Check, normalise and judge some profiles of a file. Refused ones come without their expression."""
-    found = normalise(_place(file), raw, file.source, genes, vocabulary_size)
+    found = normalise(_place(file), raw, file.source, genes, vocabulary.size)
     refusals = qc.refusals(found, raw.gene_ids, thresholds)
     profiles = [None if refused else row.tobytes() for refused, row in zip(refusals, found.expression, strict=True)]
     first, rows = file.first_ordinal + raw.first, len(refusals)
@@ -175,6 +178,7 @@ def profile_block(
             "outside_share": found.outside_share,
             "unrecognised_share": found.unrecognised_share,
             "left_out_share": found.left_out_share,
+            "sex_by_genes": sex_by_genes(SexGenes.of(vocabulary).expression(found.expression)),
             "expression": profiles,
             **{name: [value] * rows for name, value in of_all_rows.items()},
         },

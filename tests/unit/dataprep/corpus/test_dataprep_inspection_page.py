@@ -9,8 +9,9 @@ import pytest
 
 from dataprep.__main__ import COMMANDS
 from dataprep.corpus import MANIFEST_FILE
+from dataprep.genes.gene_sets import XIST, Y_GENES, SexGenes, sex_by_genes
 from dataprep.genes.vocabulary import GeneVocabulary
-from dataprep.inspection.sex_check import XIST, Y_GENES, SexGenes, sex_section, told_by_genes
+from dataprep.inspection.sex_check import sex_section
 from dataprep.runtime.command_line import main
 from tests.made_corpora import make_corpus
 
@@ -62,9 +63,9 @@ def test_genes_tell_sex_by_the_mean_of_those_that_are_measured() -> None:
     np.testing.assert_allclose(values[:, 0], [2, 0.1, nan, 2], atol=1e-3)
     np.testing.assert_allclose(values[:, 1], [0, 4, 4, 5], atol=1e-3)
     # without a Y gene nothing is said, and with both not either
-    assert told_by_genes(values).tolist() == ["male", "female", "", ""]
+    assert sex_by_genes(values).tolist() == ["male", "female", "", ""]
     without_xist = np.stack([values[:, 0], np.full(4, nan)], axis=1)
-    assert told_by_genes(without_xist).tolist() == ["male", "female", "", "male"]
+    assert sex_by_genes(without_xist).tolist() == ["male", "female", "", "male"]
 
 
 def test_profiles_whose_label_and_genes_disagree_are_named() -> None:

@@ -19,7 +19,7 @@ RELATIVE = 2e-3
 def mapping(columns: list[int], lengths: list[float]) -> GeneMapping:
     placed = [column for column in columns if column >= 0]
     every, none = np.ones(len(columns), bool), np.zeros(len(columns), bool)
-    return GeneMapping(np.array(columns), np.array(lengths), every, none, len(placed) - len(set(placed)))
+    return GeneMapping(np.array(columns), np.array(lengths), every, none, none, none, len(placed) - len(set(placed)))
 
 
 def normalise(values: np.ndarray, units: Units, genes: GeneMapping, size: int) -> np.ndarray:
@@ -31,7 +31,8 @@ def refusals(expression: np.ndarray, min_nonzero_genes: int = 1, **found: np.nda
     zero, one = np.zeros(len(expression)), np.ones(len(expression))
     given = {"totals": one, "missing_share": zero, "largest_share": zero, "largest_row": np.full(len(expression), 2)}
     shares = dict.fromkeys(("outside_share", "unrecognised_share", "left_out_share"), zero)
-    profiles = NormalisedProfiles(expression=expression, **(given | shares | found))
+    unknown = dict.fromkeys(("library_sizes", "mitochondrial_share", "ribosomal_share"), np.nan * zero)
+    profiles = NormalisedProfiles(expression=expression, **(given | shares | unknown | found))
     ids = [f"g{n}" for n in range(expression.shape[1])]
     return qc.refusals(profiles, ids, qc.Thresholds(min_nonzero_genes, 0.1, 0.8))
 
