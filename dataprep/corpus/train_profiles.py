@@ -87,7 +87,7 @@ def readable_train_profiles(corpus: Corpus, log: Callable[[str], None]) -> Train
     try:
         return TrainProfiles.of_corpus(corpus)
     except UserError as error:
-        log(f"the export carries no fingerprints of its train profiles, so no leak audit can be made: {error}")
+        log(f"no fingerprints of train profiles were made, and without them no leak audit can be made: {error}")
         return None
 
 

@@ -96,7 +96,7 @@ def _train_profiles(address: str, fingerprint: str) -> TrainProfiles | None:
         if corpus.fingerprint != fingerprint:
             raise UserError(f"{address} is not the corpus that the run was trained on")
     except UserError as error:
-        log(f"the export carries no fingerprints of its train profiles, so no leak audit can be made: {error}")
+        log(f"no fingerprints of train profiles were made, and without them no leak audit can be made: {error}")
         return None
     return readable_train_profiles(corpus, log)
 

@@ -127,6 +127,7 @@ def write_export(
 ) -> None:
     """Write an export; ``tensors`` is a state dict with the released names. The marker, config.json, comes last.
 
+    Without ``train_profiles``, because the corpus is gone, those that an earlier export of the same corpus left stay.
     Raises UserError, and changes nothing, where :func:`require_place` does.
     """
     graph.require_vocabulary(vocabulary)
@@ -140,11 +141,10 @@ def write_export(
     pq.write_table(vocabulary.to_arrow(), sink, compression="zstd")
     folder.write_bytes(GENES_FILE, sink.getvalue().to_pybytes())
     graph.write(folder)
-    if train_profiles is None:
-        # those of what was here before
-        folder.remove(TRAIN_PROFILES_FILE)
-    else:
+    if train_profiles is not None:
         folder.write_bytes(TRAIN_PROFILES_FILE, train_profiles.to_bytes())
+    elif not _has_train_profiles_of(folder, training.get("corpus")):
+        folder.remove(TRAIN_PROFILES_FILE)
     folder.write_text(CARD_FILE, _model_card(shape, vocabulary, graph, training))
     config = {
         "format_version": FORMAT_VERSION,
@@ -156,6 +156,15 @@ def write_export(
     }
     folder.write_text(CONFIG_FILE, json.dumps(config, indent=2) + "\n")
     folder.remove(WRITING_FILE)
+
+
+def _has_train_profiles_of(folder: Folder, corpus: object) -> bool:
+    """Whether the folder has train profiles of the corpus of this fingerprint, from an earlier export."""
+    try:
+        content = folder.read_bytes(TRAIN_PROFILES_FILE)
+        return TrainProfiles.from_bytes(content, TRAIN_PROFILES_FILE).corpus == corpus
+    except (FileNotFoundError, UserError):
+        return False
 
 
 def require_place(folder: Folder, training: Mapping[str, Any], overwrite: bool) -> None:
