@@ -16,8 +16,10 @@ _RIBOSOMAL = re.compile(r"RP[SL]\d+(A|AL|L\d?|X|Y\d)?|RPLP\d|RPSA2?|RNA(5|5-8|18
 Y_GENES = ("ENSG00000129824", "ENSG00000067048", "ENSG00000012817", "ENSG00000183878", "ENSG00000198692")
 # Of women; no protein-coding gene, so the default vocabulary lacks it.
 XIST = "ENSG00000229807"
-# Means of log1p TPM of the Y genes: below the first no Y chromosome is seen, above the second there is one.
-FEMALE_BELOW, MALE_ABOVE = 0.4, 1.0
+# Means of log1p TPM of the Y genes: below the first no Y chromosome is seen, above the second there is one. Chosen on
+# 708 labelled profiles of 17 published studies (docs/results/sex-check.md).
+FEMALE_BELOW, MALE_ABOVE = 0.4, 1.4
+_XIST_BORDER = 1.0
 _MEN, _WOMEN = {"m", "male", "man", "xy"}, {"f", "female", "woman", "xx"}
 
 
@@ -56,12 +58,16 @@ class SexGenes:
         return found
 
 
-def sex_by_genes(values_N2: np.ndarray) -> np.ndarray:
-    """Of each profile "male", "female", or "" where the genes do not say; values as of :meth:`SexGenes.expression`."""
+def sex_by_genes(values_N2: np.ndarray, borders_N2: np.ndarray | None = None) -> np.ndarray:
+    """Of each profile "male", "female", or "" where the genes do not say; values as of :meth:`SexGenes.expression`.
+
+    ``borders_N2``: in place of :data:`FEMALE_BELOW` and :data:`MALE_ABOVE`, for each profile.
+    """
     y, xist = values_N2.T
+    female_below, male_above = (FEMALE_BELOW, MALE_ABOVE) if borders_N2 is None else borders_N2.T
     # both at once: XIST in a profile with a Y chromosome is a mixture, or a tumour of men that expresses it
-    male = (y > MALE_ABOVE) & ~(xist > MALE_ABOVE)
-    female = (y < FEMALE_BELOW) & ~(xist < FEMALE_BELOW)
+    male = (y > male_above) & ~(xist > _XIST_BORDER)
+    female = (y < female_below) & ~(xist < FEMALE_BELOW)
     return np.select([male, female], ["male", "female"], "")
 
 

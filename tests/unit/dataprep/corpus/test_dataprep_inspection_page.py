@@ -80,6 +80,28 @@ def test_profiles_whose_label_and_genes_disagree_are_named() -> None:
     assert "tell the sex of 2" in section.blocks[0].text
 
 
+def test_a_study_whose_women_seem_to_have_y_genes_has_borders_of_its_own_or_none() -> None:
+    """As where reads of their relatives on the X chromosome were counted for them."""
+    women, men = [1.7, 1.8, 1.8, 1.9, 2.1], [2.9, 3.0, 3.0, 3.1, 1.8]
+    samples = pa.table({
+        "sample_id": [f"p{row}" for row in range(18)],
+        "study_id": ["background"] * 10 + ["women"] * 6 + ["usual"] * 2,
+        "sex": [None] * 10 + ["female"] * 8,
+        "gender": ["female"] * 5 + ["male"] * 5 + [None] * 8,
+    })  # fmt: skip
+    values = np.stack([np.array([*women, *men, *[1.8] * 6, 0.1, 2.0]), np.full(18, np.nan)], axis=1)
+    section = sex_section(samples, values, has_xist=False)
+    (table,) = (block for block in section.blocks if block.kind == "table")
+    assert [list(row)[:4] for row in table.rows] == [
+        ["p9", "background", "male", "female"],
+        ["p17", "usual", "female", "male"],
+    ]
+    assert "sex of 12" in section.blocks[0].text
+    said = " ".join(block.text for block in section.blocks if block.kind == "note")
+    assert "in background the Y genes of most profiles labelled female" in said
+    assert "nothing is told of this study" in said
+
+
 def test_a_column_is_of_sex_only_by_a_whole_word() -> None:
     samples = pa.table({"sample_id": ["a"], "study_id": ["s"], "sextant": ["male"]})
     assert "no column" in sex_section(samples, np.array([[3.0, np.nan]]), has_xist=False).blocks[0].text
