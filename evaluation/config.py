@@ -185,6 +185,11 @@ class ScalingSweepSettings(CommandSettings):
         None, gt=0, allow_inf_nan=False, description="training FLOPs of each run: larger models make fewer steps"
     )
     training: str | None = Field(None, description="YAML file with the settings of pretrain run that all runs share")
+    learning_rates: list[float] = Field(
+        [],
+        description="peak rates to try for each size, on the largest share with the first seed; all points of a size "
+        "take the one of least validation loss. Default: the shared settings' rate",
+    )
     concurrency: int | None = Field(None, ge=1, description="runs at a time; default: as many as the cluster holds")
     seed: int = Field(0, ge=0, lt=2**31, description="of the order in which studies are taken into the parts")
     dry_run: bool = Field(False, description="print the grid with what each point takes, and train nothing")
@@ -202,12 +207,14 @@ class ScalingSweepSettings(CommandSettings):
                 "give one of budget_steps, budget_profiles and budget_flops"
                 + (f", not {' and '.join(budgets)}" if budgets else "")
             )
-        for name in ("sizes", "fractions", "seeds"):
+        for name in ("sizes", "fractions", "seeds", "learning_rates"):
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 raise ValueError(f"{name}: {', '.join(map(str, values))} names one twice")
         if bad := [fraction for fraction in self.fractions if not 0 < fraction <= 1]:
             raise ValueError(f"fractions: {bad[0]:g} is not over 0 and up to 1")
+        if bad := [rate for rate in self.learning_rates if not 0 < rate < 1]:
+            raise ValueError(f"learning_rates: {bad[0]:g} is not over 0 and under 1")
         if not self.dry_run:
             refuse_without_effect(self, ("teraflops_per_second", "hourly_cost"), "without dry_run")
         elif self.hourly_cost is not None and self.teraflops_per_second is None:
@@ -226,6 +233,10 @@ class ScalingFitSettings(CommandSettings):
         None, description="CSV file or s3:// object with columns parameters, loss and (if it varies) profiles"
     )
     sweep: str | None = Field(None, description="what `scaling sweep` wrote, by its --output, instead of points")
+    runs: str | None = Field(
+        None,
+        description="MLflow experiment, or the id of a sweep's run, whose finished pretraining runs are the points",
+    )
     resamples: int = Field(1000, ge=0, description="bootstrap resamples behind the power law's intervals; 0: none")
     seed: int = Field(0, ge=0, lt=2**31, description="of starts and resamples")
     budget_flops: float | None = Field(
@@ -244,8 +255,8 @@ class ScalingFitSettings(CommandSettings):
 
     @model_validator(mode="after")
     def _check(self) -> ScalingFitSettings:
-        if (self.points is None) == (self.sweep is None):
-            raise ValueError("give one of points and sweep")
+        if sum(given is not None for given in (self.points, self.sweep, self.runs)) != 1:
+            raise ValueError("give one of points, sweep and runs")
         if self.output and not self.output.endswith(".json"):
             raise ValueError(f"output {self.output!r} must end in .json")
         if "flops_per_parameter_and_profile" in self.model_fields_set and self.budget_flops is None:
@@ -253,9 +264,9 @@ class ScalingFitSettings(CommandSettings):
         return self
 
     @property
-    def table(self) -> str:
-        """Address of the table of points."""
-        return self.points if self.points is not None else f"{self.sweep}/{POINTS_FILE}"
+    def table(self) -> str | None:
+        """Address of the table of points; None where MLflow has them."""
+        return self.points if self.sweep is None else f"{self.sweep}/{POINTS_FILE}"
 
 
 class ReportSettings(CommandSettings):

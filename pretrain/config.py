@@ -212,6 +212,7 @@ class TrackingSettings(Settings):
     """MLflow. The server's address comes from ``MLFLOW_TRACKING_URI``; without one nothing is sent."""
 
     experiment: str = Field("pretrain", description="MLflow experiment")
+    parent_run: str | None = Field(None, description="id of the MLflow run under which this one is shown")
     system_metrics: bool = Field(True, description="log CPU, memory and GPU use of the first worker's machine")
     row_ids: bool = Field(False, description="row_ids of each step in metrics.jsonl: an audit, for small runs")
 

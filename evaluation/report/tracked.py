@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from dataprep.runtime.addresses import without_credentials
 from dataprep.runtime.command_line import UserError
 from evaluation.report.material import Evaluation, Material, ScalingFit, TrainingRun, parsed
-from evaluation.scores.mlflow_results import RESULTS_FILE, SCALING_FILE
+from evaluation.scores.mlflow_results import RESULTS_FILE, SCALING_FILE, SWEEP_TAG
 from pretrain.monitoring.metrics_file import Row
 from pretrain.monitoring.mlflow_run import FOLDER_TAG, mlflow_client, row_name
 
@@ -51,7 +51,7 @@ def _sorted(client: mlflow.MlflowClient, found: list[Run], experiment: str) -> M
             evaluations.append(parsed(Evaluation, _text(run, RESULTS_FILE), origin, "results of evaluation run"))
         elif SCALING_FILE in files:
             scaling.append(parsed(ScalingFit, _text(run, SCALING_FILE), origin, "results of evaluation scaling fit"))
-        else:
+        elif SWEEP_TAG not in run.data.tags:
             failures.append(f"{origin} is {run.info.status.lower()} and has no results")
     return Material(runs, evaluations, scaling, failures)
 

@@ -46,7 +46,7 @@ def fit(settings: ScalingFitSettings) -> dict[str, Any]:
     if settings.output:
         folder, name = split_file_address(settings.output)
         Folder(folder).require_writable(name)
-    points = read_points(settings.table)
+    points = _read(settings)
     line = fit_line(points)
     law, why_not = _power_law(points, settings)
     predicted = _predicted_largest(points, settings)
@@ -62,7 +62,7 @@ def fit(settings: ScalingFitSettings) -> dict[str, Any]:
         settings.experiment,
         "scaling fit",
         settings.resolved(),
-        tags={"bulkformer.points": settings.table},
+        tags={"bulkformer.points": settings.table or f"MLflow: {settings.runs}"},
         metrics=_metrics(result),
         texts={SCALING_FILE: text},
         figures={"scaling.png": figure, "scaling.svg": figure},
@@ -71,6 +71,16 @@ def fit(settings: ScalingFitSettings) -> dict[str, Any]:
         folder, name = split_file_address(settings.output)
         Folder(folder).write_text(name, text)
     return result | {"mlflow_run_id": run_id}
+
+
+def _read(settings: ScalingFitSettings) -> Points:
+    if settings.table is not None:
+        return read_points(settings.table)
+    assert settings.runs is not None
+    # MLflow's client takes a second to import, and tables do without it
+    from evaluation.scaling.tracked_points import points_of_runs
+
+    return points_of_runs(settings.runs)
 
 
 def _power_law(points: Points, settings: ScalingFitSettings) -> tuple[PowerLaw | None, str]:

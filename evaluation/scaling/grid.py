@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,20 @@ from pretrain.model.flops import parameters, training_flops
 
 # Settings of runs that the sweep decides itself.
 _OWN = ("corpus", "storage", "name", "seed", "max_steps", "epochs")
+_OWN_OF_GROUPS = {"model": ("size",), "tracking": ("experiment", "parent_run")}
 
 
 @dataclass(frozen=True)
 class Point:
-    """One model to train. ``profiles``: of its part of the train split; ``flops``: of its training."""
+    """One model to train. ``profiles``: of its part of the train split; ``flops``: of its training.
+
+    ``learning_rate`` is None where it is the shared settings', or not chosen yet.
+    """
 
     size: str
     fraction: float
     seed: int
+    learning_rate: float | None
     parameters: int
     profiles: int
     steps: int
@@ -39,7 +44,8 @@ class Point:
     def name(self) -> str:
         """Of its run: letters, digits and signs that every store takes."""
         size = "".join(sign if sign.isalnum() else "-" for sign in Path(self.size).stem)
-        return f"{size}-{self.fraction:g}-seed{self.seed}"
+        rate = "" if self.learning_rate is None else f"-rate{self.learning_rate:g}"
+        return f"{size}-{self.fraction:g}-seed{self.seed}{rate}"
 
 
 def grid(
@@ -57,13 +63,24 @@ def grid(
         of_step = training_flops(shape, edges, 1) * run.batch.global_profiles
         steps = _steps(settings, run, of_step)
         points += [
-            Point(size, fraction, seed, parameters(shape), profiles[fraction], steps, steps * of_step)
+            Point(size, fraction, seed, None, parameters(shape), profiles[fraction], steps, steps * of_step)
             for fraction in settings.fractions
             for seed in settings.seeds
         ]
     if len({point.name for point in points}) < len(points):
         raise UserError("two sizes of the sweep would have runs of one name: give their files other names", exit_code=2)
     return points
+
+
+def candidates(points: Sequence[Point], settings: ScalingSweepSettings) -> list[Point]:
+    """The runs that choose a learning rate for each size: its largest share and first seed with every rate."""
+    largest, seed = max(settings.fractions), settings.seeds[0]
+    return [
+        replace(point, learning_rate=rate)
+        for point in points
+        if (point.fraction, point.seed) == (largest, seed)
+        for rate in settings.learning_rates
+    ]
 
 
 def run_settings(
@@ -74,14 +91,20 @@ def run_settings(
     seed: int,
     steps: int,
     corpus: str,
+    learning_rate: float | None = None,
+    parent_run: str | None = None,
 ) -> RunSettings:
-    """Settings of one training run; all but size, corpus and seed are the same for each."""
-    model = {**shared.get("model", {}), "size": size}
-    tracking = {"experiment": settings.experiment, **shared.get("tracking", {})}
+    """Settings of one training run; all but size, corpus, seed and perhaps learning rate are the same for each."""
+    groups: dict[str, dict[str, Any]] = {
+        "model": {"size": size},
+        "optimizer": {} if learning_rate is None else {"learning_rate": learning_rate},
+        "tracking": {"experiment": settings.experiment, "parent_run": parent_run},
+    }
+    merged = {group: {**shared.get(group, {}), **own} for group, own in groups.items()}
     own = {"corpus": corpus, "storage": f"{settings.output}/runs", "name": name, "seed": seed, "max_steps": steps}
     try:
         # so many epochs that the steps are what ends it
-        return RunSettings(**dict(shared) | own | {"model": model, "tracking": tracking, "epochs": steps})
+        return RunSettings(**dict(shared) | merged | own | {"epochs": steps})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "settings"
@@ -96,14 +119,15 @@ def shared_settings(file: str | None) -> dict[str, Any]:
         content = yaml.safe_load(Path(file).read_text()) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"--training {file}: {' '.join(str(error).split())}", exit_code=2) from None
-    if not isinstance(content, dict) or not all(
-        isinstance(content.get(group, {}), dict) for group in ("model", "tracking")
-    ):
+    groups = [*_OWN_OF_GROUPS, "optimizer"]
+    if not isinstance(content, dict) or not all(isinstance(content.get(group, {}), dict) for group in groups):
         raise UserError(f"--training {file} holds no settings of pretrain run", exit_code=2)
-    if decided := [name for name in _OWN if name in content]:
+    decided = [name for name in _OWN if name in content]
+    decided += [
+        f"{group}.{name}" for group, own in _OWN_OF_GROUPS.items() for name in own if name in content.get(group, {})
+    ]
+    if decided:
         raise UserError(f"--training {file}: {', '.join(decided)} is the sweep's to decide", exit_code=2)
-    if "size" in content.get("model", {}):
-        raise UserError(f"--training {file}: model.size is the sweep's to decide", exit_code=2)
     return content
 
 

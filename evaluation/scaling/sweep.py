@@ -1,40 +1,40 @@
 """``evaluation scaling sweep``: train a grid of sizes and shares of the corpus, as points for ``scaling fit``.
 
 Each point is a run of ``pretrain run``, started from a trial of Ray Tune, with its own checkpoints, accounting and
-MLflow run. The same command again trains what is not finished: a run resumes from its newest checkpoint, and a finished
-one is only read.
+MLflow run, which stands under that of the sweep. The same command again trains what is not finished: a run resumes from
+its newest checkpoint, and a finished one is only read.
 """
 
 from __future__ import annotations
 
 import io
-import os
-import tempfile
-import time
-from collections.abc import Mapping, Sequence
+import json
+import math
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
-import ray
-from ray import tune
 
 from dataprep.corpus import MANIFEST_FILE, Corpus, open_corpus
 from dataprep.corpus.part import nested_studies, write_part
 from dataprep.runtime.command_line import UserError
-from dataprep.runtime.ray_session import connected, user_error_in
 from dataprep.runtime.storage import Folder
 from dataprep.runtime.terminal import log, write_result
 from evaluation.config import POINTS_FILE, ScalingSweepSettings
-from evaluation.scaling.grid import Point, grid, grid_table, run_settings, shared_settings
+from evaluation.scaling.grid import Point, candidates, grid, grid_table, run_settings, shared_settings
+from evaluation.scaling.sweep_run import SweepRun, ending
+from evaluation.scaling.trials import train
+from evaluation.scores.mlflow_results import SWEEP_TAG
 from pretrain.config import RunSettings
-from pretrain.driver.progress import duration
-from pretrain.driver.run import needed_cpus, run
 from pretrain.model.export_file import CONFIG_FILE
 from pretrain.monitoring.metrics_file import read_rows
 
 # The best of several validations, as a run's best checkpoint is: so often in each run.
 _VALIDATIONS = 10
-_TRIAL_CPUS = 0.001
+# By which a sweep that goes on finds its MLflow run.
+_STATE_FILE = "sweep.json"
 
 
 def sweep(settings: ScalingSweepSettings) -> dict[str, Any]:
@@ -45,22 +45,94 @@ def sweep(settings: ScalingSweepSettings) -> dict[str, Any]:
         raise UserError(f"{settings.corpus}: the validation split is empty, and its loss is what a sweep compares")
     studies = nested_studies(corpus, settings.fractions, settings.seed)
     shared = shared_settings(settings.training)
+    if settings.learning_rates and "learning_rate" in shared.get("optimizer", {}):
+        raise UserError(f"--training {settings.training}: optimizer.learning_rate is that of --learning-rates", 2)
     points = grid(settings, shared, corpus, _profiles(corpus, studies))
+    trying = candidates(points, settings)
     if settings.dry_run:
-        write_result(grid_table(points, settings.teraflops_per_second, settings.hourly_cost))
-        return {"points": len(points), "flops": sum(point.flops for point in points)}
+        chosen_by = {(point.size, point.fraction, point.seed) for point in trying}
+        all_runs = trying + [one for one in points if (one.size, one.fraction, one.seed) not in chosen_by]
+        write_result(grid_table(all_runs, settings.teraflops_per_second, settings.hourly_cost))
+        return {"points": len(points), "runs": len(all_runs), "flops": sum(one.flops for one in all_runs)}
     folder = Folder(settings.output)
     folder.require_writable(POINTS_FILE)
     parts = {fraction: _part(corpus, folder, fraction, studies[fraction]) for fraction in settings.fractions}
-    runs = {point: _run_of(point, settings, shared, parts[point.fraction]) for point in points}
-    waiting = [point for point in points if _loss(runs[point]) is None]
-    log(f"{len(points)} points, {len(points) - len(waiting)} of them trained already")
-    if waiting:
-        _train([runs[point] for point in waiting], settings.concurrency)
-    table = _points_table(runs)
-    folder.write_text(POINTS_FILE, table)
+    tracked = SweepRun()
+    tracked.begin(
+        settings.experiment, f"sweep {folder.uri.rsplit('/', 1)[-1]}", settings.resolved(),
+        {"corpus": corpus.fingerprint, SWEEP_TAG: folder.uri}, _uid(folder),
+    )  # fmt: skip
+    with ending(tracked):
+        sweep = _Sweep(settings, shared, parts, tracked)
+        if trying:
+            rates = _best_rates(sweep.trained(trying), settings.learning_rates)
+            points = [replace(point, learning_rate=rates[point.size]) for point in points]
+        table = _points_table(sweep.trained(points))
+        folder.write_text(POINTS_FILE, table)
+    tracked.finish(POINTS_FILE, table)
     write_result(f"{len(points)} points: {folder.uri}/{POINTS_FILE}; read by evaluation scaling fit --sweep")
-    return {"points": len(points), "table": f"{folder.uri}/{POINTS_FILE}"}
+    return {"points": len(points), "table": f"{folder.uri}/{POINTS_FILE}", "mlflow_run_id": tracked.run_id}
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    """What all points of a sweep are trained with, and the names of the runs that are known to be trained."""
+
+    settings: ScalingSweepSettings
+    shared: Mapping[str, Any]
+    parts: Mapping[float, Corpus]
+    tracked: SweepRun
+    names: set[str] = field(default_factory=set)
+
+    def trained(self, points: Sequence[Point]) -> dict[Point, RunSettings]:
+        """The runs of the points, after those that had not finished were trained."""
+        runs = {point: self._run_of(point) for point in points}
+        waiting = [one for one in runs.values() if _loss(one) is None]
+        log(f"{len(points)} points, {len(points) - len(waiting)} of them trained already")
+        self._count(one.name for one in runs.values() if one not in waiting)
+        if waiting:
+            train(waiting, self.settings.concurrency, lambda name: self._count([name]))
+        return runs
+
+    def _count(self, trained: Iterable[str]) -> None:
+        self.names.update(trained)
+        self.tracked.count(len(self.names))
+
+    def _run_of(self, point: Point) -> RunSettings:
+        """The run of a point, with validations and checkpoints at even steps unless its settings say how often."""
+        one = run_settings(
+            self.settings, self.shared, point.size, point.name, point.seed, point.steps,
+            self.parts[point.fraction].folder.uri, point.learning_rate, self.tracked.run_id,
+        )  # fmt: skip
+        every = max(1, point.steps // _VALIDATIONS)
+        changed = {
+            group: getattr(one, group).model_copy(update={"every_steps": every})
+            for group in ("validation", "checkpoint")
+            if "every_steps" not in getattr(one, group).model_fields_set
+        }
+        return one.model_copy(update=changed)
+
+
+def _uid(folder: Folder) -> str:
+    """Of the sweep in this folder, the same for each start of it."""
+    made = json.dumps({"uid": uuid.uuid4().hex}).encode()
+    if folder.create(_STATE_FILE, made):
+        return str(json.loads(made)["uid"])
+    return str(json.loads(folder.read_text(_STATE_FILE))["uid"])
+
+
+def _best_rates(runs: Mapping[Point, RunSettings], rates: Sequence[float]) -> dict[str, float]:
+    """The learning rate of the least validation loss for each size, which is said."""
+    best: dict[str, tuple[float, float]] = {}
+    for point, one in runs.items():
+        assert point.learning_rate is not None
+        loss = _loss(one)
+        found = math.inf if loss is None else loss, point.learning_rate
+        best[point.size] = min(found, best.get(point.size, found))
+    for size, (loss, rate) in best.items():
+        edge = " the largest" if rate == max(rates) else " the smallest" if rate == min(rates) else ""
+        log(f"{size}: learning rate {rate:g}, validation loss {loss:.4f}" + (f"; it is{edge} tried" if edge else ""))
+    return {size: rate for size, (_, rate) in best.items()}
 
 
 def _profiles(corpus: Corpus, studies: Mapping[float, Sequence[str]]) -> dict[float, int]:
@@ -82,18 +154,6 @@ def _part(corpus: Corpus, folder: Folder, fraction: float, studies: Sequence[str
     return write_part(corpus, place, studies)
 
 
-def _run_of(point: Point, settings: ScalingSweepSettings, shared: Mapping[str, Any], part: Corpus) -> RunSettings:
-    """The run of a point, with validations and checkpoints at even steps unless its settings say how often."""
-    one = run_settings(settings, shared, point.size, point.name, point.seed, point.steps, part.folder.uri)
-    every = max(1, point.steps // _VALIDATIONS)
-    changed = {
-        group: getattr(one, group).model_copy(update={"every_steps": every})
-        for group in ("validation", "checkpoint")
-        if "every_steps" not in getattr(one, group).model_fields_set
-    }
-    return one.model_copy(update=changed)
-
-
 def _loss(one: RunSettings) -> float | None:
     """The smallest validation loss of a finished run; None where it has not finished."""
     folder = Folder(one.storage) / one.name
@@ -101,47 +161,6 @@ def _loss(one: RunSettings) -> float | None:
         return None
     losses = [row["validation_loss"] for row in read_rows(folder) if "validation_loss" in row]
     return min(losses) if losses else None
-
-
-def _train(runs: Sequence[RunSettings], concurrency: int | None) -> None:
-    # Tune's newer display prints boxes whatever one asks for
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    needed = needed_cpus(runs[0])
-    with connected(min_cpus=needed), tempfile.TemporaryDirectory(prefix="sweep-") as scratch:
-        fits = max(1, int(ray.cluster_resources().get("CPU", 1)) // needed)
-        tuner = tune.Tuner(
-            tune.with_resources(_train_one, {"CPU": _TRIAL_CPUS}),
-            param_space={"run": tune.grid_search([one.model_dump(mode="json", exclude_unset=True) for one in runs])},
-            tune_config=tune.TuneConfig(max_concurrent_trials=concurrency or fits),
-            # what Tune itself keeps of the trials is not needed: the runs are their own record
-            run_config=tune.RunConfig(storage_path=scratch, verbose=0, callbacks=[_Progress(len(runs))]),
-        )
-        results = tuner.fit()
-    if results.errors:
-        first = results.errors[0]
-        said = user_error_in(first) or " ".join(str(first).split())[-300:]
-        raise UserError(
-            f"{len(results.errors)} of {len(runs)} runs failed; the same command tries them again. The first: {said}"
-        )
-
-
-class _Progress(tune.Callback):
-    """A line for each run that ends, with the time that the others will take at this rate."""
-
-    def __init__(self, runs: int) -> None:
-        self._runs, self._done, self._began = runs, 0, time.monotonic()
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._done += 1
-        left = (time.monotonic() - self._began) / self._done * (self._runs - self._done)
-        loss = (trial.last_result or {}).get("validation_loss")
-        said = "" if loss is None else f", validation loss {loss:.4f}"
-        log(f"{trial.config['run']['name']} trained{said}: {self._done} of {self._runs}, {duration(left)} left")
-
-
-def _train_one(config: Mapping[str, Any]) -> None:
-    result = run(RunSettings(**config["run"]))
-    tune.report({"validation_loss": result["validation_loss"]})
 
 
 def _points_table(runs: Mapping[Point, RunSettings]) -> str:
@@ -153,6 +172,7 @@ def _points_table(runs: Mapping[Point, RunSettings]) -> str:
             "size": point.size,
             "fraction": point.fraction,
             "seed": point.seed,
+            "learning_rate": one.optimizer.learning_rate,
             "steps": point.steps,
             "flops": point.flops,
             "run": f"{one.storage}/{one.name}",

@@ -21,7 +21,9 @@ from pretrain.monitoring.mlflow_run import find_or_create_experiment, flattened,
 # Files of runs, by which a report knows what they are.
 RESULTS_FILE = "results.json"
 SCALING_FILE = "scaling.json"
-# By which the run of an evaluation is found again.
+# Of the run of a sweep, whose points are runs of their own.
+SWEEP_TAG = "bulkformer.sweep"
+# By which the run of an evaluation or a sweep is found again.
 UID_TAG = "bulkformer.evaluation"
 _LONGEST_PARAMETER = 500
 

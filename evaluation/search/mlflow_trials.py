@@ -18,9 +18,9 @@ from typing import Any
 
 from evaluation.scores.mlflow_results import begun_run, metrics_of, parameters_of
 from evaluation.search.nested import Choice
+from pretrain.monitoring.mlflow_run import PARENT_TAG
 
 TRIAL_TAG, SUBJECT_TAG, CHOSEN_TAG = "bulkformer.trial", "bulkformer.subject", "bulkformer.chosen_by_folds"
-_PARENT_TAG = "mlflow.parentRunId"
 # How long the end of an evaluation waits for what MLflow has not taken yet.
 _PATIENCE_SECONDS = 60.0
 
@@ -98,7 +98,7 @@ class EvaluationRun:
 
     def _begin(self) -> None:
         self._client, self._experiment_id, run_id = begun_run(*self._about)
-        of_this, token = f"tags.`{_PARENT_TAG}` = '{run_id}'", None
+        of_this, token = f"tags.`{PARENT_TAG}` = '{run_id}'", None
         while True:
             page = self._client.search_runs([self._experiment_id], of_this, page_token=token)
             for run in page:
@@ -117,7 +117,7 @@ class EvaluationRun:
             return
         run_id = self._unfinished.get(trial.key)
         if run_id is None:
-            tags = {_PARENT_TAG: self._run_id, TRIAL_TAG: trial.key, SUBJECT_TAG: trial.subject}
+            tags = {PARENT_TAG: self._run_id, TRIAL_TAG: trial.key, SUBJECT_TAG: trial.subject}
             tags |= {CHOSEN_TAG: ",".join(map(str, trial.chosen_by))} if trial.chosen_by else {}
             run_id = self._client.create_run(self._experiment_id, tags=tags, run_name=trial.name).info.run_id
             self._unfinished[trial.key] = run_id

@@ -45,6 +45,10 @@ _OTHER_GROUP = "progress"
 # The run is found again by its uid. Runs of the first version have the address of their folder alone.
 UID_TAG = "bulkformer.uid"
 FOLDER_TAG = "bulkformer.run"
+# What scaling laws are fitted over: trained parameters, and profiles of the train split.
+PARAMETERS_TAG, PROFILES_TAG = "bulkformer.parameters", "bulkformer.train_profiles"
+# MLflow's own: its pages show a run under the one that this names.
+PARENT_TAG = "mlflow.parentRunId"
 
 
 class MlflowRun:
@@ -63,15 +67,21 @@ class MlflowRun:
         system_metrics: bool,
         run_uid: str,
         begun_without_uid: bool = False,
+        parent_run: str | None = None,
     ) -> None:
-        """``begun_without_uid``: the run was begun by the first version, whose MLflow runs have no uid."""
+        """``begun_without_uid``: the run was begun by the first version, whose MLflow runs have no uid.
+
+        ``parent_run``: id of the MLflow run that this one is part of.
+        """
         self._client = mlflow_client()
         logging.getLogger("mlflow").setLevel(logging.ERROR)
         self._experiment = experiment
         self._name = name
         self._folder_uri = folder_uri
         self._parameters = flattened(parameters)
-        self._tags = dict(tags)
+        # a run that is found again gets these anew: it may have been begun without
+        self._own_tags = {UID_TAG: run_uid, **({PARENT_TAG: parent_run} if parent_run else {})}
+        self._tags = {**self._own_tags, FOLDER_TAG: folder_uri, **tags}
         self._run_uid = run_uid
         self._begun_without_uid = begun_without_uid
         self._wants_system_metrics = system_metrics
@@ -138,12 +148,12 @@ class MlflowRun:
         self._experiment_id = find_or_create_experiment(self._client, self._experiment)
         found = self._find()
         if found is None:
-            tags = {UID_TAG: self._run_uid, FOLDER_TAG: self._folder_uri, **self._tags}
-            run_id = str(self._client.create_run(self._experiment_id, tags=tags, run_name=self._name).info.run_id)
+            run_id = str(self._client.create_run(self._experiment_id, tags=self._tags, run_name=self._name).info.run_id)
             self._log_parameters(run_id)
             return run_id
         run_id = str(found.info.run_id)
-        self._client.set_tag(run_id, UID_TAG, self._run_uid)
+        for tag, value in self._own_tags.items():
+            self._client.set_tag(run_id, tag, value)
         self._client.set_terminated(run_id, "RUNNING")
         # what is there already, also of steps that are done again after a kill, is not sent again
         self._done = {name: int(found.data.metrics.get(name, -1)) for name in PROGRESS_METRICS}

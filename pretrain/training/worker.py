@@ -16,7 +16,8 @@ from pretrain.data.plan import StepShare
 from pretrain.data.stream import ProfileStream, StepBatch, prefetched
 from pretrain.kernels.device import retain_freed_memory
 from pretrain.model.export_file import write_export
-from pretrain.monitoring.mlflow_run import MlflowRun
+from pretrain.model.flops import parameters
+from pretrain.monitoring.mlflow_run import PARAMETERS_TAG, PROFILES_TAG, MlflowRun
 from pretrain.monitoring.step_profile import StepProfile
 from pretrain.monitoring.tracking import RunRecord
 from pretrain.training.agreement import Requests, raise_failures
@@ -180,10 +181,16 @@ def _record(setup: Setup) -> RunRecord | None:
     job, settings = setup.job, setup.job.settings
     run = None
     if os.environ.get("MLFLOW_TRACKING_URI"):
-        tags = {"corpus": setup.corpus.fingerprint, "code": job.code_fingerprint}
+        tags = {
+            "corpus": setup.corpus.fingerprint,
+            "code": job.code_fingerprint,
+            PARAMETERS_TAG: str(parameters(setup.shape)),
+            PROFILES_TAG: str(setup.corpus.rows("train")),
+        }
         run = MlflowRun(
             settings.tracking.experiment, settings.name, job.folder.uri, settings.resolved(), tags,
             settings.tracking.system_metrics, job.identity.uid, job.identity.begun_without_uid,
+            settings.tracking.parent_run,
         )  # fmt: skip
     return RunRecord(job.folder, setup.position.step, run, setup.log, job.lease.require)
 

@@ -163,6 +163,16 @@ def test_the_address_of_the_curves_is_said_once_as_soon_as_mlflow_has_the_run(fo
     assert lines.count(f"MLflow: {run.address()}") == 1
 
 
+def test_a_run_is_shown_under_the_one_it_is_part_of_also_when_that_was_begun_later(experiment):
+    alone = begun(experiment, "a1")
+    assert "mlflow.parentRunId" not in alone._client.get_run(alone.run_id).data.tags
+    for uid in ("a1", "b2"):
+        run = MlflowRun(experiment, "bulk", "/data", {}, {}, False, uid, parent_run="c3")
+        assert run.send([]) is None
+        assert run._client.get_run(run.run_id).data.tags["mlflow.parentRunId"] == "c3"
+        assert (run.run_id == alone.run_id) is (uid == "a1")
+
+
 def test_a_run_started_anew_under_an_old_name_is_another_mlflow_run(experiment):
     old = begun(experiment, "a1")
     assert old.send([row(step) | {"loss": 9.0} for step in range(1, 101)]) is None
