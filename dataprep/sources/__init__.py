@@ -1,7 +1,9 @@
 """Readers of the forms in which people publish expression data, one module each."""
 
 from dataprep.sources.archs4 import Archs4Source
+from dataprep.sources.columnar import FeatherSource, ParquetSource
 from dataprep.sources.h5ad import H5adSource
+from dataprep.sources.matrix_market import MatrixMarketSource
 from dataprep.sources.quantification.featurecounts import FeatureCountsSource
 from dataprep.sources.quantification.htseq import HtseqSource
 from dataprep.sources.quantification.kallisto import KallistoSource
@@ -15,10 +17,13 @@ from dataprep.sources.table import TableSource
 __all__ = [
     "AnySource",
     "Archs4Source",
+    "FeatherSource",
     "FeatureCountsSource",
     "H5adSource",
     "HtseqSource",
     "KallistoSource",
+    "MatrixMarketSource",
+    "ParquetSource",
     "RawProfiles",
     "Refusal",
     "RsemSource",

@@ -88,6 +88,8 @@ def _read_columns(address: str, layout: TableLayout, form: TextForm, start: int,
     table = read_columns(address, layout, chosen, form)
     if not table.num_rows:
         raise UserError(f"{address} has a header but no genes")
+    if layout.rows is not None and table.num_rows != layout.rows:
+        raise UserError(f"{address} is cut off or damaged: {table.num_rows:,} of its {layout.rows:,} rows are there")
     values = np.empty((len(chosen), table.num_rows), np.float32)
     for row, column in enumerate(table.columns[1:]):
         values[row] = numbers(column)

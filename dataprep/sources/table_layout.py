@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from dataprep.genes.row_names import is_summary
 from dataprep.genes.vocabulary import gene_reference
@@ -40,6 +41,7 @@ _ANNOTATION = frozenset(
         *("stat", "pvalue", "padj", "fdr"),
     )
 )
+_GCT = ("#1.2", "#1.3")
 _ENSEMBL = re.compile(r"ENS[A-Z]*[GT]R?\d{6,}(\.\d+)?(_\w+)?")
 # Rows that are looked at: enough that a column of counts which begins with missing values has a number among them.
 _ROWS = 200
@@ -50,7 +52,8 @@ class TableLayout:
     """The columns of a table.
 
     ``columns`` names all of them, the first being that of the row names; ``kept`` numbers those with values;
-    ``ignored`` names those that are taken for annotation. ``header_lines`` come before the first row.
+    ``ignored`` names those that are taken for annotation. ``header_lines`` come before the first row; ``rows`` is how
+    many there should be, where the file says so.
     """
 
     delimiter: str
@@ -58,6 +61,7 @@ class TableLayout:
     kept: tuple[int, ...]
     ignored: tuple[str, ...]
     header_lines: int
+    rows: int | None = None
 
     @property
     def kept_names(self) -> tuple[str, ...]:
@@ -77,8 +81,10 @@ def find_layout(
 
     Raises :class:`UserError` where there is no header, nothing is divided, or a column of the settings is absent.
     """
-    comments = _comment_lines(lines, delimiter)
+    comments, gct = _comment_lines(lines, delimiter), _gct_size(lines)
     header, *rows = list(csv.reader(lines[comments : comments + 1 + _ROWS], delimiter=delimiter)) or [[]]
+    # of GCT 1.3, rows about the samples and columns about the genes
+    rows = rows[gct.sample_rows :]
     rows = [row for row in rows if row]
     if len(header) < 2 and (not rows or len(rows[0]) < 2):
         raise UserError(
@@ -89,11 +95,12 @@ def find_layout(
     _require_present(address, columns, [*drop_columns, *([value_column] if value_column else [])])
     if value_column is not None:
         kept = [columns.index(value_column, 1)]
-        return TableLayout(delimiter, columns, tuple(kept), (), comments + 1)
+        return TableLayout(delimiter, columns, tuple(kept), (), comments + 1 + gct.sample_rows, gct.rows)
     if drop_annotation:
         _require_samples(address, columns)
     candidates = [number for number, name in enumerate(columns) if number and name not in drop_columns]
-    annotation = {n for n in candidates if drop_annotation and _is_annotation(columns[n], n, rows, decimal)}
+    annotation = {n for n in candidates if n <= gct.gene_columns}
+    annotation |= {n for n in candidates if drop_annotation and _is_annotation(columns[n], n, rows, decimal)}
     empty = {number for number in candidates if not columns[number] and _cells(rows, number) == []}
     kept = [number for number in candidates if number not in annotation | empty]
     _require_named(address, columns, kept)
@@ -101,7 +108,24 @@ def find_layout(
         text = next((cells[0] for number in candidates if (cells := _cells(rows, number))), "")
         raise UserError(f"{address}: no column holds numbers, e.g. {text!r}{decimal_hint(text, decimal)}")
     ignored = tuple(columns[number] for number in candidates if number in annotation)
-    return TableLayout(delimiter, columns, tuple(kept), ignored, comments + 1)
+    return TableLayout(delimiter, columns, tuple(kept), ignored, comments + 1 + gct.sample_rows, gct.rows)
+
+
+class _GctSize(NamedTuple):
+    rows: int | None = None
+    gene_columns: int = 0
+    sample_rows: int = 0
+
+
+def _gct_size(lines: Sequence[str]) -> _GctSize:
+    """What the second line of a GCT file says: rows and columns, and since version 1.3 how many describe the others."""
+    if not lines[0].startswith(_GCT) or len(lines) < 2:
+        return _GctSize()
+    sizes = lines[1].split()
+    if len(sizes) < 2 or not all(size.isascii() and size.isdigit() for size in sizes[:4]):
+        return _GctSize()
+    rows, _, genes, samples = [*map(int, sizes[:4]), 0, 0][:4]
+    return _GctSize(rows, genes, samples)
 
 
 def decimal_hint(text: str, decimal: str) -> str:
@@ -114,7 +138,7 @@ def decimal_hint(text: str, decimal: str) -> str:
 
 def _comment_lines(lines: Sequence[str], delimiter: str) -> int:
     """Lines before the header: comments with # as featureCounts writes one, or version and size of a GCT file."""
-    if lines[0].startswith(("#1.2", "#1.3")) and len(lines) > 1:
+    if lines[0].startswith(_GCT) and len(lines) > 1:
         return 2
     count = 0
     while count < len(lines) - 1 and (lines[count].startswith("#") or not lines[count].strip()):
@@ -140,8 +164,13 @@ def column_names(header: list[str], rows: list[list[str]]) -> list[str]:
     return header
 
 
+def is_annotation_name(name: str) -> bool:
+    """Whether a column is called as annotation is (Length, Chr, ...)."""
+    return re.sub(r"[^a-z0-9]", "", name.lower()) in _ANNOTATION
+
+
 def _is_annotation(name: str, number: int, rows: list[list[str]], decimal: str) -> bool:
-    if re.sub(r"[^a-z0-9]", "", name.lower()) in _ANNOTATION:
+    if is_annotation_name(name):
         return True
     cells = _cells(rows, number)
     return bool(cells) and not any(_is_number(cell, decimal) for cell in cells)

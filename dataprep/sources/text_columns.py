@@ -39,7 +39,7 @@ def first_lines(address: str, form: TextForm) -> list[str]:
     Raises :class:`UserError` for a file that is empty, damaged, or no text.
     """
     content, text, ended = b"", "", False
-    with decompressed(address) as stream, _arrow_errors(address, form, None):
+    with decompressed(address) as stream, text_errors(address, form):
         while text.count("\n") < 3 and not ended:
             if len(content) > _MOST_FIRST_BYTES:
                 raise UserError(f"{address} is no table: its first lines have more than {_MOST_FIRST_BYTES:,} bytes")
@@ -62,7 +62,7 @@ def read_columns(
     ``ends`` asks for the end of the last line, which programs write and cut files lack. Raises :class:`UserError`
     naming the column for text that is not a number, for a file that is cut off or not rectangular.
     """
-    with decompressed(address) as stream, _arrow_errors(address, form, layout):
+    with decompressed(address) as stream, text_errors(address, form, layout):
         if not ends:
             return pa.csv.read_csv(stream, *_options(layout, columns, form, names))
         content = stream.read()
@@ -75,7 +75,7 @@ def stream_columns(
     address: str, layout: TableLayout, columns: Sequence[int], form: TextForm
 ) -> Iterator[pa.RecordBatch]:
     """The same in batches of rows."""
-    with decompressed(address) as stream, _arrow_errors(address, form, layout):
+    with decompressed(address) as stream, text_errors(address, form, layout):
         yield from pa.csv.open_csv(stream, *_options(layout, columns, form))
 
 
@@ -115,7 +115,8 @@ def _options(
 
 
 @contextmanager
-def _arrow_errors(address: str, form: TextForm, layout: TableLayout | None) -> Iterator[None]:
+def text_errors(address: str, form: TextForm, layout: TableLayout | None = None) -> Iterator[None]:
+    """Arrow's errors, and those of what unpacks, as :class:`UserError` in the words of the file's header."""
     try:
         yield
     except (pa.ArrowInvalid, OSError, EOFError, UnicodeDecodeError, zlib.error, lzma.LZMAError) as error:

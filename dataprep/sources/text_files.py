@@ -22,14 +22,14 @@ _ARROW_CODECS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"
 _XZ = b"\xfd7zXZ\x00"
 _COMPRESSED_SUFFIXES = (".gz", ".bgz", ".bz2", ".xz", ".zst", ".lz4")
 _KINDS = {
-    b"PAR1": "a Parquet file",
-    b"\x89HDF": "an HDF5 file (format: h5ad, if it is AnnData)",
+    b"PAR1": "a Parquet file (format: parquet)",
+    b"\x89HDF": "an HDF5 file (format: h5ad, if it is AnnData, or archs4)",
     b"\xd0\xcf\x11\xe0": "an Excel workbook (xls); save it as text",
-    b"ARROW1": "a Feather or Arrow file",
+    b"ARROW1": "a Feather or Arrow file (format: feather)",
     b"\x93NUMPY": "a NumPy array",
     b"SQLite format 3": "an SQLite database",
     b"%PDF": "a PDF document",
-    b"%%MatrixMarket": "a MatrixMarket matrix, which has its names in other files",
+    b"%%MatrixMarket": "a Matrix Market file, which has its names in two others (format: matrix_market)",
     b"RDX": "an R data file; write its table as text",
     b"X\n\x00\x00": "an R data file (RDS); write its table as text",
     b"{": "JSON",

@@ -1,11 +1,18 @@
 """A file of any form that was broken somewhere gives one line, or profiles that are whole: never a traceback."""
 
 import gzip
+import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet as pq
 import pytest
+import scipy.io
+import scipy.sparse
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -13,10 +20,25 @@ from dataprep.runtime.command_line import UserError
 from dataprep.sources.registry import source_of
 from dataprep.sources.source import Source
 from tests import made_program_files as written
-from tests.made_sources import counts, gene_ids
+from tests.made_sources import counts, delimited, gene_ids
 
 GENES, COUNTS, LENGTHS = gene_ids(12), counts(3, 12), np.arange(12) * 100 + 500
 
+
+def columns(write: Callable[[pa.Table, pa.BufferOutputStream], None]) -> bytes:
+    """The counts as a table of genes x samples, in the bytes that a writer makes of it."""
+    stream = pa.BufferOutputStream()
+    write(pa.table({"gene": GENES, **{f"s{number}": sample for number, sample in enumerate(COUNTS)}}), stream)
+    return stream.getvalue().to_pybytes()
+
+
+def matrix_market() -> bytes:
+    stream = io.BytesIO()
+    scipy.io.mmwrite(stream, scipy.sparse.coo_matrix(COUNTS.T))
+    return stream.getvalue()
+
+
+LISTS = {"gene_names": "genes.txt", "sample_names": "samples.txt"}
 FORMS: dict[str, tuple[dict[str, Any], bytes]] = {
     "star": ({"format": "star"}, written.star(GENES, COUNTS[0])),
     "htseq": ({"format": "htseq"}, gzip.compress(written.htseq(GENES, COUNTS[0]), mtime=0)),
@@ -24,6 +46,10 @@ FORMS: dict[str, tuple[dict[str, Any], bytes]] = {
     "rsem": ({"format": "rsem"}, written.rsem(GENES, COUNTS[0], LENGTHS)),
     "salmon": ({"format": "salmon", "value_column": "NumReads"}, written.salmon(GENES, COUNTS[0], LENGTHS)),
     "kallisto": ({"format": "kallisto"}, written.kallisto(GENES, COUNTS[0], LENGTHS)),
+    "gct": ({"format": "table"}, b"#1.2\n12\t3\n" + delimited(COUNTS, GENES, ["a", "b", "c"]).encode()),
+    "parquet": ({"format": "parquet"}, columns(pq.write_table)),
+    "feather": ({"format": "feather"}, columns(pa.feather.write_feather)),
+    "matrix_market": ({"format": "matrix_market", **LISTS}, matrix_market()),
     "archs4": ({"format": "archs4"}, written.archs4(GENES, COUNTS)),
     "kallisto_h5": ({"format": "kallisto"}, written.kallisto_h5(GENES, COUNTS[0], LENGTHS)),
 }
@@ -31,7 +57,15 @@ FORMS: dict[str, tuple[dict[str, Any], bytes]] = {
 
 def source(given: dict[str, Any]) -> Source:
     common = {"name": "x", "path": "x", "gene_id": "ensembl", "study": "x"}
-    return source_of(common | given)
+    stated = {"units": "counts"} if given["format"] in ("table", "parquet", "feather", "matrix_market") else {}
+    return source_of(common | stated | given)
+
+
+def write(folder: Path, content: bytes) -> str:
+    (folder / "x").write_bytes(content)
+    (folder / "genes.txt").write_text("".join(f"{gene}\n" for gene in GENES))
+    (folder / "samples.txt").write_text("a\nb\nc\n")
+    return str(folder / "x")
 
 
 def broken(content: bytes, where: float, what: str, junk: bytes) -> bytes:
@@ -57,8 +91,7 @@ def read_whole(chosen: Source, address: str) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_an_unbroken_file_is_read(form: str, tmp_path: Path) -> None:
     settings_of, content = FORMS[form]
-    (tmp_path / "x").write_bytes(content)
-    read_whole(source(settings_of), str(tmp_path / "x"))
+    read_whole(source(settings_of), write(tmp_path, content))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -70,10 +103,9 @@ def test_an_unbroken_file_is_read(form: str, tmp_path: Path) -> None:
 )
 def test_a_broken_file_is_one_line_or_whole(form: str, tmp_path: Path, where: float, what: str, junk: bytes) -> None:
     settings_of, content = FORMS[form]
-    (tmp_path / "x").write_bytes(broken(content, where, what, junk))
-    complaint = ""
+    address, complaint = write(tmp_path, broken(content, where, what, junk)), ""
     try:
-        read_whole(source(settings_of), str(tmp_path / "x"))
+        read_whole(source(settings_of), address)
     except UserError as error:
         complaint = str(error)
     assert "\n" not in complaint

@@ -188,8 +188,17 @@ def test_a_header_that_begins_with_a_hash_is_a_header(tmp_path: Path) -> None:
     assert_right(read(tmp_path, TABLE.replace("gene\t", "#gene\t", 1))[1])
 
 
-def test_gct_is_read(tmp_path: Path) -> None:
-    assert_right(read(tmp_path, f"#1.2\n{GENES}\t4\n" + with_columns(Description=symbols()))[1])
+def test_gct_is_read_and_its_rows_are_counted(tmp_path: Path) -> None:
+    text = f"#1.2\n{GENES}\t4\n" + with_columns(Description=symbols())
+    assert_right(read(tmp_path, text)[1])
+    with pytest.raises(UserError, match=r"x\.tsv is cut off or damaged: 39 of its 40 rows are there"):
+        read(tmp_path, text[: text[:-1].rindex("\n") + 1])
+
+
+def test_gct_with_rows_about_samples_and_columns_about_genes(tmp_path: Path) -> None:
+    header, rows = with_columns(score=range(GENES), note=symbols()).split("\n", 1)
+    about = "age\tna\tna\t31\t45\t60\t22\nsite\tna\tna\ta\tb\tc\td\n"
+    assert_right(read(tmp_path, f"#1.3\n{GENES}\t4\t2\t2\n{header}\n{about}{rows}")[1])
 
 
 @pytest.mark.parametrize("where", ["rows", "header", "both"])
