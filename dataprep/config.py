@@ -66,6 +66,13 @@ class BuildSettings(ExtensibleSettings):
     max_ribosomal_share: float | None = Field(
         default=None, gt=0, le=1, description="in genes of ribosomal proteins and RNA; default: any share"
     )
+    max_correlation_between_studies: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Pearson's r of log1p TPM that a profile may have with an earlier one of another study; default: "
+        "only equal profiles are duplicates",
+    )
     sex_label: str | None = Field(
         default=None, description="label of sex; a profile whose genes say another one is refused; default: none is"
     )

@@ -15,6 +15,7 @@ from dataprep.pipeline.deciding import apply_quality_control, require_profiles
 from dataprep.pipeline.gene_rows import gene_tables
 from dataprep.pipeline.listing import list_files, samples_table
 from dataprep.pipeline.reading import divided, task_blocks, thresholds
+from dataprep.pipeline.replicates import join_replicates
 from dataprep.pipeline.source_report import report_sources
 from dataprep.runtime.command_line import read_settings
 
@@ -86,10 +87,10 @@ def read_without_ray(settings: BuildSettings) -> tuple[pd.DataFrame, dict[str, n
     if settings.vocabulary is not None:
         vocabulary = read_vocabulary(settings.address(settings.vocabulary))
     files = list_files(settings)
-    samples = samples_table(settings, files)
-    tasks = divided(files, settings.samples_per_task)
+    samples = join_replicates(samples_table(settings, files), settings)
+    tasks = divided(files, settings.samples_per_task, samples["summed_into"].to_numpy())
     genes = gene_tables(settings, vocabulary)
-    blocks = [block for parts in tasks for _, block in task_blocks(parts, genes, thresholds(settings))]
+    blocks = [block for task in tasks for _, block in task_blocks(task, genes, thresholds(settings))]
     found = pa.concat_tables(blocks)
     decided = apply_quality_control(samples, found, settings)
     report_sources(decided, settings)

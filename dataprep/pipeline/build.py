@@ -14,7 +14,9 @@ from dataprep.pipeline.coordinator import start_coordinator
 from dataprep.pipeline.deciding import apply_quality_control, assign_splits, require_profiles
 from dataprep.pipeline.gene_rows import gene_tables
 from dataprep.pipeline.listing import list_files, samples_by_source, samples_table
+from dataprep.pipeline.near_duplicates import refuse_near_duplicates
 from dataprep.pipeline.reading import found_by_reading, quiet_ray_data, read_profiles
+from dataprep.pipeline.replicates import join_replicates
 from dataprep.pipeline.source_report import report_sources
 from dataprep.pipeline.writing import make_manifest, write_shards, write_tables
 from dataprep.runtime.command_line import UserError
@@ -52,13 +54,15 @@ def _build(settings: BuildSettings, folder: Folder, lease: LeaseKey) -> dict[str
         )
     genes = gene_tables(settings, vocabulary)
     files = list_files(settings)
-    samples = samples_table(settings, files)
+    samples = join_replicates(samples_table(settings, files), settings)
     with connected():
         require_plugins_on_workers(settings.plugins)
         quiet_ray_data()
         coordinator = start_coordinator(samples_by_source(files))
-        profiles = read_profiles(settings, files, genes, coordinator)
+        profiles = read_profiles(settings, files, genes, samples["summed_into"].to_numpy(), coordinator)
         samples = apply_quality_control(samples, found_by_reading(profiles), settings)
+        if settings.max_correlation_between_studies is not None:
+            refuse_near_duplicates(samples, profiles, settings.max_correlation_between_studies)
         summaries = report_sources(samples, settings)
         require_profiles(samples, settings)
         kept = assign_splits(samples[samples["reason"].isna()], settings)

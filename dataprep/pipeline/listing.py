@@ -41,6 +41,15 @@ class SourceFile:
     stored_together: int = 1
 
 
+@dataclass(frozen=True)
+class ReadTask:
+    """Samples ``start`` to ``stop`` of a file."""
+
+    file: SourceFile
+    start: int
+    stop: int
+
+
 def list_files(settings: BuildSettings) -> list[SourceFile]:
     """The files of all sources, in the order of the settings, with their samples."""
     found = [(source, address) for source in settings.sources for address in _addresses(settings, source)]

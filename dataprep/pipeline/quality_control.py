@@ -12,6 +12,7 @@ from dataprep.pipeline.normalization import NormalisedProfiles
 EXCLUDED = "excluded_by_settings"
 DUPLICATE_SAMPLE = "duplicate_sample_id"
 DUPLICATE_PROFILE = "duplicate_profile"
+REPLICATE = "added_to_replicate"
 NO_EXPRESSION = "no_expression"
 TOO_FEW_GENES = "too_few_nonzero_genes"
 MISSING_VALUES = "too_many_missing_values"
@@ -19,6 +20,7 @@ ONE_GENE = "one_gene_dominates"
 SMALL_LIBRARY = "library_too_small"
 MITOCHONDRIAL = "too_much_mitochondrial"
 RIBOSOMAL = "too_much_ribosomal"
+NEAR_DUPLICATE = "near_duplicate"
 OTHER_SEX = "sex_disagrees_with_label"
 
 

@@ -8,10 +8,11 @@ The driver gets the other columns alone: some numbers per sample.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
 from functools import partial
 from hashlib import blake2b
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,9 @@ from dataprep.genes.vocabulary import GeneVocabulary
 from dataprep.pipeline import quality_control as qc
 from dataprep.pipeline.coordinator import has_failed, progress_shown, raise_mistake, reporting
 from dataprep.pipeline.gene_rows import GeneTables, rows_of
-from dataprep.pipeline.listing import SourceFile
+from dataprep.pipeline.listing import ReadTask, SourceFile
 from dataprep.pipeline.normalization import normalise
+from dataprep.pipeline.replicates import SumTask, added_up, sum_tasks
 from dataprep.sources import RawProfiles
 
 # What the driver gets to know of every sample.
@@ -55,27 +57,24 @@ _FOUND = [
 BLOCK_SCHEMA = pa.schema([("ordinal", pa.int64()), *_FOUND, ("expression", pa.large_binary())])
 
 
+Task = list[ReadTask] | SumTask
+
 # A file is read in a second or less where it holds one sample: enough work for a task, and parts enough for a cluster.
 _MOST_FILES_PER_TASK = 16
-
-
-@dataclass(frozen=True)
-class ReadTask:
-    """Samples ``start`` to ``stop`` of a file."""
-
-    file: SourceFile
-    start: int
-    stop: int
 
 
 def read_profiles(
     settings: BuildSettings,
     files: Sequence[SourceFile],
     genes: GeneTables,
+    summed_into: np.ndarray,
     coordinator: Any,
 ) -> ray.data.Dataset:
-    """Read all files: blocks of :data:`BLOCK_SCHEMA`, kept in Ray's object store. Raises the tasks' UserError."""
-    tasks = divided(files, settings.samples_per_task)
+    """Read all files: blocks of :data:`BLOCK_SCHEMA`, kept in Ray's object store. Raises the tasks' UserError.
+
+    ``summed_into`` int64 [N] is the ordinal of the sample that each is added to, mostly its own.
+    """
+    tasks = divided(files, settings.samples_per_task, summed_into)
     read = partial(
         _profile_blocks,
         tasks=ray.put(tasks),
@@ -90,8 +89,18 @@ def read_profiles(
     return profiles
 
 
-def divided(files: Sequence[SourceFile], samples_per_task: int) -> list[list[ReadTask]]:
-    """What each Ray task reads: some samples of one file, or several files of few samples."""
+def divided(files: Sequence[SourceFile], samples_per_task: int, summed_into: np.ndarray) -> list[Task]:
+    """What each Ray task reads: some samples of one file, or several files of few samples; replicates together."""
+    tasks: list[Task] = []
+    for source, own in groupby(files, key=lambda file: file.source):
+        if source.replicates is not None:
+            tasks += sum_tasks(list(own), summed_into, samples_per_task)
+        else:
+            tasks += _divided(own, samples_per_task)
+    return tasks
+
+
+def _divided(files: Iterable[SourceFile], samples_per_task: int) -> list[list[ReadTask]]:
     tasks: list[list[ReadTask]] = []
     free_samples = 0
     for file in files:
@@ -121,7 +130,7 @@ def _profile_blocks(
     coordinator: Any,
 ) -> Iterator[pa.Table]:
     tables: GeneTables = ray.get(genes)
-    all_tasks: list[list[ReadTask]] = ray.get(tasks)
+    all_tasks: list[Task] = ray.get(tasks)
     for number in batch.column("task").to_pylist():
         if has_failed(coordinator):
             return
@@ -133,29 +142,45 @@ def _profile_blocks(
                 yield block
 
 
-def task_blocks(
-    parts: Sequence[ReadTask], genes: GeneTables, thresholds: qc.Thresholds
-) -> Iterator[tuple[str, pa.Table]]:
+def task_blocks(task: Task, genes: GeneTables, thresholds: qc.Thresholds) -> Iterator[tuple[str, pa.Table]]:
     """The blocks of one task, each with the name of its source."""
+    if isinstance(task, SumTask):
+        yield from _sum_blocks(task, genes, thresholds)
+        return
     # files of one source mostly have the same rows
     source, rows = None, None
-    for part in parts:
+    for part in task:
         file = part.file
         for raw in file.source.read_samples(file.address, part.start, part.stop):
             if rows is None or source != file.source or rows.given != raw.gene_ids:
                 source, rows = file.source, rows_of(_place(file), raw.gene_ids, file.source, genes)
-            block = profile_block(file, rows.summed(raw), rows.mapping, genes.vocabulary, thresholds)
+            first = file.first_ordinal + raw.first
+            ordinals = np.arange(first, first + len(raw.sample_ids))
+            block = profile_block(file, ordinals, rows.summed(raw), rows.mapping, genes.vocabulary, thresholds)
             yield file.source.name, block
 
 
+def _sum_blocks(task: SumTask, genes: GeneTables, thresholds: qc.Thresholds) -> Iterator[tuple[str, pa.Table]]:
+    for file, ordinals, raw, rows in added_up(task, genes):
+        yield file.source.name, profile_block(file, ordinals, raw, rows.mapping, genes.vocabulary, thresholds)
+    added = [ordinal for ordinal, total in task.into.items() if ordinal != total]
+    refused = [{"ordinal": ordinal, "reason": qc.REPLICATE} for ordinal in added]
+    yield task.parts[0].file.source.name, pa.Table.from_pylist(refused, schema=BLOCK_SCHEMA)
+
+
 def profile_block(
-    file: SourceFile, raw: RawProfiles, genes: GeneMapping, vocabulary: GeneVocabulary, thresholds: qc.Thresholds
+    file: SourceFile,
+    ordinals: np.ndarray,
+    raw: RawProfiles,
+    genes: GeneMapping,
+    vocabulary: GeneVocabulary,
+    thresholds: qc.Thresholds,
 ) -> pa.Table:
     """Check, normalise and judge some profiles of a file. Refused ones come without their expression."""
     found = normalise(_place(file), raw, file.source, genes, vocabulary.size)
     refusals = qc.refusals(found, raw.gene_ids, thresholds)
     profiles = [None if refused else row.tobytes() for refused, row in zip(refusals, found.expression, strict=True)]
-    first, rows = file.first_ordinal + raw.first, len(refusals)
+    rows = len(refusals)
     of_all_rows = {
         "genes": len(raw.gene_ids),
         "unknown_genes": genes.unknown,
@@ -170,7 +195,7 @@ def profile_block(
     }
     return pa.table(
         {
-            "ordinal": np.arange(first, first + rows),
+            "ordinal": ordinals,
             "reason": [refused[0] if refused else None for refused in refusals],
             "value": [refused[1] if refused else None for refused in refusals],
             "profile": [None if p is None else blake2b(p, digest_size=16).digest() for p in profiles],

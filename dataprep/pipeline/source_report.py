@@ -67,7 +67,7 @@ def describe(summary: SourceSummary, samples: pd.DataFrame) -> list[str]:
     if summary.missing_values:
         lines.append(f"{summary.missing_values:,} values are missing and count as not measured")
     # decided after the samples were read and counted
-    for reason in (qc.DUPLICATE_SAMPLE, qc.DUPLICATE_PROFILE):
+    for reason in (qc.DUPLICATE_SAMPLE, qc.DUPLICATE_PROFILE, qc.NEAR_DUPLICATE):
         if count := int((own["reason"] == reason).sum()):
             example = own.loc[own["reason"] == reason, "value"].iloc[0]
             lines.append(f"{count:,} of {summary.samples:,} samples are refused as {reason}, e.g. of {example}")

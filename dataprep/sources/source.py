@@ -99,6 +99,11 @@ class Source(Settings, ABC):
         default=None,
         description="the rows are transcripts, summed to genes by this GTF file or table of transcript and gene",
     )
+    replicates: str | None = Field(
+        default=None,
+        description="column of the sample metadata with the same value for technical replicates, whose reads are added "
+        "up to one sample of that name",
+    )
     gene_lengths: str | None = Field(
         default=None,
         description="lengths that counts are divided by: a GTF file (bases in any exon of a gene) or a table of gene "
@@ -127,6 +132,8 @@ class Source(Settings, ABC):
             raise ValueError("transcripts: logarithms cannot be summed to genes; undo them first")
         if not self.units.endswith("counts"):
             refuse_without_effect(self, ("gene_lengths",), f"on {self.units}, which are per length already")
+            if self.replicates is not None:
+                raise ValueError(f"replicates: reads can be added up, {self.units} cannot")
         self._require_sample_names()
         self._require_own_metadata()
         try:
@@ -165,6 +172,8 @@ class Source(Settings, ABC):
             return
         if self.study_column is not None:
             raise ValueError("study_column is a column of the samples table, which is not given")
+        if self.replicates is not None:
+            raise ValueError("replicates is a column of the samples table, which is not given")
         refuse_without_effect(self, ("missing_labels",), "without a samples table")
 
     @abstractmethod

@@ -57,6 +57,18 @@ def test_every_sample_is_there_once_with_its_own_profile(tmp_path: Path) -> None
         assert np.allclose(found, tpm_by_hand(counts(9, seed=seed), range(GENES), corpus), rtol=2e-3)
 
 
+def test_a_sample_that_another_study_has_nearly_the_same_is_refused(tmp_path: Path) -> None:
+    again = counts(5, seed=1)
+    again[2] = counts(9)[4]
+    again[2, 0] += 1
+    sources = [write_source(tmp_path, "a", counts(9)), write_source(tmp_path, "bb", again)]
+    corpus = built(build_settings(tmp_path, sources, max_correlation_between_studies=0.9999))
+    ((sample, (reason, value)),) = rejected(corpus).items()
+    assert (sample, reason) == ("bb_002", "near_duplicate")
+    assert value.startswith("a: a_004, r ")
+    assert corpus.manifest.samples.rejected == {"near_duplicate": 1}
+
+
 def test_a_study_is_in_one_split(tmp_path: Path) -> None:
     sources = [write_source(tmp_path, f"s{number}", counts(5, seed=number)) for number in range(8)]
     samples = built(build_settings(tmp_path, sources)).samples().to_pandas()

@@ -1,0 +1,116 @@
+"""Profiles of different studies that are nearly the same: one sample published twice, processed in two ways.
+
+All pairs are compared by Pearson's r of their log1p TPM, block of profiles by block, as Ray tasks. Profiles are first
+projected on random directions, the same for all, which keep small distances up to a relative error: with
+:data:`DIRECTIONS` of them that of 1 - r is about 6 % (standard deviation sqrt(2 / DIRECTIONS); Johnson and
+Lindenstrauss). The driver holds 1 KB per profile. N profiles, D directions.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from functools import cache, partial
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import ray
+import ray.data
+
+from dataprep.pipeline import quality_control as qc
+
+DIRECTIONS = 512
+_SEED = 20_010
+_PROFILES_PER_BLOCK = 4096
+# Tasks that wait for their turn at a time.
+_MOST_PENDING = 256
+
+# Ordinals of an earlier and a later profile, and their r.
+Pair = tuple[int, int, float]
+
+
+def refuse_near_duplicates(samples: pd.DataFrame, profiles: ray.data.Dataset, bound: float) -> None:
+    """Refuse each kept sample whose profile has r over ``bound`` with an earlier kept one of another study."""
+    kept = np.flatnonzero(samples["reason"].isna())
+    tables = profiles.map_batches(
+        partial(_sketch_block, kept=ray.put(kept)), batch_size=None, batch_format="pyarrow"
+    ).to_arrow_refs()
+    found = pa.concat_tables(ray.get(tables))
+    order = np.argsort(found.column("ordinal").to_numpy())
+    packed = found.column("sketch").cast(pa.binary(2 * DIRECTIONS)).combine_chunks()
+    sketches = np.frombuffer(packed.buffers()[1], "<f2").reshape(-1, DIRECTIONS)[order]
+    studies = pd.factorize(samples["study_id"])[0][kept]
+    note_refusals(samples, _all_pairs(kept, sketches, studies, bound))
+
+
+def note_refusals(samples: pd.DataFrame, pairs: Iterable[Pair]) -> None:
+    """Refuse the later one of each pair whose earlier one stays."""
+    earlier_of: dict[int, list[tuple[int, float]]] = defaultdict(list)
+    for earlier, later, r in pairs:
+        earlier_of[later].append((earlier, r))
+    refused: set[int] = set()
+    for later in sorted(earlier_of):
+        staying = [(r, earlier) for earlier, r in earlier_of[later] if earlier not in refused]
+        if staying:
+            r, earlier = max(staying, key=lambda pair: (pair[0], -pair[1]))
+            refused.add(later)
+            samples.loc[later, "reason"] = qc.NEAR_DUPLICATE
+            samples.loc[later, "value"] = (
+                f"{samples.at[earlier, 'source']}: {samples.at[earlier, 'sample_id']}, r {r:.4f}"
+            )
+
+
+def sketch(expression_NG: np.ndarray) -> np.ndarray:
+    """Profiles, centred and projected on random directions, of length 1: float16 [N, D]. A gene that a profile does not
+    measure counts as its mean."""
+    profiles = expression_NG.astype(np.float32)
+    centred = np.nan_to_num(profiles - np.nanmean(profiles, axis=1, keepdims=True), nan=0.0)
+    projected = centred @ _directions(profiles.shape[1])
+    lengths = np.linalg.norm(projected, axis=1, keepdims=True)
+    return np.divide(projected, lengths, out=np.zeros_like(projected), where=lengths > 0).astype(np.float16)
+
+
+def pairs_of_blocks(
+    one: tuple[np.ndarray, np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray, np.ndarray], bound: float
+) -> list[Pair]:
+    """Pairs of a profile of one block and a later one of the other, of another study, with r over the bound.
+
+    A block is ordinals [N], sketches [N, D] and numbers of studies [N].
+    """
+    r = one[1].astype(np.float32) @ other[1].astype(np.float32).T
+    near = (r > bound) & (one[0][:, None] < other[0]) & (one[2][:, None] != other[2])
+    return [(int(one[0][i]), int(other[0][j]), float(r[i, j])) for i, j in np.argwhere(near)]
+
+
+@cache
+def _directions(genes: int) -> np.ndarray:
+    signs = np.random.default_rng(_SEED).integers(0, 2, (genes, DIRECTIONS), np.int8)
+    return (2 * signs - 1).astype(np.float32)
+
+
+def _sketch_block(block: pa.Table, kept: ray.ObjectRef) -> pa.Table:
+    ordinals = block.column("ordinal").to_numpy()
+    chosen = np.isin(ordinals, ray.get(kept))
+    packed = block.column("expression").filter(pa.array(chosen)).to_pylist()
+    if not packed:
+        return pa.table({"ordinal": pa.array([], pa.int64()), "sketch": pa.array([], pa.large_binary())})
+    sketches = sketch(np.stack([np.frombuffer(profile, "<f2") for profile in packed]))
+    rows = [row.tobytes() for row in sketches]
+    return pa.table({"ordinal": ordinals[chosen], "sketch": pa.array(rows, pa.large_binary())})
+
+
+def _all_pairs(ordinals: np.ndarray, sketches: np.ndarray, studies: np.ndarray, bound: float) -> list[Pair]:
+    starts: Sequence[int] = range(0, len(ordinals), _PROFILES_PER_BLOCK)
+    parts = [slice(start, start + _PROFILES_PER_BLOCK) for start in starts]
+    blocks = [ray.put((ordinals[part], sketches[part], studies[part])) for part in parts]
+    compare = ray.remote(pairs_of_blocks)
+    pairs: list[Pair] = []
+    pending: list[ray.ObjectRef] = []
+    for number, one in enumerate(blocks):
+        for other in blocks[number:]:
+            if len(pending) >= _MOST_PENDING:
+                done, pending = ray.wait(pending)
+                pairs += [pair for found in ray.get(done) for pair in found]
+            pending.append(compare.remote(one, other, bound))
+    return pairs + [pair for found in ray.get(pending) for pair in found]
