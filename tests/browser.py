@@ -37,9 +37,16 @@ class Visit:
 
 
 def visit(
-    page: Path, widths: Sequence[int], expressions: Sequence[str] = (), with_picture: bool = False
+    page: Path,
+    widths: Sequence[int],
+    expressions: Sequence[str] = (),
+    with_picture: bool = False,
+    media: str = "screen",
 ) -> list[Visit]:
-    """Open a page at each width and evaluate JavaScript expressions in it; ``with_picture``: PNG of the whole page."""
+    """Open a page at each width and evaluate JavaScript expressions in it; ``with_picture``: PNG of the whole page.
+
+    ``media``: screen or print.
+    """
     assert CHROMIUM is not None
     with tempfile.TemporaryDirectory(prefix="chromium-") as profile:
         command = [CHROMIUM, *_FLAGS, f"--user-data-dir={profile}", "about:blank"]
@@ -47,7 +54,7 @@ def visit(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
         try:
-            return asyncio.run(_visits(_port(Path(profile), process), page, widths, expressions, with_picture))
+            return asyncio.run(_visits(_port(Path(profile), process), page, widths, expressions, with_picture, media))
         finally:
             os.killpg(process.pid, 15)
             process.wait()
@@ -65,7 +72,7 @@ def _port(profile: Path, process: subprocess.Popen[bytes]) -> int:
 
 
 async def _visits(
-    port: int, page: Path, widths: Sequence[int], expressions: Sequence[str], with_picture: bool
+    port: int, page: Path, widths: Sequence[int], expressions: Sequence[str], with_picture: bool, media: str
 ) -> list[Visit]:
     async with aiohttp.ClientSession() as session:
         async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
@@ -74,6 +81,7 @@ async def _visits(
             tab = _Tab(socket)
             for domain in ("Page", "Runtime", "Log", "Network"):
                 await tab.call(f"{domain}.enable")
+            await tab.call("Emulation.setEmulatedMedia", media=media)
             return [await tab.visit(page.as_uri(), width, expressions, with_picture) for width in widths]
 
 

@@ -79,6 +79,15 @@ def made_results(model: str = "s3://user:hunter2@bucket/runs/first/export") -> d
                 {"method": "BulkFormer", "group": group, "time": time, "survival": np.exp(-rate * time), "low": None}
                 for group, rate in (("low risk", 0.0004), ("high risk", 0.0013)) for time in range(0, 2000, 200)
             ],
+            "learning_curve": [
+                {"method": method, "share": share, "training_samples": 80 * share, "weighted_f1": 0.5 + share / 3,
+                 "weighted_f1_low": 0.4, "weighted_f1_high": 0.9}
+                for method in ("BulkFormer", "raw expression") for share in (0.1, 0.5, 1.0)
+            ],
+            "c_index_by_study": [
+                {"study": study, "profiles": 30, "events": events, "median_time": 400.0, "BulkFormer": 0.6, "age": c}
+                for study, events, c in (("GSE1", 4, None), (HARMFUL, 19, 0.55))
+            ],
             "something_new": [{"what": HARMFUL, "value": 1.5}],
         },
     }  # fmt: skip

@@ -4,7 +4,9 @@ Columns by name of the curve (a column ``method`` may stand beside them, where s
 
 ``mask_rates``: mask_rate, and metrics; ``expression_levels``: from, to, and metrics; ``kaplan_meier``: group, time,
 survival, and optionally low and high; ``roc``: false_positive_rate, true_positive_rate; ``calibration``: predicted,
-observed; ``confusion``: actual, predicted, count.
+observed; ``confusion``: actual, predicted, count; ``learning_curve``: training_samples, and one metric with its name
+followed by ``_low`` and ``_high``; ``c_index_by_study``, with a column for each method: study, profiles, events,
+median_time.
 """
 
 from __future__ import annotations
@@ -21,10 +23,12 @@ from dataprep.inspection.pictures import label, legend, picture, style_of
 from evaluation.report.material import ScoredTask
 
 Row = Mapping[str, Any]
+_OF_STUDIES = ("study", "profiles", "events", "median_time")
 # In a table; the file of results has all of them.
 _MOST_ROWS = 200
 _MOST_LINES = 8
 _MOST_CLASSES = 20
+_MOST_STUDIES = 30
 _ERRORS = ("mse", "pearson")
 
 
@@ -175,6 +179,58 @@ def _matrix(task: ScoredTask, method: str, rows: Sequence[Row]) -> Picture:
     return picture(draw, said, caption, 2.2 + 0.22 * len(classes))
 
 
+def _learning_curve(task: ScoredTask, rows: Sequence[Row]) -> list[Picture]:
+    (metric,) = [column for column in rows[0] if f"{column}_low" in rows[0]]
+    names = ("training_samples", metric, f"{metric}_low", f"{metric}_high")
+    lines = {
+        name: np.array(sorted(tuple(_float(row[column]) for column in names) for row in own))
+        for name, own in _grouped(rows, "method")[:_MOST_LINES]
+    }
+
+    def draw(axes: Axes) -> None:
+        for position, (name, points) in enumerate(lines.items()):
+            style = style_of(position, markersize=4)
+            axes.plot(points[:, 0], points[:, 1], "-", label=label(name), **style)
+            axes.fill_between(points[:, 0], points[:, 2], points[:, 3], color=style["color"], alpha=0.12, linewidth=0)
+        axes.set(xlabel="training samples", ylabel=_spaced(metric))
+        legend(axes)
+
+    said = "; ".join(
+        f"{name} " + ", ".join(f"{number(y)} from {x:,.0f}" for x, y in points[:, :2]) for name, points in lines.items()
+    )
+    caption = f"{task.title}: {_spaced(metric)} of heads by how many samples they learn from; shaded: 95 % intervals."
+    described = f"Learning curves, {_spaced(metric)} over training samples: {said}."
+    return [picture(draw, described, caption, 2.9 + 0.12 * len(lines))]
+
+
+def _c_index_by_study(task: ScoredTask, rows: Sequence[Row]) -> list[Picture]:
+    chosen = sorted(rows, key=lambda row: -int(row["events"]))[:_MOST_STUDIES]
+    methods = [column for column in chosen[0] if column not in _OF_STUDIES][:_MOST_LINES]
+    places = np.arange(len(chosen))
+
+    def draw(axes: Axes) -> None:
+        axes.axvline(0.5, color="#4d4d4d", linestyle=":", linewidth=0.9)
+        for position, method in enumerate(methods):
+            # beside each other, so that equal values can be told apart
+            heights = places + 0.5 * ((position + 0.5) / len(methods) - 0.5)
+            values = [_float(row.get(method)) for row in chosen]
+            axes.plot(values, heights, linestyle="", markersize=4, label=label(method), **style_of(position))
+        axes.set_yticks(places, [f"{label(row['study'])[:24]} ({row['events']})" for row in chosen])
+        axes.set(xlabel="C", xlim=(-0.03, 1.03), ylim=(len(chosen) - 0.5, -0.5))
+        legend(axes)
+
+    said = "; ".join(
+        f"{row['study']}, {row['events']} events: "
+        + ", ".join(f"{method} {number(_float(row.get(method)))}" for method in methods)
+        for row in chosen
+    )
+    caption = (
+        f"{task.title}: concordance within each study, with its number of events in brackets. Dotted: chance. Few "
+        "events say little."
+    )
+    return [picture(draw, f"Dot plot of C by study: {said}.", caption, 1.1 + 0.26 * len(chosen) + 0.12 * len(methods))]
+
+
 def _grouped(rows: Sequence[Row], column: str) -> list[tuple[str, list[Row]]]:
     """Rows by the value of a column, in order; all together under an empty name where there is no such column."""
     groups: dict[str, list[Row]] = {}
@@ -198,4 +254,6 @@ _DRAWN: dict[str, Callable[[ScoredTask, Sequence[Row]], list[Picture]]] = {
     "roc": _roc,
     "calibration": _calibration,
     "confusion": _confusion,
+    "learning_curve": _learning_curve,
+    "c_index_by_study": _c_index_by_study,
 }
