@@ -14,7 +14,7 @@ import torch
 
 from dataprep.runtime.terminal import log
 from pretrain.model.linear_prior import LinearPrior
-from pretrain.prior.fit import FittedPrior, Trial, fit_ppca, fit_rectified
+from pretrain.prior.fit import FittedPrior, LinearFits, Trial
 from pretrain.prior.principal import by_gene
 
 
@@ -58,13 +58,11 @@ class LinearBaselines:
     rectified: FittedPrior
 
 
-def fit_linear_baselines(
-    expression_NG: np.ndarray, studies: np.ndarray, trials: Sequence[Trial], chosen_on: str, ranks: Sequence[int]
-) -> LinearBaselines:
-    """Fit both on train profiles of the ``studies`` [N]; ``trials``, named ``chosen_on``, choose rank and noise."""
-    ppca = fit_ppca(expression_NG, trials, ranks)
+def chosen_linear_baselines(fits: LinearFits, trials: Sequence[Trial], chosen_on: str) -> LinearBaselines:
+    """Both with the rank and noise that the ``trials`` choose; ``chosen_on``: the trials' name."""
+    ppca = fits.ppca(trials)
     log(f"probabilistic PCA: {described(ppca)}, chosen on {chosen_on}")
-    rectified = fit_rectified(expression_NG, studies, trials, ranks, ppca.choice)
+    rectified = fits.rectified(trials, ppca.choice)
     log(f"rectified Gaussian: {described(rectified)}, chosen on {chosen_on}")
     return LinearBaselines(ppca, rectified)
 

@@ -6,7 +6,7 @@ setting each is chosen on the trials of :mod:`pretrain.prior.fit`, as rank and n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,8 @@ PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 _ROWS = 256
 
 Predictor = Callable[[np.ndarray], np.ndarray]
+# float32 B x G, NaN where hidden, and values of the one setting -> a prediction B x G for each of them
+Predictions = Callable[[np.ndarray, Sequence[float]], Iterator[np.ndarray]]
 # Which entries [n, G] of the train profiles at some rows are hidden where something is learned from hiding them.
 MaskOf = Callable[[np.ndarray], np.ndarray]
 
@@ -37,18 +39,20 @@ class NearestProfiles:
     def fit(cls, expression_NG: np.ndarray) -> NearestProfiles:
         return cls(expression_NG, by_gene(np.nanmean, expression_NG))
 
-    def predict(self, expression_BG: np.ndarray, neighbours: int) -> np.ndarray:
-        """Mean of the ``neighbours`` nearest by mean squared difference over genes that both measure; float32 B x G.
+    def predictions(self, expression_BG: np.ndarray, neighbours: Sequence[float]) -> Iterator[np.ndarray]:
+        """For each number of neighbours the mean of the nearest, float32 B x G; distances are computed once.
 
-        A gene that none of them measures is at its mean.
+        They are mean squared differences over genes that both measure. A gene that none of the nearest measures is at
+        its mean.
         """
-        order = self._distances(expression_BG).argsort(axis=1)[:, :neighbours]
-        predicted = np.empty(expression_BG.shape, np.float32)
-        for row, nearest in zip(predicted, order, strict=True):
-            values = self.expression[nearest].astype(np.float32)
-            count = np.isfinite(values).sum(axis=0)
-            row[:] = np.where(count > 0, np.nansum(values, axis=0) / np.maximum(count, 1), self.means)
-        return predicted
+        order = self._distances(expression_BG).argsort(axis=1)
+        for number in neighbours:
+            predicted = np.empty(expression_BG.shape, np.float32)
+            for row, nearest in zip(predicted, order[:, : int(number)], strict=True):
+                values = self.expression[nearest].astype(np.float32)
+                count = np.isfinite(values).sum(axis=0)
+                row[:] = np.where(count > 0, np.nansum(values, axis=0) / np.maximum(count, 1), self.means)
+            yield predicted
 
     def _distances(self, expression_BG: np.ndarray) -> np.ndarray:
         seen = np.isfinite(expression_BG).astype(np.float32)
@@ -86,20 +90,20 @@ class MaskedRidge:
         eigenvalues, vectors = np.linalg.eigh((inputs @ inputs.T).astype(np.float64))
         return cls(inputs, outputs, means, np.maximum(eigenvalues, 0.0), vectors)
 
-    def predict(self, expression_BG: np.ndarray, penalty: float) -> np.ndarray:
-        """float32 B x G; ``penalty`` is a share of the mean eigenvalue."""
+    def predictions(self, expression_BG: np.ndarray, penalties: Sequence[float]) -> Iterator[np.ndarray]:
+        """For each penalty, a share of the mean eigenvalue: float32 B x G."""
         seen = np.nan_to_num(expression_BG.astype(np.float32) - self.means)
         products = (seen @ self.inputs.T) @ self.vectors
-        weights = (products / (self.eigenvalues + penalty * self.eigenvalues.mean())) @ self.vectors.T
-        return self.means + weights.astype(np.float32) @ self.outputs
+        for penalty in penalties:
+            weights = (products / (self.eigenvalues + penalty * self.eigenvalues.mean())) @ self.vectors.T
+            yield self.means + weights.astype(np.float32) @ self.outputs
 
 
 def fit_nearest(expression_NG: np.ndarray, trials: Sequence[Trial]) -> tuple[Predictor, int]:
     """Nearest train profiles, and the number of neighbours that serves best in the trials."""
 
-    def fitted(rows: np.ndarray | slice) -> Callable[[np.ndarray, float], np.ndarray]:
-        nearest = NearestProfiles.fit(expression_NG[rows])
-        return lambda visible, neighbours: nearest.predict(visible, int(neighbours))
+    def fitted(rows: np.ndarray | slice) -> Predictions:
+        return NearestProfiles.fit(expression_NG[rows]).predictions
 
     predict, neighbours = _with_the_best(fitted, trials, NEIGHBOURS)
     log(f"nearest profiles: {neighbours}")
@@ -109,8 +113,8 @@ def fit_nearest(expression_NG: np.ndarray, trials: Sequence[Trial]) -> tuple[Pre
 def fit_ridge(expression_NG: np.ndarray, trials: Sequence[Trial], mask_of: MaskOf) -> tuple[Predictor, float]:
     """Ridge regression from profiles masked by ``mask_of``, and the penalty that serves best in the trials."""
 
-    def fitted(rows: np.ndarray | slice) -> Callable[[np.ndarray, float], np.ndarray]:
-        return MaskedRidge.fit(expression_NG[rows], mask_of(np.arange(len(expression_NG))[rows])).predict
+    def fitted(rows: np.ndarray | slice) -> Predictions:
+        return MaskedRidge.fit(expression_NG[rows], mask_of(np.arange(len(expression_NG))[rows])).predictions
 
     predict, penalty = _with_the_best(fitted, trials, PENALTIES)
     log(f"ridge regression: penalty {penalty:g} of the mean eigenvalue")
@@ -118,18 +122,16 @@ def fit_ridge(expression_NG: np.ndarray, trials: Sequence[Trial], mask_of: MaskO
 
 
 def _with_the_best(
-    fitted: Callable[[np.ndarray | slice], Callable[[np.ndarray, float], np.ndarray]],
-    trials: Sequence[Trial],
-    values: Sequence[float],
+    fitted: Callable[[np.ndarray | slice], Predictions], trials: Sequence[Trial], values: Sequence[float]
 ) -> tuple[Predictor, float]:
     """The fit on all rows with the value of its setting that has the smallest squared error over all trials."""
     whole = fitted(slice(None))
     errors = np.zeros(len(values))
     for trial in trials:
-        predict = whole if trial.fitted_on is None else fitted(trial.fitted_on)
+        predictions = whole if trial.fitted_on is None else fitted(trial.fitted_on)
         visible, truth = trial.held_out.visible, trial.held_out.truth
         counted = np.isnan(visible) & np.isfinite(truth)
-        for number, value in enumerate(values):
-            errors[number] += float(((predict(visible, value) - truth)[counted].astype(np.float64) ** 2).sum())
+        for number, predicted in enumerate(predictions(visible, values)):
+            errors[number] += float(((predicted - truth)[counted].astype(np.float64) ** 2).sum())
     best = values[int(errors.argmin())]
-    return lambda expression_BG: whole(expression_BG, best), best
+    return lambda expression_BG: next(whole(expression_BG, [best])), best

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -24,6 +25,9 @@ from evaluation.scores.results import TaskResult
 from evaluation.tasks.context import Predictor
 from evaluation.tasks.registry import register_task
 from evaluation.tasks.task import Needs, Task
+
+if TYPE_CHECKING:
+    from pretrain.prior.fit import LinearFits
 
 PCA = "probabilistic PCA"
 RECTIFIED = "rectified Gaussian"
@@ -99,9 +103,13 @@ class Imputation(Task[ImputationSettings]):
         return Needs(expression=np.concatenate([self._scored, self._fit, self._tuning]))
 
     def score(self) -> Sequence[TaskResult]:
+        # torch takes seconds to import, and --help does without it
+        from pretrain.prior.fit import LinearFits
+
         train = self._profiles(self._fit)
         tuning = self._profiles(self._tuning) if len(self._tuning) else None
-        results = [self._scored_with(hidden, train, tuning) for hidden in self._hidden]
+        fits = LinearFits(train.expression, train.studies, self.settings.ranks)
+        results = [self._scored_with(hidden, train, tuning, fits) for hidden in self._hidden]
         if self.settings.other_mask_rates:
             random = [
                 result for hidden, result in zip(self._hidden, results, strict=True) if isinstance(hidden, RandomGenes)
@@ -124,11 +132,13 @@ class Imputation(Task[ImputationSettings]):
             ways.append(AllButPanel(visible))
         return ways
 
-    def _scored_with(self, hidden: HiddenGenes, train: Profiles, tuning: Profiles | None) -> TaskResult:
+    def _scored_with(
+        self, hidden: HiddenGenes, train: Profiles, tuning: Profiles | None, fits: LinearFits
+    ) -> TaskResult:
         context, settings = self.context, self.settings
         if hidden.subject:
             log(f"imputation, {hidden.subject}")
-        baselines, facts = fit_baselines(train, tuning, settings, hidden)
+        baselines, facts = fit_baselines(train, tuning, settings, hidden, fits)
         methods = {**context.predictors(), **baselines}
         sums = score_methods(methods, self._batches(), len(self._scored), hidden, context.genes_scored)
         summary = summarise(sums, context.studies(self._scored), settings.resamples, context.settings.seed)
@@ -189,15 +199,19 @@ def score_methods(
 
 
 def fit_baselines(
-    train: Profiles, validation: Profiles | None, settings: ImputationSettings, hidden: HiddenGenes
+    train: Profiles,
+    validation: Profiles | None,
+    settings: ImputationSettings,
+    hidden: HiddenGenes,
+    fits: LinearFits,
 ) -> tuple[dict[str, Predictor], dict[str, object]]:
     """The simple methods fitted on train profiles, and what was chosen for them.
 
     What each chooses has the smallest error on ``validation`` with genes hidden in the same way; without validation on
-    left-out studies of train.
+    left-out studies of train. ``fits``: of the train profiles, kept from one way of hiding genes to the next.
     """
     # torch takes seconds to import, and --help does without it
-    from evaluation.methods.baselines import Linear, fit_linear_baselines, gene_means, gene_medians
+    from evaluation.methods.baselines import Linear, chosen_linear_baselines, gene_means, gene_medians
     from evaluation.methods.nearest_profiles import fit_nearest, fit_ridge
     from pretrain.prior.choice import HeldOut
     from pretrain.prior.fit import trials_of
@@ -211,7 +225,7 @@ def fit_baselines(
         mask = hidden.mask(validation.row_ids, validation.expression.shape[1])
         held_out = HeldOut.hiding(mask, validation.expression)
     trials, chosen_on = trials_of(train.expression, train.studies, held_out, mask_of, settings.tuning_profiles)
-    linear = fit_linear_baselines(train.expression, train.studies, trials, chosen_on, settings.ranks)
+    linear = chosen_linear_baselines(fits, trials, chosen_on)
     ridge, penalty = fit_ridge(train.expression, trials, mask_of)
     nearest, neighbours = fit_nearest(train.expression, trials)
     baselines: dict[str, Predictor] = {

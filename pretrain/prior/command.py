@@ -15,7 +15,7 @@ from dataprep.runtime.terminal import log, write_result
 from pretrain.config import PriorSettings
 from pretrain.model.masking import VALIDATION_EPOCH, mask_of_profiles
 from pretrain.prior.choice import HeldOut, choose
-from pretrain.prior.fit import FittedPrior, fit_ppca, fit_rectified, trials_of
+from pretrain.prior.fit import FittedPrior, LinearFits, trials_of
 from pretrain.prior.prior_file import PRIOR_FILE, write_prior
 from pretrain.prior.streamed import corpus_parts, streamed_directions
 
@@ -67,9 +67,10 @@ def _in_memory(corpus: Corpus, held_out: HeldOut | None, settings: PriorSettings
         settings.tuning_profiles,
     )
     log(f"fitting on {len(row_ids):,} train profiles")
-    fitted = fit_ppca(expression, trials, settings.ranks)
+    fits = LinearFits(expression, studies, settings.ranks)
+    fitted = fits.ppca(trials)
     if settings.rectified:
-        fitted = fit_rectified(expression, studies, trials, settings.ranks, fitted.choice)
+        fitted = fits.rectified(trials, fitted.choice)
     return fitted, chosen_on
 
 

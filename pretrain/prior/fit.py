@@ -75,32 +75,52 @@ def trials_of(
     return trials, f"left-out {'studies' if len(np.unique(studies)) > 1 else 'profiles'} of train"
 
 
-def fit_ppca(expression_NG: np.ndarray, trials: Sequence[Trial], ranks: Sequence[int]) -> FittedPrior:
-    """Probabilistic PCA with rank and noise chosen on the trials; missing values are at their gene's mean."""
-    largest = max(ranks)
+class LinearFits:
+    """Linear priors of train profiles of the ``studies`` [N], each fitted once for however many ways of hiding genes.
 
-    def fitted(rows: np.ndarray | None) -> LinearPrior:
-        return _mean_filled_directions(expression_NG if rows is None else expression_NG[rows], largest).prior(1.0)
-
-    return _with_the_best(fitted, trials, ranks)
-
-
-def fit_rectified(
-    expression_NG: np.ndarray, studies: np.ndarray, trials: Sequence[Trial], ranks: Sequence[int], first: Choice
-) -> FittedPrior:
-    """The rectified prior (:class:`LinearPrior`), its rank and noise chosen on the trials.
-
-    ``first``: what was chosen for :func:`fit_ppca`, with which left-out studies are predicted.
+    ``ranks``: numbers of components to try. Held are the priors of all components, of the largest rank: G x k floats
+    each, two for each set of rows that trials fit on.
     """
-    largest = max(ranks)
 
-    def fitted(rows: np.ndarray | None) -> LinearPrior:
-        chosen = slice(None) if rows is None else rows
-        complete = complete_profiles(expression_NG[chosen], studies[chosen], first)
-        directions = principal_directions(complete.values, largest, complete.scale)
-        return directions.prior(1.0, spread=complete.spread)
+    def __init__(self, expression_NG: np.ndarray, studies: np.ndarray, ranks: Sequence[int]) -> None:
+        self._expression_NG = expression_NG
+        self._studies = studies
+        self._ranks = ranks
+        self._plain: dict[bytes, LinearPrior] = {}
+        self._rectified: dict[bytes, tuple[Choice, LinearPrior]] = {}
 
-    return _with_the_best(fitted, trials, ranks)
+    def ppca(self, trials: Sequence[Trial]) -> FittedPrior:
+        """Probabilistic PCA with rank and noise chosen on the trials; missing values are at their gene's mean."""
+        return _with_the_best(self._ppca_of, trials, self._ranks)
+
+    def rectified(self, trials: Sequence[Trial], first: Choice) -> FittedPrior:
+        """The rectified prior (:class:`LinearPrior`), its rank and noise chosen on the trials.
+
+        ``first``: what was chosen for :meth:`ppca`, with which left-out studies are predicted.
+        """
+        return _with_the_best(lambda rows: self._rectified_of(rows, first), trials, self._ranks)
+
+    def _ppca_of(self, rows: np.ndarray | None) -> LinearPrior:
+        key = _key(rows)
+        if key not in self._plain:
+            expression = self._expression_NG if rows is None else self._expression_NG[rows]
+            self._plain[key] = _mean_filled_directions(expression, max(self._ranks)).prior(1.0)
+        return self._plain[key]
+
+    def _rectified_of(self, rows: np.ndarray | None, first: Choice) -> LinearPrior:
+        key = _key(rows)
+        made_with, prior = self._rectified.get(key, (None, None))
+        if prior is None or made_with is None or (made_with.rank, made_with.noise) != (first.rank, first.noise):
+            chosen = slice(None) if rows is None else rows
+            complete = complete_profiles(self._expression_NG[chosen], self._studies[chosen], first)
+            directions = principal_directions(complete.values, max(self._ranks), complete.scale)
+            prior = directions.prior(1.0, spread=complete.spread)
+            self._rectified[key] = first, prior
+        return prior
+
+
+def _key(rows: np.ndarray | None) -> bytes:
+    return b"all" if rows is None else rows.tobytes()
 
 
 def _with_the_best(

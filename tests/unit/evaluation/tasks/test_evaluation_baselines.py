@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from evaluation.methods.baselines import Linear, fit_linear_baselines, gene_means, gene_medians
+from evaluation.methods.baselines import Linear, chosen_linear_baselines, gene_means, gene_medians
 from pretrain.prior.choice import HeldOut
-from pretrain.prior.fit import trials_of
+from pretrain.prior.fit import LinearFits, trials_of
 
 
 def low_rank_profiles(profiles, genes, rank, noise, seed):
@@ -43,7 +43,7 @@ def test_linear_baselines_find_the_rank_with_and_without_validation(studies, val
     names = np.array([f"study {n % studies}" for n in range(90)])
     trials, said = trials_of(train, names, validation, mask_of, 40)
     assert said == chosen_on
-    fitted = fit_linear_baselines(train, names, trials, said, [1, 4, 500])
+    fitted = chosen_linear_baselines(LinearFits(train, names, [1, 4, 500]), trials, said)
     assert {fitted.ppca.choice.rank, fitted.rectified.choice.rank} <= {4, 44, 71}
     if validated:
         assert fitted.ppca.choice.rank == fitted.rectified.choice.rank == 4

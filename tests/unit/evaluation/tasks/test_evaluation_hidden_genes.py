@@ -68,7 +68,7 @@ def test_the_nearest_profile_is_found_by_what_both_measure() -> None:
     train[7, 10:30] = np.nan
     seen = np.full((1, GENES), np.nan, np.float32)
     seen[0, :40] = train[7, :40]
-    predicted = NearestProfiles.fit(train).predict(seen, neighbours=1)[0]
+    (predicted,) = next(NearestProfiles.fit(train).predictions(seen, [1]))
     measured = np.isfinite(train[7])
     np.testing.assert_allclose(predicted[measured], train[7][measured].astype(np.float32), atol=1e-2)
     # what the nearest does not measure is at the gene's mean
@@ -84,7 +84,7 @@ def test_ridge_in_its_dual_form_is_ridge_regression() -> None:
     penalty = 0.5 * np.linalg.eigvalsh(x @ x.T).mean()
     weights = np.linalg.solve(x.T @ x + penalty * np.eye(GENES), x.T @ y)
     test = low_rank(4, 1).astype(np.float32)
-    np.testing.assert_allclose(ridge.predict(test, 0.5), means + (test - means) @ weights, atol=1e-3)
+    np.testing.assert_allclose(next(ridge.predictions(test, [0.5])), means + (test - means) @ weights, atol=1e-3)
 
 
 @pytest.mark.parametrize("fitted_on", [None, np.arange(60)])

@@ -17,6 +17,7 @@ from evaluation.tasks.imputation import (
     fit_baselines,
     score_methods,
 )
+from pretrain.prior.fit import LinearFits
 from pretrain.prior.principal import principal_directions
 
 
@@ -102,7 +103,10 @@ def test_the_rank_of_the_truth_is_chosen_and_the_facts_say_on_what(validated):
         return Profiles(np.arange(number), np.array([f"study {n % 4}" for n in range(number)]), profiles(number, seed))
 
     settings = ImputationSettings(ranks=[1, 6, 500], tuning_profiles=16)
-    baselines, facts = fit_baselines(some(40, 1), some(16, 2) if validated else None, settings, RandomGenes(0.15, 0))
+    train = some(40, 1)
+    fits = LinearFits(train.expression, train.studies, settings.ranks)
+    hidden = RandomGenes(0.15, 0)
+    baselines, facts = fit_baselines(train, some(16, 2) if validated else None, settings, hidden, fits)
     assert facts["pca_rank"] == facts["rectified_rank"] == 6
     assert facts["pca_rank_chosen_on"] == ("validation" if validated else "left-out studies of train")
     assert list(baselines) == [

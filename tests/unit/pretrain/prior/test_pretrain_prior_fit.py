@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pretrain.prior.choice import HeldOut, choose
-from pretrain.prior.fit import Trial, complete_profiles, fit_ppca, fit_rectified, predict_profiles
+from pretrain.prior.fit import LinearFits, Trial, complete_profiles, predict_profiles
 from pretrain.prior.folds import study_folds
 from pretrain.prior.principal import by_gene, fill_missing, principal_directions
 
@@ -45,9 +45,40 @@ def test_the_prior_of_a_fit_has_the_covariance_it_says():
     np.testing.assert_allclose(scaled, expected, rtol=1e-4, atol=1e-5)
 
 
+def one_study(profiles):
+    return np.array(["study"] * len(profiles))
+
+
+def test_a_fit_is_made_once_for_all_that_choose_among_its_components(monkeypatch):
+    made = []
+
+    def counted(*given):
+        made.append(given[0].shape)
+        return principal_directions(*given)
+
+    monkeypatch.setattr("pretrain.prior.fit.principal_directions", counted)
+    train, studies = low_rank_profiles(60, 80, 4, 0.4, seed=0), np.array([f"study {n % 6}" for n in range(60)])
+    fits, few = LinearFits(train, studies, [4]), np.arange(20, 60)
+
+    def chosen(fits, seed):
+        way = hidden(low_rank_profiles(16, 80, 4, 0.4, seed=3), seed)
+        trials = [Trial(None, way), Trial(few, way)]
+        plain = fits.ppca(trials)
+        return plain.choice, fits.rectified(trials, plain.choice).choice
+
+    first = chosen(fits, seed=5)
+    made.clear()
+    assert chosen(fits, seed=5) == first
+    assert made == []
+    # other hidden genes may choose another noise for what completes profiles, which fits anew
+    assert chosen(fits, seed=6) == chosen(LinearFits(train, studies, [4]), seed=6)
+
+
 def test_rank_and_noise_are_chosen_on_the_held_out_profiles():
     train, test = low_rank_profiles(100, 200, 5, 0.4, seed=0), low_rank_profiles(50, 200, 5, 0.4, seed=1)
-    fitted = fit_ppca(train, [Trial(None, hidden(low_rank_profiles(16, 200, 5, 0.4, seed=3)))], [1, 5, 20, 500])
+    fitted = LinearFits(train, one_study(train), [1, 5, 20, 500]).ppca(
+        [Trial(None, hidden(low_rank_profiles(16, 200, 5, 0.4, seed=3)))]
+    )
     assert fitted.choice.rank == 5
     assert fitted.prior.rank == 5
     assert fitted.choice.mse == pytest.approx(0.4**2, rel=0.2)
@@ -72,8 +103,8 @@ def test_a_trial_of_left_out_profiles_is_predicted_by_a_fit_without_them():
     """Pure noise: what has seen a profile seems to predict it, and only little noise would seem right."""
     generator = np.random.default_rng(0)
     train = generator.normal(5, 1, (40, 300)).astype(np.float32)
-    seen = fit_ppca(train, [Trial(None, hidden(train[:10]))], [30])
-    unseen = fit_ppca(train, [Trial(np.arange(10, 40), hidden(train[:10]))], [30])
+    seen = LinearFits(train, one_study(train), [30]).ppca([Trial(None, hidden(train[:10]))])
+    unseen = LinearFits(train, one_study(train), [30]).ppca([Trial(np.arange(10, 40), hidden(train[:10]))])
     assert seen.choice.mse < 0.7 < 0.95 < unseen.choice.mse
     assert unseen.choice.noise > seen.choice.noise
 
@@ -81,7 +112,7 @@ def test_a_trial_of_left_out_profiles_is_predicted_by_a_fit_without_them():
 def test_profiles_that_lack_genes_still_help_to_fit_the_others():
     train, test = low_rank_profiles(200, 100, 4, 0.3, seed=0), low_rank_profiles(50, 100, 4, 0.3, seed=1)
     train[:60, :40] = np.nan  # some profiles come from sources without these genes
-    fitted = fit_ppca(train, [Trial(None, hidden(test, seed=4))], [4])
+    fitted = LinearFits(train, one_study(train), [4]).ppca([Trial(None, hidden(test, seed=4))])
     assert error(fitted.prior, hidden(test)) < 0.1 * test.var()
 
 
@@ -92,8 +123,8 @@ def test_genes_and_profiles_without_any_measurement_give_numbers():
     test[1] = np.nan
     studies = np.array([f"study {n % 5}" for n in range(30)])
     trials = [Trial(None, hidden(low_rank_profiles(5, 20, 3, 0.3, seed=2)))]
-    plain = fit_ppca(train, trials, [3])
-    rectified = fit_rectified(train, studies, trials, [3], plain.choice)
+    plain = LinearFits(train, one_study(train), [3]).ppca(trials)
+    rectified = LinearFits(train, studies, [3]).rectified(trials, plain.choice)
     means = by_gene(np.nanmean, train)
     for fitted in (plain, rectified):
         predicted = predict_profiles(fitted.prior, test)
@@ -105,8 +136,8 @@ def test_genes_and_profiles_without_any_measurement_give_numbers():
 def test_constant_profiles_do_not_break_the_fit():
     constant = np.full((5, 4), 2.0, np.float32)
     trials = [Trial(None, HeldOut(np.full((1, 4), np.nan, np.float32), constant[:1]))]
-    plain = fit_ppca(constant, trials, [3])
-    rectified = fit_rectified(constant, np.array(list("aabbb")), trials, [3], plain.choice)
+    plain = LinearFits(constant, one_study(constant), [3]).ppca(trials)
+    rectified = LinearFits(constant, np.array(list("aabbb")), [3]).rectified(trials, plain.choice)
     for fitted in (plain, rectified):
         np.testing.assert_allclose(predict_profiles(fitted.prior, np.full((1, 4), np.nan)), 2.0, atol=1e-4)
 
@@ -124,7 +155,7 @@ def test_zeros_are_completed_below_zero_and_missing_values_by_studies_that_were_
     observed = np.maximum(truth, 0).astype(np.float32)
     observed[::7, ::5] = np.nan
     studies = np.array([f"study {n % 6}" for n in range(120)])
-    first = fit_ppca(observed, [Trial(None, hidden(observed))], [3]).choice
+    first = LinearFits(observed, one_study(observed), [3]).ppca([Trial(None, hidden(observed))]).choice
     complete = complete_profiles(observed, studies, first)
     above = observed > 0
     np.testing.assert_array_equal(complete.values[above], observed[above])
@@ -145,8 +176,8 @@ def test_the_rectified_prior_is_better_where_genes_are_cut_at_zero():
 
     train, studies = cut(100, 0), np.array([f"study {n % 10}" for n in range(100)])
     trials = [Trial(None, hidden(cut(16, 3)))]
-    plain = fit_ppca(train, trials, [3, 10])
-    rectified = fit_rectified(train, studies, trials, [3, 10], plain.choice)
+    plain = LinearFits(train, one_study(train), [3, 10]).ppca(trials)
+    rectified = LinearFits(train, studies, [3, 10]).rectified(trials, plain.choice)
     test = hidden(cut(60, 1))
     assert error(rectified.prior, test) < 0.95 * error(plain.prior, test)
 
