@@ -175,5 +175,18 @@ class ModelShape(Settings):
 
     @property
     def embedding_width(self) -> int:
-        """Numbers in the embedding of a gene, and of a sample."""
+        """Numbers in the embedding of a gene."""
         return self.dim + self.traits.summary_features
+
+    @property
+    def sample_width(self) -> int:
+        """Numbers in the embedding of a sample: with a linear prior, also coordinates of what it expects."""
+        return self.embedding_width + prior_coordinates(self.prior_rank)
+
+
+def prior_coordinates(rank: int) -> int:
+    """Coordinates of a sample along a prior of ``rank`` components: the largest power of two that is not above it.
+
+    None where there is no prior, or one of gene means alone, which is the same for all samples.
+    """
+    return 2 ** (rank.bit_length() - 1) if rank > 1 else 0

@@ -40,13 +40,15 @@ def content_of(settings: EmbedSettings, embedder: Embedder) -> Content:
     if settings.level == "sample":
         return Content(
             "embedding",
-            embedder.width,
+            embedder.sample_width,
             gene_ids,
             lambda batch: embedder.embed_samples(batch, settings.pooling, columns),
         )
     if settings.level == "gene":
         if settings.protein_embeddings is None:
-            return Content("embedding", embedder.width, gene_ids, lambda batch: embedder.embed_genes(batch, columns))
+            return Content(
+                "embedding", embedder.gene_width, gene_ids, lambda batch: embedder.embed_genes(batch, columns)
+            )
         return _with_proteins(settings.protein_embeddings, embedder, columns, gene_ids)
     chosen = slice(None) if columns is None else columns.numpy()
     return Content("expression", len(gene_ids), gene_ids, lambda batch: embedder.reconstruct(batch)[:, chosen])
@@ -63,4 +65,4 @@ def _with_proteins(address: str, embedder: Embedder, columns: Tensor | None, gen
         proteins_BGP = np.broadcast_to(proteins_GP, (len(batch), *proteins_GP.shape))
         return np.concatenate([genes_BGW, proteins_BGP], axis=2)
 
-    return Content("embedding", embedder.width + proteins_GP.shape[1], gene_ids, compute)
+    return Content("embedding", embedder.gene_width + proteins_GP.shape[1], gene_ids, compute)

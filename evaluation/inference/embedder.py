@@ -73,9 +73,14 @@ class Embedder:
         return self.export.vocabulary
 
     @property
-    def width(self) -> int:
+    def gene_width(self) -> int:
         """Numbers in the embedding of a gene: D, and the summary features of the model's family."""
         return self.export.shape.embedding_width
+
+    @property
+    def sample_width(self) -> int:
+        """Numbers in the embedding of a sample: those of a gene, and with a linear prior its coordinates."""
+        return self.export.shape.sample_width
 
     def reconstruct(self, expression_BG: np.ndarray) -> np.ndarray:
         """Corrected expression, float32 B x G, from log1p(TPM) with NaN where masked or missing."""
@@ -88,7 +93,7 @@ class Embedder:
             return self._gene_embedding(expression_BG, columns).cpu().numpy()
 
     def embed_samples(self, expression_BG: np.ndarray, pooling: Pooling, columns: Tensor | None = None) -> np.ndarray:
-        """Embeddings pooled over the genes ``columns`` (default: all) on the device, float32 B x (D+F)."""
+        """Embeddings pooled over the genes ``columns`` (default: all) on the device, float32 B x ``sample_width``."""
         chosen = None if columns is None else columns.to(self.device)
         with torch.inference_mode():
             return self.model.pooled_embedding(self._on_device(expression_BG), None, pooling, chosen).cpu().numpy()

@@ -167,7 +167,7 @@ class TaskContext:
         batches = (rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size))
         return stored_gene_embeddings(
             genes,
-            model.embedder.width,
+            model.embedder.gene_width,
             tracked(((len(batch), batch) for batch in batches), len(rows), f"embedding {len(columns):,} genes of each"),
             lambda batch: model.embed_genes(self.expression(batch).astype(np.float32), columns),
         )
@@ -179,7 +179,7 @@ class TaskContext:
             model.embed_samples(self.expression(batch).astype(np.float32), pooling)
             for batch in tracked(((len(batch), batch) for batch in batches), len(row_ids), doing)
         ]
-        return np.concatenate(parts) if parts else np.empty((0, model.embedder.width), np.float32)
+        return np.concatenate(parts) if parts else np.empty((0, model.embedder.sample_width), np.float32)
 
 
 def _positions(row_ids: np.ndarray, held: np.ndarray) -> np.ndarray:

@@ -35,13 +35,15 @@ class ModelOutput(NamedTuple):
 class ModelInput(NamedTuple):
     """A batch as the model sees it: ``expression`` B x G, fp32, NaN at ``hidden`` genes; ``missing_rate`` B.
 
-    ``expected`` B x G: what the linear prior expects of every gene, for a model that has one.
+    ``expected`` B x G and ``latent`` B x k: what the linear prior expects of every gene, and the latent vector that it
+    follows from, for a model that has one.
     """
 
     expression: Tensor
     hidden: Tensor
     missing_rate: Tensor
     expected: Tensor | None = None
+    latent: Tensor | None = None
 
     @classmethod
     def of(cls, expression_BG: Tensor, missing_rate: Tensor | float | None) -> ModelInput:
@@ -166,6 +168,10 @@ class BulkFormer(nn.Module):
 
         The numbers of pooling ``forward(...).gene_embedding``, without the head and without widening every gene's
         embedding by numbers that are the same for all. Families that pool over observed genes leave out the others.
+
+        A model with a linear prior puts the coordinates of what it expects beside them, whatever the pooling,
+        B x (D+F+m) (:meth:`pretrain.model.linear_prior.LinearPrior.coordinates`): its network learns corrections, and
+        what it corrects is known to the prior alone.
         """
         inputs = self._inputs(expression_BG, missing_rate)
         with self._autocast(expression_BG.device):
@@ -176,7 +182,10 @@ class BulkFormer(nn.Module):
         observed_BG = ~chosen_BG.isnan() if self.shape.traits.pools_observed else None
         # mean, max and median of a constant are the constant; "all" adds the three
         summary_BF = self.summary(inputs) * (3 if pooling == "all" else 1)
-        return torch.cat([pool_genes(embedding_BGD, pooling, observed_BG), summary_BF], dim=-1)
+        parts = [pool_genes(embedding_BGD, pooling, observed_BG), summary_BF]
+        if inputs.latent is not None:
+            parts.append(self.prior.coordinates(inputs.latent))
+        return torch.cat(parts, dim=-1)
 
     def mark_filled_in(self, embedded_BGD: Tensor, inputs: ModelInput) -> Tensor:
         """Embedded expression, in which the genes that a prior has filled in are told from those observed."""
@@ -190,7 +199,8 @@ class BulkFormer(nn.Module):
         if not self.shape.prior_rank:
             return inputs
         with torch.no_grad():
-            return inputs._replace(expected=self.prior(inputs.expression))
+            latent_Bk = self.prior.latent(inputs.expression, self.prior.observed_gram(~inputs.hidden))
+            return inputs._replace(expected=self.prior.expected(latent_Bk), latent=latent_Bk)
 
     def _autocast(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, torch.bfloat16, enabled=autocast_to_bf16(self.precision, device))

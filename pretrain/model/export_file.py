@@ -334,7 +334,8 @@ def _model_card(shape: ModelShape, vocabulary: GeneVocabulary, graph: GeneGraph,
     return f"""# BulkFormer export
 
 Input: log1p(TPM) of {vocabulary.size:,} genes in the order of `{GENES_FILE}`, NaN where a gene is masked or not
-measured.{units} Output: {shape.embedding_width} numbers per gene before the head, and expression, log1p(TPM).
+measured.{units} Output: {shape.embedding_width} numbers per gene before the head, {shape.sample_width} per sample, and
+expression, log1p(TPM).
 
 | | |
 |---|---|

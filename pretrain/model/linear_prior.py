@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+import scipy.linalg
 import torch
 from torch import Tensor, nn
+
+from pretrain.shape import prior_coordinates
 
 # Expectations of zeros below the floor, each from the prediction of the one before.
 _CENSORING_PASSES = 2
 # What a zero can stand for at the lowest: a gene far below detection says no more than one just below it.
 _LOWEST_CENSORED = -3.0
+# Blocks of columns of a symmetric product, and columns from which on it is made of blocks.
+_BLOCKS = 6
+_LEAST_COLUMNS_IN_BLOCKS = 256
 
 
 class LinearPrior(nn.Module):
@@ -34,6 +41,7 @@ class LinearPrior(nn.Module):
     loadings: Tensor
     gram: Tensor
     spread: Tensor
+    turn: Tensor
 
     def __init__(self, genes: int, rank: int, rectified: bool = False) -> None:
         super().__init__()
@@ -44,6 +52,9 @@ class LinearPrior(nn.Module):
         self.register_buffer("gram", torch.zeros(rank, rank))
         if rectified:
             self.register_buffer("spread", torch.ones(genes))
+        count = prior_coordinates(rank)
+        turn_mm = scipy.linalg.hadamard(count, dtype=np.float32) / math.sqrt(count) if count else np.empty((0, 0))
+        self.register_buffer("turn", torch.from_numpy(turn_mm).float(), persistent=False)
 
     @classmethod
     def of(cls, mean: Tensor, loadings: Tensor, noise_sd: Tensor, spread: Tensor | None = None) -> LinearPrior:
@@ -78,16 +89,25 @@ class LinearPrior(nn.Module):
         """
         few_hidden_B = 2 * observed_BG.sum(dim=1) > observed_BG.shape[1]
         chosen_BG = observed_BG ^ few_hidden_B.unsqueeze(1)
-        # one wait for the device: where the chosen genes are, and how many each profile has
+        # one wait for the device: where the chosen genes are, how many each profile has, and which they are
         genes = chosen_BG.nonzero()[:, 1]
-        rows = [self.loadings[own] for own in genes.split(chosen_BG.sum(dim=1).tolist())]
-        part_Bkk = torch.stack([own.T @ own for own in rows])
-        return torch.where(few_hidden_B[:, None, None], self.gram - part_Bkk, part_Bkk)
+        counts_B, hidden_B = torch.stack([chosen_BG.sum(dim=1), few_hidden_B.long()]).tolist()
+        gram_Bkk = self.gram.new_empty(len(observed_BG), self.rank, self.rank)
+        for product_kk, own, hidden in zip(gram_Bkk, genes.split(counts_B), hidden_B, strict=True):
+            symmetric_product(self.loadings[own], product_kk)
+            if hidden:
+                torch.sub(self.gram, product_kk, out=product_kk)
+        return gram_Bkk
 
     def condition(self, expression_BG: Tensor, gram_Bkk: Tensor, noise: float = 1.0) -> Tensor:
         """As :meth:`forward`, with the inner products given; those of one pattern of observed genes hold for all.
 
         ``noise`` multiplies the noise variance, as :meth:`narrowed` would.
+        """
+        return self.expected(self.latent(expression_BG, gram_Bkk, noise))
+
+    def latent(self, expression_BG: Tensor, gram_Bkk: Tensor, noise: float = 1.0) -> Tensor:
+        """E[z | what is observed], B x k; arguments as those of :meth:`condition`.
 
         With V = W / noise_sd, E[z | y_O] = (noise I + V_O^T V_O)^-1 V_O^T ((y_O - mu_O) / noise_sd_O), which equals the
         Gaussian conditional expectation by the matrix inversion lemma and takes one system of k unknowns.
@@ -95,18 +115,33 @@ class LinearPrior(nn.Module):
         factor_Bkk = _cholesky(gram_Bkk, noise)
         expression_BG = expression_BG.to(self.mean.dtype)
         given_BG = self._standardised(expression_BG).nan_to_num(0.0)
-        latent_Bk = self._latent(factor_Bkk, given_BG)
-        if not self.rectified:
-            return self._predicted(latent_Bk)
-        for _ in range(_CENSORING_PASSES):
+        latent_Bk = self._solved(factor_Bkk, given_BG)
+        for _ in range(_CENSORING_PASSES if self.rectified else 0):
             below_BG = self._standardised(censored(self._predicted(latent_Bk), self.spread))
-            latent_Bk = self._latent(factor_Bkk, torch.where(expression_BG == 0, below_BG, given_BG))
-        return rectified_mean(self._predicted(latent_Bk), self.spread)
+            latent_Bk = self._solved(factor_Bkk, torch.where(expression_BG == 0, below_BG, given_BG))
+        return latent_Bk
+
+    def expected(self, latent_Bk: Tensor) -> Tensor:
+        """Expression of every gene, B x G, at a latent vector."""
+        predicted_BG = self._predicted(latent_Bk)
+        return rectified_mean(predicted_BG, self.spread) if self.rectified else predicted_BG
+
+    def coordinates(self, latent_Bk: Tensor) -> Tensor:
+        """Where the expected profile lies along the loadings, B x m, m = :func:`pretrain.shape.prior_coordinates`.
+
+        Distances are those of expected profiles, genes in units of their noise, as far as the first m directions hold
+        them: the columns of the loadings of a fitted prior are orthogonal, and those of more variance come first. They
+        are turned by a Hadamard matrix, all of whose entries are 1 or -1: every coordinate then has a part of each
+        direction and about the same variance, so that a method that scales features to unit variance keeps the
+        distances. Along the directions themselves it would make the last, mostly noise, count as much as the first.
+        """
+        along_Bk = latent_Bk * self.gram.diagonal().sqrt()
+        return along_Bk[:, : len(self.turn)] @ self.turn
 
     def _standardised(self, expression_BG: Tensor) -> Tensor:
         return (expression_BG - self.mean) / self.noise_sd
 
-    def _latent(self, factor_Bkk: Tensor, given_BG: Tensor) -> Tensor:
+    def _solved(self, factor_Bkk: Tensor, given_BG: Tensor) -> Tensor:
         projected_Bk = given_BG @ self.loadings
         if len(factor_Bkk) == 1:
             return torch.cholesky_solve(projected_Bk.T, factor_Bkk[0]).T
@@ -116,11 +151,22 @@ class LinearPrior(nn.Module):
         return torch.addcmul(self.mean, latent_Bk @ self.loadings.T, self.noise_sd)
 
 
+def symmetric_product(matrix_NK: Tensor, product_KK: Tensor) -> None:
+    """M^T M into ``product_KK``, in 7/12 of its operations: what is below the diagonal is copied from above it."""
+    columns = matrix_NK.shape[1]
+    width = columns if columns < _LEAST_COLUMNS_IN_BLOCKS else -(-columns // _BLOCKS)
+    for start in range(0, columns, width):
+        own, others = slice(start, start + width), slice(start + width, columns)
+        product_KK[own, start:] = matrix_NK[:, own].T @ matrix_NK[:, start:]
+        product_KK[others, own] = product_KK[own, others].T
+
+
 def _cholesky(gram_Bkk: Tensor, noise: float) -> Tensor:
     """Factors of noise I + gram; rounding of large inner products must not make them indefinite."""
-    diagonal_Bk = gram_Bkk.diagonal(dim1=-2, dim2=-1)
-    rounding_B1 = 10 * torch.finfo(gram_Bkk.dtype).eps * diagonal_Bk.abs().amax(dim=-1, keepdim=True)
-    return torch.linalg.cholesky(gram_Bkk + torch.diag_embed((noise + rounding_B1).expand_as(diagonal_Bk)))
+    shifted_Bkk = gram_Bkk.clone()
+    diagonal_Bk = shifted_Bkk.diagonal(dim1=-2, dim2=-1)
+    diagonal_Bk += noise + 10 * torch.finfo(gram_Bkk.dtype).eps * diagonal_Bk.abs().amax(dim=-1, keepdim=True)
+    return torch.linalg.cholesky(shifted_Bkk)
 
 
 def censored(mean: Tensor, sd: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ def test_embeddings_of_genes_are_those_of_the_model_gene_by_gene(context):
     (held,) = context.gene_embeddings(WANTED.row_ids, WANTED.columns).values()
     expression = context.expression(WANTED.row_ids).astype(np.float32)
     whole = context._models[0].embedder.embed_genes(expression, torch.from_numpy(WANTED.columns))
-    assert held.shape == (3, 5, context._models[0].embedder.width)
+    assert held.shape == (3, 5, context._models[0].embedder.gene_width)
     np.testing.assert_allclose(held, whole.transpose(1, 0, 2), atol=2e-3, rtol=2e-3)
     assert isinstance(held, np.memmap)
 

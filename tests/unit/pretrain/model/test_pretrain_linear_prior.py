@@ -5,7 +5,8 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from pretrain.model.linear_prior import LinearPrior, mean_below_zero, rectified_mean
+from pretrain.model.linear_prior import LinearPrior, mean_below_zero, rectified_mean, symmetric_product
+from pretrain.shape import prior_coordinates
 
 
 def made_prior(genes=25, rank=4, seed=0, spread=False):
@@ -114,3 +115,49 @@ def test_the_state_dict_is_the_whole_prior():
     again = LinearPrior(25, 4, rectified=True).double()
     again.load_state_dict(prior.state_dict())
     torch.testing.assert_close(again(profiles), prior(profiles))
+
+
+def orthogonal_prior(genes=40, rank=8):
+    """As fits make them: loadings orthogonal, the first the longest."""
+    generator = np.random.default_rng(3)
+    directions = np.linalg.qr(generator.normal(size=(genes, rank)))[0]
+    loadings = torch.from_numpy(directions * np.linspace(30, 1, rank))
+    return LinearPrior.of(torch.full((genes,), 2.0).double(), loadings, torch.full((genes,), 0.5).double())
+
+
+def test_distances_of_coordinates_are_those_of_expected_profiles_in_units_of_noise():
+    prior, profiles = orthogonal_prior(), drawn_profiles(6, 40, 0.2)
+    latent = prior.latent(profiles, prior.observed_gram(~profiles.isnan()))
+    coordinates = prior.coordinates(latent)
+    assert coordinates.shape == (6, 8)
+    torch.testing.assert_close(
+        torch.cdist(coordinates, coordinates), torch.cdist(prior(profiles), prior(profiles)) / 0.5
+    )
+
+
+def test_coordinates_of_independent_directions_have_one_variance():
+    """So that a method that scales each feature to unit variance changes no distance."""
+    prior = orthogonal_prior()
+    coordinates = prior.coordinates(torch.from_numpy(np.random.default_rng(0).normal(size=(20_000, 8))))
+    variances = coordinates.var(dim=0)
+    assert float(variances.max() / variances.min()) < 1.1
+    along = prior.gram.diagonal()
+    assert float(along.max() / along.min()) > 100
+
+
+def test_coordinates_are_of_the_leading_directions_and_a_power_of_two():
+    assert [prior_coordinates(rank) for rank in (0, 1, 2, 3, 200, 841, 1024)] == [0, 0, 2, 2, 128, 512, 1024]
+    prior = orthogonal_prior(rank=7)
+    latent = torch.ones(1, 7, dtype=torch.float64)
+    moved = latent + torch.tensor([0.0] * 4 + [1.0] * 3)
+    assert prior.coordinates(latent).shape == (1, 4)
+    assert torch.equal(prior.coordinates(latent), prior.coordinates(moved))
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(7, 3), (90, 256), (300, 301), (20, 513)])
+def test_a_symmetric_product_is_the_product(rows, columns):
+    matrix = torch.randn(rows, columns, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    product = torch.full((columns, columns), torch.nan, dtype=torch.float64)
+    symmetric_product(matrix, product)
+    torch.testing.assert_close(product, matrix.T @ matrix)
+    assert torch.equal(product, product.T)

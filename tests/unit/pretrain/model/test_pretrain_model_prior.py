@@ -17,6 +17,7 @@ from pretrain.families import FAMILIES
 from pretrain.model.bulkformer import BulkFormer
 from pretrain.model.export_file import open_export, write_export
 from pretrain.model.linear_prior import LinearPrior
+from pretrain.model.pooling import pool_genes
 from pretrain.prior.command import fit_prior
 from pretrain.prior.prior_file import PRIOR_FILE, corpus_prior
 from pretrain.training import setup
@@ -87,6 +88,24 @@ def test_hidden_genes_are_filled_with_what_is_expected_of_them():
     torch.testing.assert_close(inputs.filled(-10.0), torch.where(mask, prior(visible), expression))
     assert not inputs.unknown.any()
     assert torch.equal(inputs.hidden, mask)
+
+
+@BOTH_FAMILIES
+@pytest.mark.parametrize("pooling", ["mean", "all"])
+def test_a_sample_embedding_has_the_coordinates_of_what_the_prior_expects_beside_the_pooled_genes(family, pooling):
+    model, _ = models_with(made_prior(), family)
+    expression, mask = profiles(3, "some")
+    visible = expression.masked_fill(mask, torch.nan)
+    with torch.no_grad():
+        genes = model.eval()(visible).gene_embedding
+        pooled = model.pooled_embedding(visible, None, pooling)
+        of_five = model.pooled_embedding(visible, None, pooling, torch.arange(5))
+    latent = model.prior.latent(visible, model.prior.observed_gram(~mask))
+    assert pooled.shape == (3, model.shape.sample_width) == (3, model.shape.embedding_width + 2)
+    observed = ~mask if model.shape.traits.pools_observed else None
+    torch.testing.assert_close(pooled[:, :-2], pool_genes(genes, pooling, observed), atol=1e-5, rtol=1e-5)
+    for embedding in (pooled, of_five):
+        torch.testing.assert_close(embedding[:, -2:], model.prior.coordinates(latent))
 
 
 @BOTH_FAMILIES
