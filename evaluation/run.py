@@ -17,14 +17,15 @@ from evaluation.inference.foreign_embeddings import ForeignEmbeddings, read_fore
 from evaluation.inference.scored_models import ScoredModel, open_models
 from evaluation.leaks.audit import TrainedOn
 from evaluation.leaks.results import audited
-from evaluation.scores.mlflow_results import metric_values, send_results
-from evaluation.scores.registration import try_to_register
 from evaluation.scores.results import TaskResult, print_results, require_replaceable, results_json, write_results
 from evaluation.scores.verdicts import judged
 from evaluation.search.session import searched
 from evaluation.tasks.context import TaskContext
 from evaluation.tasks.registry import tasks
 from evaluation.tasks.task import Needs, NotApplicableError, Task
+from evaluation.tracking.data_sets import DataSet
+from evaluation.tracking.mlflow_results import metric_values, send_results
+from evaluation.tracking.registration import try_to_register
 from pretrain.model.export_file import WEIGHTS_FILE
 
 
@@ -46,6 +47,7 @@ def run(settings: RunSettings) -> dict[str, Any]:
         context = TaskContext(corpus, models, settings, search, foreign)
         # before anything slow, so that a wrong label is known at once
         prepared = _prepared(context, settings)
+        data_sets = _data_sets(settings, corpus, [task for task, _ in prepared])
         tracked.begin()
         log(f"scoring on {embedder.device.type}, {embedder.batch_size} profiles in a batch")
         context.obtain(needs for _, needs in prepared)
@@ -58,7 +60,7 @@ def run(settings: RunSettings) -> dict[str, Any]:
         }
         results = audited(results, corpus, context.samples, context.expression, trained_on)
         print_results(results)
-        return _publish(settings, name, tags, results, tracked.close())
+        return _publish(settings, name, tags, results, data_sets, tracked.close())
 
 
 def _report_lacking(foreign: Sequence[ForeignEmbeddings]) -> None:
@@ -110,14 +112,32 @@ def _inputs(models: Sequence[ScoredModel], foreign: Sequence[ForeignEmbeddings])
     return weights | {one.name: hashlib.sha256(one.values.tobytes()).hexdigest() for one in foreign}
 
 
+def _data_sets(settings: RunSettings, corpus: Corpus, used: Sequence[Task[Any]]) -> list[DataSet]:
+    """The corpus, embeddings from elsewhere, and tables of tasks; only where there is a server to be told of them."""
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        return []
+    files = named(settings.embeddings)
+    for task in used:
+        given = {name: getattr(task.settings, name) for name in task.files}
+        files |= {f"{task.name}.{name}": address for name, address in given.items() if address is not None}
+    of_files = [DataSet.of_file(name, address) for name, address in files.items()]
+    return [DataSet("corpus", corpus.folder.uri, corpus.fingerprint), *of_files]
+
+
 def _publish(
-    settings: RunSettings, name: str, tags: Mapping[str, str], results: Sequence[TaskResult], run_id: str | None
+    settings: RunSettings,
+    name: str,
+    tags: Mapping[str, str],
+    results: Sequence[TaskResult],
+    data_sets: Sequence[DataSet],
+    run_id: str | None,
 ) -> dict[str, Any]:
     """``run_id``: the MLflow run that was begun, None where none could be."""
     about = {"about": dict(tags), "settings": settings.resolved()}
     experiment, resolved = settings.tracking.experiment, settings.resolved()
     # before the file, which may be refused (a full disk, missing rights) after all that took long to compute
-    run_id = send_results(experiment, name, resolved, tags, results, results_json(results, about), run_id)
+    text = results_json(results, about)
+    run_id = send_results(experiment, name, resolved, tags, results, text, data_sets, run_id)
     if settings.output:
         write_results(settings.output, results, about)
     if run_id and settings.tracking.register_as:

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -59,6 +59,14 @@ def picture(draw: Callable[[Axes], None], description: str, caption: str, height
         content = io.BytesIO()
         figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None})
     return Picture(_inline(content.getvalue(), description), description, caption)
+
+
+def svg_file(drawn: Picture) -> str:
+    """A picture as a file of its own, which says in words what it shows."""
+    caption, description = (escape(_UNPRINTABLE.sub("?", text)) for text in (drawn.caption, drawn.description))
+    head, end, rest = str(drawn.svg).partition(">")
+    words = f"<title>{caption}</title><desc>{description}</desc>"
+    return f'{head} xmlns="http://www.w3.org/2000/svg"{end}{words}{rest}\n'
 
 
 def label(name: object) -> str:

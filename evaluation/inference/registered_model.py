@@ -14,6 +14,7 @@ import mlflow.pyfunc
 import numpy as np
 import pandas as pd
 
+from dataprep.genes.identifiers import strip_version
 from dataprep.runtime.command_line import UserError
 from evaluation.inference.embedder import Embedder
 
@@ -52,7 +53,7 @@ def aligned(frame: pd.DataFrame, embedder: Embedder) -> np.ndarray:
     vocabulary = embedder.vocabulary
     if not len(frame):
         raise UserError("the frame has no rows")
-    ids = [str(name).partition(".")[0] if str(name).startswith("ENSG") else str(name) for name in frame.columns]
+    ids = [strip_version(str(name)) if str(name).startswith("ENSG") else str(name) for name in frame.columns]
     columns = np.array([vocabulary.column_of.get(vocabulary.gene_of_symbol.get(name, name), -1) for name in ids])
     known = columns >= 0
     if len(np.unique(columns[known])) < known.sum():

@@ -12,12 +12,11 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from dataprep.runtime.addresses import without_credentials
 from dataprep.runtime.command_line import UserError
 from evaluation.report.material import Evaluation, Material, ScalingFit, TrainingRun, parsed
-from evaluation.scores.mlflow_results import RESULTS_FILE, SCALING_FILE, SWEEP_TAG
+from evaluation.tracking.mlflow_results import RESULTS_FILE, SCALING_FILE, SWEEP_TAG
 from pretrain.monitoring.metrics_file import Row
-from pretrain.monitoring.mlflow_run import FOLDER_TAG, mlflow_client, row_name
+from pretrain.monitoring.mlflow_run import FOLDER_TAG, mlflow_client, reason_of, row_name
 
 _CARD = "export/README.md"
 
@@ -34,7 +33,7 @@ def read_experiment(name: str, newest: int) -> Material:
         found = client.search_runs([experiment.experiment_id], max_results=newest)
         return _sorted(client, list(found), name)
     except (MlflowException, OSError) as error:
-        raise UserError(f"MLflow: {without_credentials(' '.join(str(error).split()))[:200]}") from None
+        raise UserError(f"MLflow: {reason_of(error)}") from None
 
 
 def _sorted(client: mlflow.MlflowClient, found: list[Run], experiment: str) -> Material:

@@ -21,8 +21,8 @@ from evaluation.scaling.laws import LogLogLine, PowerLaw, fit_line, fit_power_la
 from evaluation.scaling.plot import draw, write
 from evaluation.scaling.points import Points, read_points
 from evaluation.scores.intervals import Interval
-from evaluation.scores.mlflow_results import SCALING_FILE, send_run
 from evaluation.scores.results import plain_interval
+from evaluation.tracking.mlflow_results import SCALING_FILE, send_run
 
 
 @dataclass(frozen=True)

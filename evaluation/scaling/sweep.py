@@ -26,7 +26,7 @@ from evaluation.config import POINTS_FILE, ScalingSweepSettings
 from evaluation.scaling.grid import Point, candidates, grid, grid_table, run_settings, shared_settings
 from evaluation.scaling.sweep_run import SweepRun, ending
 from evaluation.scaling.trials import train
-from evaluation.scores.mlflow_results import SWEEP_TAG
+from evaluation.tracking.mlflow_results import SWEEP_TAG
 from pretrain.config import RunSettings
 from pretrain.model.export_file import CONFIG_FILE
 from pretrain.monitoring.metrics_file import read_rows

@@ -10,7 +10,7 @@ from typing import Any
 from dataprep.runtime.addresses import without_credentials
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.terminal import log
-from evaluation.scores.mlflow_results import begun_run
+from evaluation.tracking.mlflow_results import begun_run
 
 TRAINED_METRIC = "runs/trained"
 

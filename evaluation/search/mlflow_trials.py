@@ -16,8 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from evaluation.scores.mlflow_results import begun_run, metrics_of, parameters_of
 from evaluation.search.nested import Choice
+from evaluation.tracking.mlflow_results import begun_run, metrics_of, parameters_of
 from pretrain.monitoring.mlflow_run import PARENT_TAG
 
 TRIAL_TAG, SUBJECT_TAG, CHOSEN_TAG = "bulkformer.trial", "bulkformer.subject", "bulkformer.chosen_by_folds"

@@ -71,6 +71,7 @@ class DrugResponse(Task[DrugResponseSettings]):
     name = _NAME
     settings_type = DrugResponseSettings
     uses = ()
+    files = ("table", "smiles", "features")
 
     def prepare(self) -> Needs:
         settings = self.settings

@@ -78,6 +78,7 @@ class Essentiality(Task[EssentialitySettings]):
     name = _NAME
     settings_type = EssentialitySettings
     uses = ()
+    files = ("table", "core", "nonessential", "features")
 
     def prepare(self) -> Needs:
         settings, context = self.settings, self.context

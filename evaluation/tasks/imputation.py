@@ -85,6 +85,7 @@ class Imputation(Task[ImputationSettings]):
     name = "imputation"
     settings_type = ImputationSettings
     uses = ("split",)
+    files = ("gene_sets",)
 
     def prepare(self) -> Needs:
         context, settings = self.context, self.settings

@@ -48,11 +48,13 @@ class Task(ABC, Generic[S]):
     ``name`` selects it (``--tasks NAME``) and stands before its settings (``--NAME.setting``); ``settings_type`` is
     their model, with a default for every setting and a first docstring line for ``--help``. ``uses`` names the settings
     of the command that it looks at, of those that not every task does: given without such a task, they are refused.
+    ``files`` names those of its own settings that are addresses of files, which MLflow shows as inputs.
     """
 
     name: ClassVar[str]
     settings_type: ClassVar[type[Settings]]
     uses: ClassVar[Sequence[str]] = SHARED_SETTINGS
+    files: ClassVar[Sequence[str]] = ()
 
     def __init__(self, context: TaskContext, settings: S) -> None:
         self.context = context

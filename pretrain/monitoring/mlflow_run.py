@@ -105,7 +105,7 @@ class MlflowRun:
                     self._client.log_batch(self.run_id, metrics=_metrics(new))
                 self._done |= {_progress_metric(row): row["step"] for row in new}
         except Exception as error:  # noqa: BLE001 - tracking never stops training
-            return _one_line(error)
+            return reason_of(error)
         return None
 
     def watch_system(self) -> str | None:
@@ -118,7 +118,7 @@ class MlflowRun:
             return "had ended and was started again" if self._system_metrics.keep_running() else None
         except Exception as error:  # noqa: BLE001 - tracking never stops training
             self._wants_system_metrics = False
-            return f"is off: {_one_line(error)}"
+            return f"is off: {reason_of(error)}"
 
     def finish(self, status: str, export: Folder | None) -> str | None:
         """End the run as FINISHED or KILLED, with the model export. Returns None or why it did not work."""
@@ -134,7 +134,7 @@ class MlflowRun:
                     self._client.log_artifacts(self.run_id, local, artifact_path="export")
             self._client.set_terminated(self.run_id, status)
         except Exception as error:  # noqa: BLE001 - the run has ended, and its metrics are in its folder
-            return _one_line(error)
+            return reason_of(error)
         return None
 
     def address(self) -> str | None:
@@ -248,5 +248,6 @@ def _metrics(rows: Sequence[Row]) -> list[Any]:
     return metrics
 
 
-def _one_line(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
+    """What went wrong, in one line without user names and passwords, for people."""
     return without_credentials(" ".join(str(error).split()))[:160] or type(error).__name__

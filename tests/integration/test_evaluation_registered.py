@@ -12,8 +12,8 @@ from dataprep.runtime.command_line import UserError, main
 from dataprep.runtime.storage import Folder
 from evaluation.__main__ import COMMANDS
 from evaluation.scores.intervals import Interval
-from evaluation.scores.registration import register
 from evaluation.scores.results import Score, TaskResult
+from evaluation.tracking.registration import register
 from pretrain.model.bulkformer import BulkFormer
 
 GENES = 40

@@ -151,7 +151,7 @@ def test_results_are_not_written_over_a_file_of_somebody_else(folder, capsys, tm
 def test_mlflow_names_a_deleted_experiment_and_prints_nothing_among_the_results(monkeypatch, tmp_path, capsys):
     import mlflow
 
-    from evaluation.scores.mlflow_results import send_results
+    from evaluation.tracking.mlflow_results import send_results
 
     address = f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.chdir(tmp_path)

@@ -12,8 +12,8 @@ from dataprep.runtime.command_line import UserError
 from evaluation.inference.embedder import fitting_batch_size, require_same_vocabulary
 from evaluation.inference.gene_choice import chosen_columns
 from evaluation.scores.intervals import Interval
-from evaluation.scores.mlflow_results import metric_values
 from evaluation.scores.results import Score, TaskResult, results_json, score_rows, score_table
+from evaluation.tracking.mlflow_results import metric_values
 from pretrain.config import ModelSettings
 from pretrain.model.pooling import pool_genes
 

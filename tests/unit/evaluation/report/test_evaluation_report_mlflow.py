@@ -1,14 +1,19 @@
 """A report of an MLflow experiment says of its runs what their folders and files would have said."""
 
 import json
+from xml.etree import ElementTree
 
 import mlflow
+import numpy as np
 import pytest
 
 from dataprep.runtime.command_line import main
 from evaluation.__main__ import COMMANDS
 from evaluation.report.tracked import read_experiment
-from evaluation.scores.mlflow_results import send_run
+from evaluation.scores.intervals import Interval
+from evaluation.scores.results import Score, TaskResult
+from evaluation.tracking.data_sets import DataSet
+from evaluation.tracking.mlflow_results import send_results, send_run
 from pretrain.monitoring.mlflow_run import MlflowRun
 from tests.made_reports import made_results
 
@@ -63,3 +68,41 @@ def test_an_experiment_is_reported_with_what_was_killed_and_what_failed(experime
 def test_an_unknown_experiment_is_one_line(experiment, tmp_path, capsys):
     assert main("evaluation", "", COMMANDS, ["report", "--output", str(tmp_path / "x.html"), "--experiment", "no"]) == 2
     assert "MLflow has no experiment 'no'" in capsys.readouterr().err
+
+
+def test_results_are_tables_and_pictures_with_the_data_sets_that_were_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    client = mlflow.MlflowClient()
+    experiment = client.create_experiment("mine", artifact_location=f"file://{tmp_path}/artifacts")
+    (tmp_path / "effect.csv").write_text("line,TP53\nA,0.1\n")
+    corpus = DataSet("corpus", "s3://user:hunter2@bucket/corpus", "ab" * 32)
+    data_sets = [corpus, DataSet.of_file("essentiality.table", str(tmp_path / "effect.csv"))]
+    results = [
+        TaskResult(
+            one["task"],
+            one["subject"],
+            [Score(row["method"], row["metric"], Interval(row["value"] or np.nan)) for row in one["scores"]],
+            one["facts"],
+            by_study=one.get("by_study", ()),
+            curves=one["curves"],
+        )
+        for one in made_results()["results"]
+    ]
+    run_id = send_results("mine", "scored", {}, {}, results, "{}", data_sets)
+    # the same command repeated sends the same once more
+    assert send_results("mine", "scored", {}, {}, results, "{}", data_sets, run_id) == run_id
+
+    scores = client.load_table(experiment, "scores.json", [run_id])
+    assert len(scores) == sum(len(result.scores) for result in results)
+    assert set(client.load_table(experiment, "scores_by_study.json", [run_id])["study"]) >= {"GSE1"}
+    inputs = {one.dataset.name: one.dataset for one in client.get_run(run_id).inputs.dataset_inputs}
+    assert sorted(inputs) == ["corpus", "essentiality.table"]
+    assert "hunter2" not in inputs["corpus"].source
+    found = [path.relative_to(tmp_path / "artifacts" / run_id / "artifacts") for path in tmp_path.rglob("*.svg")]
+    names = {path.name.partition("-")[0].removesuffix(".svg") for path in found}
+    assert {"mask_rates", "expression_levels", "roc", "confusion", "calibration"} <= names
+    assert {path.parts[:2] for path in found} >= {("figures", "imputation")}
+    for path in tmp_path.rglob("*.svg"):
+        root = ElementTree.fromstring(path.read_text())
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert root.find("{http://www.w3.org/2000/svg}title").text

@@ -8,7 +8,7 @@ from evaluation.__main__ import COMMANDS
 from evaluation.report.tracked import read_experiment
 from evaluation.scaling.sweep_run import SweepRun
 from evaluation.scaling.tracked_points import points_of_runs
-from evaluation.scores.mlflow_results import SWEEP_TAG
+from evaluation.tracking.mlflow_results import SWEEP_TAG
 from pretrain.monitoring.mlflow_run import PARAMETERS_TAG, PROFILES_TAG, MlflowRun
 
 

@@ -12,9 +12,9 @@ from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder
 from dataprep.runtime.terminal import log
 from evaluation.config import MODEL
-from evaluation.scores.mlflow_results import metric_values
 from evaluation.scores.results import TaskResult
-from pretrain.monitoring.mlflow_run import without_credentials
+from evaluation.tracking.mlflow_results import metric_values
+from pretrain.monitoring.mlflow_run import reason_of
 
 BEST = "best"
 _CODE = "evaluation.inference.registered_model"
@@ -71,8 +71,7 @@ def try_to_register(
         version = register(name, run_id, export, tags, results)
         log(f"MLflow: registered as {name}, version {version}")
     except (MlflowException, OSError, UserError) as error:
-        reason = without_credentials(" ".join(str(error).split()))
-        log(f"MLflow did not take the model ({reason[:160]}); its scores are kept")
+        log(f"MLflow did not take the model ({reason_of(error)}); its scores are kept")
 
 
 def _move_best(

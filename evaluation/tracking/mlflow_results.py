@@ -12,11 +12,14 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dataprep.runtime.addresses import without_credentials
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.terminal import log
-from evaluation.scores.results import TaskResult
-from pretrain.monitoring.mlflow_run import find_or_create_experiment, flattened, mlflow_client
+from evaluation.scores.results import TaskResult, score_rows
+from evaluation.tracking.data_sets import DataSet, inputs_of
+from pretrain.monitoring.mlflow_run import find_or_create_experiment, flattened, mlflow_client, reason_of
+
+# Values by column.
+Table = Mapping[str, Sequence[Any]]
 
 # Files of runs, by which a report knows what they are.
 RESULTS_FILE = "results.json"
@@ -35,11 +38,18 @@ def send_results(
     tags: Mapping[str, str],
     results: Sequence[TaskResult],
     results_text: str,
+    data_sets: Sequence[DataSet] = (),
     run_id: str | None = None,
 ) -> str | None:
-    """Send the scores of tasks as :func:`send_run` does, into the run that was begun with the evaluation if any."""
-    texts = {RESULTS_FILE: results_text}
-    return send_run(experiment, name, settings, tags, metric_values(results), texts, run_id=run_id)
+    """Send results of tasks as :func:`send_run` does, into the run that was begun with the evaluation if any.
+
+    Scores are metrics and, with the scores of studies, tables; curves are pictures.
+    """
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        return None
+    texts = {RESULTS_FILE: results_text, **pictures_of(results)}
+    metrics, tables = metric_values(results), tables_of(results)
+    return send_run(experiment, name, settings, tags, metrics, texts, tables=tables, data_sets=data_sets, run_id=run_id)
 
 
 def send_run(
@@ -50,12 +60,15 @@ def send_run(
     metrics: Mapping[str, float],
     texts: Mapping[str, str],
     figures: Mapping[str, Any] | None = None,
+    tables: Mapping[str, Table] | None = None,
+    data_sets: Sequence[DataSet] = (),
     run_id: str | None = None,
 ) -> str | None:
     """Send one run to the server at ``MLFLOW_TRACKING_URI`` and return its id.
 
-    ``texts`` and ``figures`` (of matplotlib) become files of the run by these names. Without an address nothing
-    happens. A server that is unavailable costs a line, not the results. ``run_id``: a run that has settings and tags.
+    ``texts``, ``figures`` (of matplotlib) and ``tables`` (lists by column) become files of the run by these names.
+    Without an address nothing happens. A server that is unavailable costs a line, not the results. ``run_id``: a run
+    that has settings and tags.
     """
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         return None
@@ -68,16 +81,49 @@ def send_run(
             run_id = str(client.create_run(experiment_id, tags=dict(tags), run_name=name).info.run_id)
             client.log_batch(run_id, params=parameters_of(settings))
         client.log_batch(run_id, metrics=metrics_of(metrics))
+        if data_sets:
+            client.log_inputs(run_id, inputs_of(data_sets))
         for file, text in texts.items():
             client.log_text(run_id, text, file)
         for file, figure in (figures or {}).items():
             client.log_figure(run_id, figure, file)
+        # MLflow would append to one that a repeated command has sent before, which is the same
+        sent = {file.path for file in client.list_artifacts(run_id)}
+        for file, table in (tables or {}).items():
+            if file not in sent:
+                client.log_table(run_id, dict(table), file)
         client.set_terminated(run_id)
     except (MlflowException, UserError, OSError) as error:
-        reason = without_credentials(" ".join(str(error).split()))
-        log(f"MLflow did not take the results ({reason[:160]}); they are shown here all the same")
+        log(f"MLflow did not take the results ({reason_of(error)}); they are shown here all the same")
         return None
     return run_id
+
+
+def tables_of(results: Sequence[TaskResult]) -> dict[str, Table]:
+    """All scores, and those of studies where there are any, as tables by the name of their file."""
+    by_study = [
+        {"task": result.task, "subject": result.subject, **row} for result in results for row in result.by_study
+    ]
+    tables: dict[str, Table] = {"scores.json": score_rows(results).to_pydict()}
+    if by_study:
+        columns = list(dict.fromkeys(column for row in by_study for column in row))
+        tables["scores_by_study.json"] = {column: [row.get(column) for row in by_study] for column in columns}
+    return tables
+
+
+def pictures_of(results: Sequence[TaskResult]) -> dict[str, str]:
+    """SVG files of all curves that can be drawn, by their names: a folder for each task and subject."""
+    # takes a second to import, and only a run with a server needs it
+    from dataprep.inspection.pictures import svg_file
+    from evaluation.scores.curve_pictures import curve_pictures
+
+    files = {}
+    for result in results:
+        place = "/".join(["figures", _allowed(result.task), *([_allowed(result.subject)] if result.subject else [])])
+        for name, rows in result.curves.items():
+            for number, picture in enumerate(curve_pictures(result.title, name, rows)):
+                files[f"{place}/{_allowed(name)}{f'-{number + 1}' if number else ''}.svg"] = svg_file(picture)
+    return files
 
 
 def begun_run(
