@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from functools import partial
 
-from cluster.config import DownSettings, StatusSettings, SubmitSettings, UpSettings
+from cluster.check.command import check
+from cluster.config import CheckSettings, DownSettings, StatusSettings, SubmitSettings, UpSettings
 from cluster.jobs.submit import submit
 from cluster.local.lifecycle import down, status, up
 from dataprep.runtime.command_line import Command, main
@@ -23,6 +24,7 @@ def run(argv: list[str]) -> int:
         "up": Command(UpSettings, up, "start the embedded object store, MLflow and Ray on this machine"),
         "down": Command(DownSettings, down, "end them"),
         "status": Command(StatusSettings, status, "show where they are and whether they answer"),
+        "check": Command(CheckSettings, check, "measure whether every node can do what training asks of it"),
         "submit": Command(
             SubmitSettings, partial(submit, entrypoint=entrypoint), "run `-- COMMAND ...` as a job on the cluster"
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -42,6 +43,35 @@ class DownSettings(LocalSettings):
 
 class StatusSettings(LocalSettings):
     """Settings of ``status``."""
+
+
+class CheckSettings(CommandSettings):
+    """Settings of ``check``. A gigabyte has 10^9 bytes, a megabyte 10^6."""
+
+    storage: str | None = Field(None, description="where runs are to be kept: s3://BUCKET/PREFIX, or a shared folder")
+    nodes: int | None = Field(None, ge=1, description="nodes that there should be at least, the head among them")
+    gpus: int | None = Field(None, ge=1, description="GPUs that there should be at least")
+    devices: bool = Field(True, description="also compute and all-reduce on each GPU, or on the CPUs of each node")
+    size: str = Field("37M", description="size of the model that takes a training step, as of pretrain run")
+    micro_batch: int = Field(1, ge=1, description="profiles in that step")
+    precision: Literal["bf16", "fp32"] = Field("bf16", description="of that step")
+    genes: int = Field(20_010, ge=2, description="vocabulary of that step")
+    timeout_seconds: float = Field(300.0, gt=0, description="how long to wait for the measurements of all nodes")
+    max_clock_offset_seconds: float = Field(2.0, gt=0, description="between a node's clock and the driver's")
+    min_free_disk_gigabytes: float = Field(20.0, ge=0, description="in Ray's folder and in that of temporary files")
+    min_shared_memory_gigabytes: float = Field(1.0, ge=0, description="size of /dev/shm; containers have 0.06")
+    storage_test_megabytes: int = Field(32, ge=1, le=64, description="size of the file that each node writes and reads")
+    min_storage_megabytes_per_second: float = Field(10.0, ge=0, description="of each node, writing and reading")
+    all_reduce_megabytes: int = Field(64, ge=1, description="what is summed over all devices")
+    min_all_reduce_within_gigabytes_per_second: float = Field(
+        4.0, ge=0, description="of GPUs of one node; PCIe 3 gives 10, NVLink above 100"
+    )
+    min_all_reduce_between_gigabytes_per_second: float = Field(
+        0.5, ge=0, description="of GPUs on all nodes; a network of 10 Gbit/s gives 1"
+    )
+    min_share_of_median_gpu: float = Field(
+        0.7, ge=0, le=1, description="speed of each GPU, of the median's: all wait for the slowest"
+    )
 
 
 class SubmitSettings(LocalSettings):

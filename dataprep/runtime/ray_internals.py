@@ -7,10 +7,23 @@ has gone, and when Ray no longer does what made it necessary.
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 # At the end of each round of Ray Data's scheduling loop.
 PAUSE_SECONDS = 0.02
+
+
+def session_folder() -> Path:
+    """The folder of Ray's session on this node (``_global_node``), where objects are spilled and jobs unpacked.
+
+    Ray tells it to nobody else, and it need not be that of the head.
+    """
+    # takes a second, and only a process that is connected to Ray has one
+    from ray._private import worker
+
+    node: Any = worker._global_node
+    return Path(node.get_session_dir_path())
 
 
 def pause_scheduling_loop(context: Any) -> None:

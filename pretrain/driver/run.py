@@ -20,6 +20,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from dataprep.corpus import Corpus, open_corpus
 from dataprep.runtime.allocator import missing_arena_settings
+from dataprep.runtime.code_identity import code_fingerprint
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.lease import Lease, LeaseLostError
 from dataprep.runtime.ray_internals import with_needed_callbacks
@@ -36,7 +37,6 @@ from pretrain.driver.progress import ProgressDisplay, duration
 from pretrain.model.protein_embeddings import corpus_protein_embeddings
 from pretrain.monitoring.metrics_file import read_rows
 from pretrain.prior.prior_file import corpus_prior
-from pretrain.training.code_identity import code_fingerprint
 from pretrain.training.entry import train_worker
 from pretrain.training.job import TrainingJob, collective_timeout_seconds, total_steps
 

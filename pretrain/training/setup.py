@@ -12,6 +12,7 @@ import ray.train.torch
 import torch
 
 from dataprep.corpus import Corpus, GeneGraph, open_corpus
+from dataprep.runtime.code_identity import code_fingerprint
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder
 from pretrain.artifacts.checkpoint import Checkpoint, CheckpointStore
@@ -30,7 +31,6 @@ from pretrain.monitoring.throughput import StepClock, gemm_peak
 from pretrain.prior.gene_means import gene_mean_prior
 from pretrain.prior.prior_file import corpus_prior
 from pretrain.shape import ModelShape
-from pretrain.training.code_identity import code_fingerprint
 from pretrain.training.determinism import use_deterministic_algorithms
 from pretrain.training.job import TrainingJob, schedule_steps_of, total_steps
 from pretrain.training.ranks import Ranks

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from made_corpora import make_corpus
 
 from dataprep.corpus import GRAPH_FILE, Corpus, GeneGraph
+from dataprep.runtime.code_identity import code_fingerprint
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.lease import Holder, LeaseKey, Process
 from dataprep.runtime.storage import Folder
@@ -31,7 +32,6 @@ from pretrain.data.window_reader import read_window
 from pretrain.model.export_file import open_export
 from pretrain.monitoring.metrics_file import read_rows
 from pretrain.prior.command import fit_prior
-from pretrain.training.code_identity import code_fingerprint
 from pretrain.training.job import TrainingJob
 from pretrain.training.step import TrainingStep
 from pretrain.training.worker import train
