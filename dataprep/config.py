@@ -15,27 +15,49 @@ from dataprep.sources import AnySource
 
 
 class SplitSettings(Settings):
-    """How studies are divided: by name, or by fractions of the samples. A study is never divided."""
+    """How groups of samples are divided: by name, or by fractions of the samples. A group is never divided."""
 
+    by: list[str] = Field(
+        default_factory=list,
+        description="labels whose values make a group, such as a donor; samples without them, and all by default: the "
+        "study",
+    )
     validation_fraction: float = Field(default=0.1, ge=0, lt=1)
     test_fraction: float = Field(default=0.1, ge=0, lt=1)
-    validation: list[str] = Field(default_factory=list, description="validation studies by name")
-    test: list[str] = Field(default_factory=list, description="test studies by name; all others are for training")
+    validation: list[str] = Field(default_factory=list, description="validation groups by name")
+    test: list[str] = Field(default_factory=list, description="test groups by name; all others are for training")
+    stratify: str | None = Field(
+        default=None, description="label whose values get the fractions each, as far as whole groups allow"
+    )
+    stable: bool = Field(
+        default=False,
+        description="the split of a group follows from its name and the seed alone, whatever is added later; fractions "
+        "are then those of many groups",
+    )
+    in_distribution_fraction: float = Field(
+        default=0,
+        ge=0,
+        lt=1,
+        description="of the samples of training groups that become a second validation split, in distribution",
+    )
 
     @model_validator(mode="after")
     def _disjoint(self) -> SplitSettings:
         both = sorted(set(self.validation) & set(self.test))
         if both:
-            raise ValueError(f"studies in both validation and test: {', '.join(both)}")
+            raise ValueError(f"groups in both validation and test: {', '.join(both)}")
         if self.validation_fraction + self.test_fraction >= 1:
             raise ValueError("validation_fraction and test_fraction leave nothing to train on")
         if self.by_name:
-            refuse_without_effect(self, ("validation_fraction", "test_fraction"), "where studies are named")
+            by_fraction = ("validation_fraction", "test_fraction", "stratify", "stable")
+            refuse_without_effect(self, by_fraction, "where groups are named")
+        if self.stable and self.stratify is not None:
+            raise ValueError("stratify needs to see all groups, and stable looks at each alone: give one of them")
         return self
 
     @property
     def by_name(self) -> bool:
-        """Whether studies are named, so that the fractions do not count."""
+        """Whether groups are named, so that the fractions do not count."""
         return bool(self.validation or self.test)
 
 

@@ -200,7 +200,7 @@ class DataSettings(Settings):
 
 class ValidationSettings(Settings):
     every_steps: int = Field(0, ge=0, description="validate every N optimizer steps; 0: at each epoch's end")
-    max_profiles: int = Field(2048, ge=1, description="profiles of the validation split to use, from its start")
+    max_profiles: int = Field(2048, ge=1, description="profiles of each validation split to use, from its start")
 
 
 class CheckpointSettings(Settings):

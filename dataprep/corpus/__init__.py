@@ -13,6 +13,7 @@ column). The manifest is written last: a folder without one is not a corpus.
 from dataprep.corpus.corpus import Corpus, iterate_row_groups, iterate_rows, open_corpus, read_split
 from dataprep.corpus.graph_file import GRAPH_FILE, GeneGraph
 from dataprep.corpus.manifest import (
+    IN_DISTRIBUTION,
     MANIFEST_FILE,
     SPLITS,
     Manifest,
@@ -22,6 +23,7 @@ from dataprep.corpus.manifest import (
     SourceSummary,
     SplitSummary,
     manifest_text,
+    split_summaries,
 )
 from dataprep.corpus.replacement import begin_corpus, finish_corpus, require_free
 from dataprep.corpus.shards import (
@@ -40,6 +42,7 @@ __all__ = [
     "BYTES_PER_VALUE",
     "GENES_FILE",
     "GRAPH_FILE",
+    "IN_DISTRIBUTION",
     "MANIFEST_FILE",
     "REJECTED_FILE",
     "SAMPLES_FILE",
@@ -66,6 +69,7 @@ __all__ = [
     "read_row_groups",
     "read_split",
     "require_free",
+    "split_summaries",
     "table_bytes",
     "verify",
     "verify_shard",

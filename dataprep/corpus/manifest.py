@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import pandas as pd
 from pydantic import Field, ValidationError
 
 from dataprep.runtime.command_line import Settings, UserError
@@ -14,8 +15,10 @@ from dataprep.runtime.storage import Folder
 FORMAT = "bulkformer-corpus"
 FORMAT_VERSION = 1
 UNIT = "log1p(TPM), natural logarithm"
-SPLITS = ("train", "validation", "test")
-Split = Literal["train", "validation", "test"]
+# The last is of the groups that are trained on, where the others are of groups of their own.
+IN_DISTRIBUTION = "validation_in_distribution"
+SPLITS = ("train", "validation", "test", IN_DISTRIBUTION)
+Split = Literal["train", "validation", "test", "validation_in_distribution"]
 MANIFEST_FILE = "manifest.json"
 
 
@@ -103,6 +106,16 @@ class SplitSummary(Settings):
 
     rows: int
     studies: list[str]
+
+
+def split_summaries(samples: pd.DataFrame) -> dict[str, SplitSummary]:
+    """Each split of samples with columns split and study_id; the one in distribution only where there is one."""
+    own = {split: samples[samples["split"] == split] for split in SPLITS}
+    return {
+        split: SplitSummary(rows=len(rows), studies=sorted(rows["study_id"].unique()))
+        for split, rows in own.items()
+        if len(rows) or split != IN_DISTRIBUTION
+    }
 
 
 class Manifest(Settings):

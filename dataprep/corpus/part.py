@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 
 from dataprep.corpus.corpus import Corpus, iterate_rows, open_corpus
-from dataprep.corpus.manifest import SPLITS, Manifest, SampleCounts, ShardEntry, SplitSummary
+from dataprep.corpus.manifest import Manifest, SampleCounts, ShardEntry, split_summaries
 from dataprep.corpus.replacement import begin_corpus, finish_corpus
 from dataprep.corpus.shards import SHARD_BYTES, rows_per_shard, write_shard
 from dataprep.corpus.tables import GENES_FILE, REJECTED_FILE, SAMPLES_FILE, table_bytes
@@ -74,13 +74,9 @@ def _shards(corpus: Corpus, folder: Folder, kept: pd.DataFrame, split: str) -> I
 def _manifest(
     corpus: Corpus, folder: Folder, kept: pd.DataFrame, entries: list[ShardEntry], tables: list[str]
 ) -> Manifest:
-    rows = {split: kept[kept["split"] == split] for split in SPLITS}
     return corpus.manifest.model_copy(
         update={
-            "splits": {
-                split: SplitSummary(rows=len(own), studies=sorted(own["study_id"].unique()))
-                for split, own in rows.items()
-            },
+            "splits": split_summaries(kept),
             "shards": entries,
             "tables_sha256": {name: folder.sha256(name) for name in tables},
             "samples": SampleCounts(read=len(kept), kept=len(kept), rejected={}),

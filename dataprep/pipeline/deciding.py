@@ -6,15 +6,17 @@ settings alone, not on the number of machines or the order in which tasks end.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from dataprep.config import BuildSettings
-from dataprep.corpus import SPLITS
+from dataprep.corpus import IN_DISTRIBUTION, SPLITS
 from dataprep.pipeline import quality_control as qc
-from dataprep.pipeline.label_checks import refuse_by_labels
-from dataprep.pipeline.splits import empty_splits, split_studies
+from dataprep.pipeline.label_checks import labels_of, refuse_by_labels
+from dataprep.pipeline.splits import empty_splits, position, split_groups
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.terminal import log
 
@@ -57,13 +59,41 @@ def _refuse_duplicates(samples: pd.DataFrame, column: str, reason: str) -> None:
 
 def assign_splits(kept: pd.DataFrame, settings: BuildSettings) -> pd.DataFrame:
     """The kept samples with their split, in the order of their row ids: by split, shuffled inside each."""
-    split_of = split_studies(kept["study_id"].value_counts().to_dict(), settings.split, settings.seed)
+    groups = _groups(kept, settings.split.by)
+    split_of = split_groups(
+        groups.value_counts().to_dict(), settings.split, settings.seed, _strata(kept, groups, settings)
+    )
     if empty := empty_splits(split_of, settings.split):
+        of = "studies" if not settings.split.by else "groups"
         log(
-            f"NOTHING HELD OUT for {' and '.join(empty)}: studies are never divided, and there are {len(split_of)}; "
+            f"NOTHING HELD OUT for {' and '.join(empty)}: {of} are never divided, and there are {len(split_of)}; "
             "a model of this corpus is neither validated nor tested on it"
         )
-    kept = kept.assign(split=kept["study_id"].map(split_of))
+    kept = kept.assign(split=groups.map(split_of))
+    if (fraction := settings.split.in_distribution_fraction) > 0:
+        chosen = kept["sample_id"].map(lambda sample: position(settings.seed, "sample", sample) < fraction)
+        kept.loc[(kept["split"] == "train") & chosen, "split"] = IN_DISTRIBUTION
+        if not (kept["split"] == "train").any():
+            raise UserError(f"no sample is left to train on: in_distribution_fraction {fraction} took all")
     shuffled = kept.iloc[np.random.default_rng(settings.seed).permutation(len(kept))]
     ordered = shuffled.sort_values("split", key=lambda split: split.map(SPLITS.index), kind="stable")
     return ordered.assign(row_id=np.arange(len(ordered)))
+
+
+def _groups(kept: pd.DataFrame, by: Sequence[str]) -> pd.Series:
+    """The group of each sample: the values of some labels, or its study where it lacks one."""
+    if not by:
+        return kept["study_id"]
+    values = pd.concat([labels_of(kept, name, "split.by") for name in by], axis="columns")
+    joined = values.astype(object).apply(lambda row: " / ".join(map(str, row)), axis="columns")
+    return joined.where(values.notna().all(axis="columns"), kept["study_id"])
+
+
+def _strata(kept: pd.DataFrame, groups: pd.Series, settings: BuildSettings) -> dict[str, str]:
+    """The commonest value of the label to stratify by in each group; the empty word where a group has none."""
+    if settings.split.stratify is None:
+        return {}
+    values = labels_of(kept, settings.split.stratify, "split.stratify").fillna("")
+    counts = pd.DataFrame({"group": groups, "value": values}).value_counts().reset_index()
+    counts = counts.sort_values(["count", "value"], ascending=[False, True], kind="stable")
+    return dict(counts.drop_duplicates("group")[["group", "value"]].itertuples(index=False))

@@ -18,7 +18,7 @@ def refuse_by_labels(samples: pd.DataFrame, settings: BuildSettings) -> None:
     """
     if settings.sex_label is None:
         return
-    labelled = _label(samples, settings.sex_label, "sex_label").map(sex_by_label)
+    labelled = labels_of(samples, settings.sex_label, "sex_label").map(sex_by_label)
     told = samples["sex_by_genes"]
     wrong = samples["reason"].isna() & (labelled != "") & (told != "") & (labelled != told)
     samples.loc[wrong, "reason"] = qc.OTHER_SEX
@@ -27,7 +27,8 @@ def refuse_by_labels(samples: pd.DataFrame, settings: BuildSettings) -> None:
     ]
 
 
-def _label(samples: pd.DataFrame, name: str, setting: str) -> pd.Series:
+def labels_of(samples: pd.DataFrame, name: str, setting: str) -> pd.Series:
+    """A label of all samples, None where they have none. Raises :class:`UserError` where no source has it."""
     if LABEL + name not in samples.columns:
         there = [column.removeprefix(LABEL) for column in samples.columns if column.startswith(LABEL)]
         raise UserError(f"{setting}: no source has the label {name!r}; there are {', '.join(there[:20]) or 'none'}")

@@ -28,7 +28,7 @@ from dataprep.corpus import (
     SampleCounts,
     ShardEntry,
     SourceSummary,
-    SplitSummary,
+    split_summaries,
     table_bytes,
     write_shard,
 )
@@ -166,15 +166,11 @@ def make_manifest(
 ) -> Manifest:
     """What the corpus holds, and how it was made."""
     refused = samples["reason"].value_counts().to_dict()
-    in_split = {split: kept[kept["split"] == split] for split in SPLITS}
     return Manifest(
         genes=vocabulary.size,
         vocabulary_sha256=vocabulary.fingerprint,
         rows_per_row_group=settings.rows_per_row_group,
-        splits={
-            split: SplitSummary(rows=len(rows), studies=sorted(rows["study_id"].unique()))
-            for split, rows in in_split.items()
-        },
+        splits=split_summaries(kept),
         shards=entries,
         tables_sha256=dict(tables_sha256),
         samples=SampleCounts(read=len(samples), kept=len(kept), rejected=refused),

@@ -34,7 +34,7 @@ PROGRESS_METRICS = ("progress/last_step", "progress/last_validation_step")
 # MLflow's charts stand in groups by what is before the slash. metrics.jsonl has the names alone.
 _GROUPS = {
     "train": ("loss", "lr", "grad_norm"),
-    "validation": ("validation_loss", "validation_pearson"),
+    "validation": ("validation_loss", "validation_pearson", "in_distribution_loss", "in_distribution_pearson"),
     "speed": (
         "samples_per_second", "data_wait_fraction", "seconds_left", "gflops", "gemm_peak_share", "pause_seconds",
         "slowest_rank", "slowest_ratio",

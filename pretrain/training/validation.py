@@ -1,4 +1,4 @@
-"""Loss and imputation correlation on the validation split, shared over the workers.
+"""Loss and imputation correlation on a validation split, shared over the workers.
 
 Masks depend on the seed and the row ids alone, so the same genes are masked at every validation and world size.
 """
@@ -29,15 +29,23 @@ class ValidationScore:
 
 
 class Validation:
-    """The first profiles of the validation split (a random sample: the corpus is shuffled), kept in memory as float16:
+    """The first profiles of a validation split (a random sample: the corpus is shuffled), kept in memory as float16:
 
     40 kB per profile with 20,024 genes, divided by the number of workers.
     """
 
     def __init__(
-        self, corpus: Corpus, max_profiles: int, worker: int, workers: int, micro_profiles: int, seed: int, rate: float
+        self,
+        corpus: Corpus,
+        split: str,
+        max_profiles: int,
+        worker: int,
+        workers: int,
+        micro_profiles: int,
+        seed: int,
+        rate: float,
     ) -> None:
-        row_ids, expression = read_split(corpus, "validation", max_profiles)
+        row_ids, expression = read_split(corpus, split, max_profiles)
         self._row_ids, self._expression = row_ids[worker::workers], expression[worker::workers].copy()
         self.profiles = len(row_ids)
         self._micro_profiles = micro_profiles

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import ray
 
+from dataprep.corpus import IN_DISTRIBUTION
 from dataprep.corpus.train_profiles import readable_train_profiles
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder
@@ -89,7 +90,7 @@ def _observers(setup: Setup, progress: Progress, metrics: Metrics, record: RunRe
     job, settings, ranks = setup.job, setup.job.settings, setup.ranks
     profile = StepProfile(settings.profile if ranks.is_first else 0, job.folder, setup.log)
     scores = ValidationScores(
-        _validation(setup), setup.engine, ranks, settings.validation.every_steps, metrics, setup.best
+        *_validations(setup), setup.engine, ranks, settings.validation.every_steps, metrics, setup.best
     )
     nodes = NodeNotices(setup.log)
     checkpoints = Checkpoints(
@@ -164,13 +165,20 @@ def _batches(setup: Setup) -> Iterator[StepBatch]:
             return
 
 
-def _validation(setup: Setup) -> Validation | None:
-    settings = setup.job.settings
+def _validations(setup: Setup) -> tuple[Validation | None, Validation | None]:
+    """On groups apart, and on those trained on, where the corpus has such a split."""
     if setup.corpus.rows("validation") == 0:
         setup.log("the corpus has no validation split: no validation")
+        return None, None
+    return _validation(setup, "validation"), _validation(setup, IN_DISTRIBUTION)
+
+
+def _validation(setup: Setup, split: str) -> Validation | None:
+    settings = setup.job.settings
+    if setup.corpus.rows(split) == 0:
         return None
     return Validation(
-        setup.corpus, settings.validation.max_profiles, setup.ranks.rank, setup.ranks.count,
+        setup.corpus, split, settings.validation.max_profiles, setup.ranks.rank, setup.ranks.count,
         settings.batch.micro_profiles, settings.seed, settings.mask.validation_rate,
     )  # fmt: skip
 

@@ -53,7 +53,7 @@ class _Scores:
 def test_the_best_step_is_the_one_with_the_lowest_validation_loss_since_the_beginning():
     rows: list[dict[str, Any]] = []
     metrics: Any = SimpleNamespace(write=rows.append)
-    scores = ValidationScores(_Scores([0.9, 0.4, 0.6]), None, ONE_RANK, 2, metrics, best=(1, 0.8))  # type: ignore[arg-type]
+    scores = ValidationScores(_Scores([0.9, 0.4, 0.6]), None, None, ONE_RANK, 2, metrics, best=(1, 0.8))  # type: ignore[arg-type]
     bests = []
     for step in range(2, 8):
         scores.after_step(done(step))
@@ -62,8 +62,19 @@ def test_the_best_step_is_the_one_with_the_lowest_validation_loss_since_the_begi
     assert [(row["step"], row["validation_loss"]) for row in rows] == [(2, 0.9), (4, 0.4), (6, 0.6)]
 
 
+def test_with_a_split_in_distribution_the_best_step_is_by_the_mean_of_both_losses():
+    rows: list[dict[str, float]] = []
+    metrics: Any = SimpleNamespace(write=rows.append)
+    apart, inside = _Scores([0.5, 0.6]), _Scores([0.5, 0.2])
+    scores = ValidationScores(apart, inside, None, ONE_RANK, 1, metrics, best=None)  # type: ignore[arg-type]
+    for step in (1, 2):
+        scores.after_step(done(step))
+    assert scores.best == (2, pytest.approx(0.4))
+    assert [(row["validation_loss"], row["in_distribution_loss"]) for row in rows] == [(0.5, 0.5), (0.6, 0.2)]
+
+
 def test_a_run_that_stops_does_not_validate_first():
-    scores = ValidationScores(_Scores([]), None, ONE_RANK, 1, None, best=None)  # type: ignore[arg-type]
+    scores = ValidationScores(_Scores([]), None, None, ONE_RANK, 1, None, best=None)  # type: ignore[arg-type]
     scores.after_step(done(1, requests=Requests(stop=True)))
     assert scores.best is None
 

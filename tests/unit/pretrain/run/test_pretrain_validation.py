@@ -48,7 +48,7 @@ def test_the_score_of_all_workers_is_that_of_a_plain_computation(corpus, workers
         return torch.stack(totals).sum(dim=0)
 
     for worker in range(workers):
-        validation = Validation(corpus, 100, worker, workers, 4, SEED, RATE)
+        validation = Validation(corpus, "validation", 100, worker, workers, 4, SEED, RATE)
         score = validation.score(Noisy(), torch.device("cpu"), keep)
     loss, pearson = expected_score(corpus)
     assert score.loss == pytest.approx(loss, rel=1e-6)
