@@ -82,7 +82,8 @@ def _start(min_cpus: int) -> None:
         _require_answer(address)
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        # RayError: a token that is missing or another one
+        except (ConnectionError, RuntimeError, ValueError, RayError) as error:
             raise UserError(f"RAY_ADDRESS={address}: {' '.join(str(error).split())}") from None
     else:
         os.environ.update(ONE_ARENA)

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from ray.exceptions import AuthenticationError
 
 from dataprep.runtime import ray_session
 from dataprep.runtime.command_line import UserError
@@ -34,6 +35,17 @@ def test_something_else_that_listens_there_is_no_cluster(monkeypatch):
         monkeypatch.setattr(ray_session, "_ANSWER_SECONDS", 1.0)
         with pytest.raises(UserError, match="no Ray cluster answers"), ray_session.connected():
             pass
+
+
+def test_a_missing_token_is_one_line(monkeypatch):
+    def refuse(**_: object) -> None:
+        raise AuthenticationError("Token authentication is enabled\nbut no authentication token was found")
+
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setattr(ray_session.ray, "init", refuse)
+    found = "^RAY_ADDRESS=auto: Token.* no authentication token was found"
+    with pytest.raises(UserError, match=found), ray_session.connected():
+        pass
 
 
 def test_ray_starts_under_a_temporary_folder_too_long_for_its_sockets(tmp_path: Path):
