@@ -85,6 +85,11 @@ class GeneVocabulary:
         pairs = zip(self.symbols, self.ensembl_ids, strict=True)
         return {symbol: gene for symbol, gene in pairs if symbol and symbol not in self.shared_symbols}
 
+    @cached_property
+    def column_of_symbol(self) -> Mapping[str, int]:
+        """Column number by symbol, without empty and shared symbols."""
+        return {symbol: self.column_of[gene] for symbol, gene in self.gene_of_symbol.items()}
+
     def to_arrow(self) -> pa.Table:
         """Columns ensembl_id, symbol, length_bp; one row per gene."""
         return pa.table(

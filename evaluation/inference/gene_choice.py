@@ -21,11 +21,17 @@ def chosen_columns(choice: str, vocabulary: GeneVocabulary, option: str = "--gen
     ``choice`` is names with commas, or the address of a text file with one name a line (first field of a table);
     ``option`` is what errors call it.
 
-    Raises UserError for names that are not in the vocabulary, with counts and examples, and for repeated ones.
+    Raises UserError for names that are not in the vocabulary or that several genes share, with counts and examples, and
+    for repeated ones.
     """
     names = _names(choice)
-    column_of_symbol = {symbol: column for column, symbol in enumerate(vocabulary.symbols) if symbol}
-    columns = [vocabulary.column_of.get(strip_version(name), column_of_symbol.get(name)) for name in names]
+    columns = [vocabulary.column_of.get(strip_version(name), vocabulary.column_of_symbol.get(name)) for name in names]
+    shared = [name for name in names if name in vocabulary.shared_symbols]
+    if shared:
+        raise UserError(
+            f"{option}: {len(shared):,} of {len(names):,} symbols are of several genes of the model's vocabulary, "
+            f"e.g. {', '.join(shared[:3])}; name the gene by its Ensembl id"
+        )
     unknown = [name for name, column in zip(names, columns, strict=True) if column is None]
     if unknown:
         raise UserError(

@@ -89,8 +89,8 @@ class WholeGeneSets(HiddenGenes):
 def read_gene_sets(address: str, vocabulary: GeneVocabulary) -> list[np.ndarray]:
     """Columns of the genes of each set of a GMT file (name, description, then symbols or Ensembl ids, tab-separated).
 
-    Genes that are not in the vocabulary are left out, and sets of which fewer than five are. Raises UserError where no
-    set is left.
+    Genes that are not in the vocabulary and symbols that several of its genes share are left out, and sets of which
+    fewer than five are left. Raises UserError where no set is.
     """
     folder, name = split_file_address(address)
     try:
@@ -99,11 +99,10 @@ def read_gene_sets(address: str, vocabulary: GeneVocabulary) -> list[np.ndarray]
         raise UserError(f"no such file of gene sets: {address}", exit_code=2) from None
     except UnicodeDecodeError:
         raise UserError(f"{address} is not a text file") from None
-    column_of_symbol = {symbol: column for column, symbol in enumerate(vocabulary.symbols) if symbol}
     sets = []
     for line in lines:
         members = line.rstrip().split("\t")[2:]
-        columns = {vocabulary.column_of.get(gene, column_of_symbol.get(gene, -1)) for gene in members} - {-1}
+        columns = {vocabulary.column_of.get(gene, vocabulary.column_of_symbol.get(gene, -1)) for gene in members} - {-1}
         if len(columns) >= _SMALLEST_SET:
             sets.append(np.array(sorted(columns), np.int64))
     if not sets:

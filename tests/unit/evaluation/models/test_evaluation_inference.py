@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -52,6 +53,9 @@ def test_unknown_and_repeated_genes_are_named():
         chosen_columns("TP99,SYM1,XX", known)
     with pytest.raises(UserError, match="1 of 2 genes are named more than once"):
         chosen_columns("SYM1,ENSG00000000001", known)
+    shared = replace(known, symbols=("A", "B", "B", "C", ""))
+    with pytest.raises(UserError, match=r"1 of 2 symbols are of several genes of the model's vocabulary, e\.g\. B; name"):
+        chosen_columns("A,B", shared)
 
 
 def test_another_vocabulary_is_described_with_counts_and_examples():

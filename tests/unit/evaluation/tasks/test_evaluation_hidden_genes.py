@@ -1,5 +1,6 @@
 """Which genes are hidden, and the two methods that look for them in other profiles."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,10 @@ def test_gene_sets_are_read_by_symbol_and_id(tmp_path: Path, vocabulary: GeneVoc
     file.write_text("\n".join(lines) + "\n")
     (columns,) = read_gene_sets(str(file), vocabulary)
     assert set(columns) == {*(vocabulary.symbols.index(symbol) for symbol in symbols), 20}
+    sharing = ("SHARED", "SHARED", *vocabulary.symbols[2:])
+    file.write_text("\t".join(["FIRST", "", "SHARED", *vocabulary.ensembl_ids[10:15]]) + "\n")
+    (columns,) = read_gene_sets(str(file), replace(vocabulary, symbols=sharing))
+    assert columns.tolist() == [10, 11, 12, 13, 14]
     file.write_text("FIRST,not,tabs\n")
     with pytest.raises(UserError, match="none of its 1 lines is a gene set with 5 genes"):
         read_gene_sets(str(file), vocabulary)
