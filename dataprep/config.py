@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 from pydantic_settings import CliPositionalArg
 
+from dataprep.corpus.manifest import TpmOver
 from dataprep.corpus.shards import SHARD_BYTES, rows_per_shard
 from dataprep.runtime.addresses import is_absolute, plain_address
 from dataprep.runtime.command_line import CommandSettings, Settings, refuse_without_effect
@@ -68,6 +69,11 @@ class BuildSettings(ExtensibleSettings):
     root: str | None = Field(default=None, description="what relative paths start from; default: the YAML's folder")
     sources: list[AnySource] = Field(min_length=1, description="the sources, earlier ones win over duplicates")
     vocabulary: str | None = Field(default=None, description="gene list (CSV or Parquet); default: 20,024 genes")
+    tpm_over: TpmOver = Field(
+        default="source",
+        description="genes over which TPM's denominator sums: all of the source, as the first family of models expects "
+        "it, or those of the vocabulary alone, as the second does",
+    )
     gene_aliases: str | None = Field(default=None, description="CSV of former symbols and Entrez ids: name, ensembl_id")
     min_nonzero_genes: int = Field(default=14_000, ge=1, description="vocabulary genes a profile must express")
     max_missing_share: float = Field(
@@ -120,6 +126,12 @@ class BuildSettings(ExtensibleSettings):
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise ValueError(f"source names used twice: {', '.join(repeated)}")
+        entrez = [source.name for source in self.sources if source.gene_id == "entrez"]
+        if entrez and self.gene_aliases is None:
+            raise ValueError(
+                f"source {entrez[0]}: gene_id entrez needs gene_aliases, a table of Entrez ids "
+                f"(python -m dataprep.genes.make_aliases)"
+            )
         if all(source.gene_id == "ensembl" for source in self.sources):
             refuse_without_effect(self, ("gene_aliases",), "where all sources have Ensembl ids")
         return self

@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from dataprep.corpus import TpmOver
+
 FamilyName = Literal["original", "latest"]
 
 
@@ -30,11 +32,17 @@ class Family:
     encoder: str
     summary_features: int
     pools_observed: bool
-    tpm_over: str
+    tpm_over: TpmOver
     features_per_head: int | None
     redraws_features: bool
     graph_bottleneck: int | None
 
+
+# In words.
+TPM_OVER: dict[TpmOver, str] = {
+    "source": "every gene of the source",
+    "vocabulary": "the genes of the vocabulary alone",
+}
 
 FAMILIES: dict[FamilyName, Family] = {
     # 37M to 147M, released until 2026-05
@@ -42,7 +50,7 @@ FAMILIES: dict[FamilyName, Family] = {
         encoder="pretrain.model.original:OriginalBulkFormer",
         summary_features=3,
         pools_observed=False,
-        tpm_over="every gene of the source",
+        tpm_over="source",
         features_per_head=None,
         redraws_features=True,
         graph_bottleneck=None,
@@ -52,7 +60,7 @@ FAMILIES: dict[FamilyName, Family] = {
         encoder="pretrain.model.latest:LatestBulkFormer",
         summary_features=0,
         pools_observed=True,
-        tpm_over="the genes of the vocabulary alone",
+        tpm_over="vocabulary",
         features_per_head=256,
         redraws_features=False,
         graph_bottleneck=4,

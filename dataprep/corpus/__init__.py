@@ -22,6 +22,7 @@ from dataprep.corpus.manifest import (
     ShardEntry,
     SourceSummary,
     SplitSummary,
+    TpmOver,
     manifest_text,
     split_summaries,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "ShardEntry",
     "SourceSummary",
     "SplitSummary",
+    "TpmOver",
     "begin_corpus",
     "decode_expression",
     "encode_expression",

@@ -19,6 +19,8 @@ UNIT = "log1p(TPM), natural logarithm"
 IN_DISTRIBUTION = "validation_in_distribution"
 SPLITS = ("train", "validation", "test", IN_DISTRIBUTION)
 Split = Literal["train", "validation", "test", "validation_in_distribution"]
+# The genes over which TPM's denominator sums: all that the source measures, or those of the vocabulary alone.
+TpmOver = Literal["source", "vocabulary"]
 MANIFEST_FILE = "manifest.json"
 
 
@@ -126,6 +128,7 @@ class Manifest(Settings):
     genes: int = Field(ge=1)
     vocabulary_sha256: str
     unit: str = UNIT
+    tpm_over: TpmOver = "source"
     rows_per_row_group: int = Field(ge=1)
     splits: dict[str, SplitSummary]
     shards: list[ShardEntry]

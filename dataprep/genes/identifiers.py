@@ -16,7 +16,7 @@ from dataprep.genes.row_names import date_of, is_blank, is_summary, looks_like_g
 from dataprep.genes.vocabulary import UNKNOWN_LENGTH_BP, GeneVocabulary, gene_reference
 from dataprep.runtime.command_line import UserError
 
-GeneId = Literal["ensembl", "symbol", "symbol_entrez", "mixed"]
+GeneId = Literal["ensembl", "symbol", "symbol_entrez", "entrez", "mixed"]
 RepeatedGenes = Literal["refuse", "sum", "first"]
 
 _ENSEMBL = re.compile(r"ENS([A-Z]*)G\d{6,}")
@@ -25,6 +25,8 @@ _HUMAN_ENSEMBL = re.compile(r"ENSG\d{11}")
 _OLD_PAR_Y = re.compile(r"ENSGR(\d{10})")
 # TCGA's TP53|7157, DepMap's TP53 (7157)
 _SYMBOL_ENTREZ = re.compile(r"(?P<symbol>[^|(]*?)(?:\||\s*\()(?P<entrez>\d+)\)?")
+# 7157, entrez:7157, GeneID:7157
+_ENTREZ = re.compile(r"(?:(?:entrez(?:gene|id)?|geneid|ncbigene)[:_ ])?(?P<entrez>\d+)", re.IGNORECASE)
 _MOUSE_SYMBOL = re.compile(r"[A-Z][a-z]+[a-z0-9-]*")
 # Fields of a mapping that have an entry per row.
 _OF_ROWS = ("columns", "lengths_bp", "counted", "unrecognised", "mitochondrial", "ribosomal")
@@ -153,6 +155,8 @@ class _Row(NamedTuple):
         name = gene_id.strip()
         if kind == "ensembl" or (kind == "mixed" and _ENSEMBL.match(name)):
             return cls(name, strip_version(name), "", "")
+        if kind in ("entrez", "mixed") and (number := _ENTREZ.fullmatch(name)):
+            return cls(name, "", "", number["entrez"])
         pair = _SYMBOL_ENTREZ.fullmatch(name) if kind != "symbol" else None
         return cls(name, "", pair["symbol"], pair["entrez"]) if pair else cls(name, "", name, "")
 
@@ -287,7 +291,10 @@ def _reasons(kind: GeneId) -> list[tuple[Callable[[_Row], bool], str]]:
             lambda row: row.name.startswith("ENST"),
             ": these are transcripts (ENST); sum them to genes (in a build file: setting transcripts)",
         ),
-        (lambda row: row.name.isdigit(), ": these look like Entrez ids (gene_id: symbol, and gene_aliases with them)"),
+        (
+            lambda row: bool(_ENTREZ.fullmatch(row.name)),
+            ": these look like Entrez ids (gene_id: entrez, and gene_aliases with them)",
+        ),
     ]
     if kind == "ensembl":
         return [

@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse
 
 from dataprep.config import BuildSettings
+from dataprep.corpus import TpmOver
 from dataprep.genes.identifiers import GeneMapping, map_genes
 from dataprep.genes.row_names import is_summary
 from dataprep.genes.vocabulary import GeneVocabulary, read_aliases
@@ -19,10 +20,11 @@ from dataprep.sources.gene_annotation import plain_transcript, read_gene_lengths
 
 @dataclass(frozen=True)
 class GeneTables:
-    """The vocabulary, and what else is known of genes. ``gene_of_transcript`` and ``length_bp_of`` have an entry for
-    each source that names such a table."""
+    """The vocabulary, what else is known of genes, and over which of them TPM sums. ``gene_of_transcript`` and
+    ``length_bp_of`` have an entry for each source that names such a table."""
 
     vocabulary: GeneVocabulary
+    tpm_over: TpmOver = "source"
     aliases: Mapping[str, str] = field(default_factory=dict)
     gene_of_transcript: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     length_bp_of: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -57,6 +59,7 @@ def gene_tables(settings: BuildSettings, vocabulary: GeneVocabulary) -> GeneTabl
     length_of = {path: read_gene_lengths(settings.address(path)) for path in set(lengths.values())}
     return GeneTables(
         vocabulary,
+        settings.tpm_over,
         aliases,
         {name: gene_of[path] for name, path in transcripts.items()},
         {name: length_of[path] for name, path in lengths.items()},

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dataprep.corpus import TpmOver
 from dataprep.genes.identifiers import GeneMapping
 from dataprep.runtime.command_line import UserError
 from dataprep.sources import RawProfiles, Source, Units
@@ -55,7 +56,12 @@ class NormalisedProfiles:
 
 
 def normalise(
-    where: str, raw: RawProfiles, source: Source, genes: GeneMapping, vocabulary_size: int
+    where: str,
+    raw: RawProfiles,
+    source: Source,
+    genes: GeneMapping,
+    vocabulary_size: int,
+    tpm_over: TpmOver = "source",
 ) -> NormalisedProfiles:
     """Check the values of ``raw`` against the units that the source declares, and normalise them.
 
@@ -66,7 +72,7 @@ def normalise(
     gene_ids = [raw.gene_ids[row] for row in counted]
     linear = linear_values(where, values, source.units, raw.sample_ids, gene_ids, source.log_offset)
     chosen = genes.rows(counted)
-    expression = log1p_tpm(linear, source.units, chosen, vocabulary_size)
+    expression = log1p_tpm(linear, source.units, chosen, vocabulary_size, tpm_over)
     missing = np.isnan(linear)
     filled = np.where(missing, np.float32(0), linear) if missing.any() else linear
     totals = filled.sum(axis=1, dtype=np.float64)
@@ -89,15 +95,19 @@ def normalise(
     )
 
 
-def log1p_tpm(linear: np.ndarray, units: Units, genes: GeneMapping, vocabulary_size: int) -> np.ndarray:
+def log1p_tpm(
+    linear: np.ndarray, units: Units, genes: GeneMapping, vocabulary_size: int, tpm_over: TpmOver = "source"
+) -> np.ndarray:
     """Normalise profiles [n, S] of linear values to float16 [n, G]; NaN where the source does not measure the gene.
 
-    TPM_i = (C_i / L_i) / sum_j(C_j / L_j) * 1e6, the sum over all S genes of the source, then ln(TPM + 1). FPKM and TPM
+    TPM_i = (C_i / L_i) / sum_j(C_j / L_j) * 1e6, the sum over all S genes of the source, or over those
+    of them that are in the vocabulary, then ln(TPM + 1). FPKM and TPM
     are divided by their sum alone: they are per length already. Rows of one vocabulary gene are summed. A value that is
     NaN is not measured: it stays NaN and adds nothing. A profile that is zero throughout comes out as zero.
     """
     weight_per_gene = _weights(units, genes)
-    totals = (np.nan_to_num(linear, nan=0.0) if np.isnan(linear).any() else linear) @ weight_per_gene
+    summed = weight_per_gene if tpm_over == "source" else np.where(genes.columns >= 0, weight_per_gene, np.float32(0))
+    totals = (np.nan_to_num(linear, nan=0.0) if np.isnan(linear).any() else linear) @ summed
     scale = np.divide(TPM_TOTAL, totals, out=np.zeros(len(totals), np.float64), where=totals > 0)
     tpm = _onto_vocabulary(linear, weight_per_gene, genes, vocabulary_size)
     tpm *= scale[:, None].astype(np.float32)

@@ -24,7 +24,6 @@ from ray.data.context import ShuffleStrategy
 from dataprep.config import BuildSettings
 from dataprep.genes.gene_sets import SexGenes, sex_by_genes
 from dataprep.genes.identifiers import GeneMapping
-from dataprep.genes.vocabulary import GeneVocabulary
 from dataprep.pipeline import quality_control as qc
 from dataprep.pipeline.coordinator import has_failed, progress_shown, raise_mistake, reporting
 from dataprep.pipeline.gene_rows import GeneTables, rows_of
@@ -156,13 +155,13 @@ def task_blocks(task: Task, genes: GeneTables, thresholds: qc.Thresholds) -> Ite
                 source, rows = file.source, rows_of(_place(file), raw.gene_ids, file.source, genes)
             first = file.first_ordinal + raw.first
             ordinals = np.arange(first, first + len(raw.sample_ids))
-            block = profile_block(file, ordinals, rows.summed(raw), rows.mapping, genes.vocabulary, thresholds)
+            block = profile_block(file, ordinals, rows.summed(raw), rows.mapping, genes, thresholds)
             yield file.source.name, block
 
 
 def _sum_blocks(task: SumTask, genes: GeneTables, thresholds: qc.Thresholds) -> Iterator[tuple[str, pa.Table]]:
     for file, ordinals, raw, rows in added_up(task, genes):
-        yield file.source.name, profile_block(file, ordinals, raw, rows.mapping, genes.vocabulary, thresholds)
+        yield file.source.name, profile_block(file, ordinals, raw, rows.mapping, genes, thresholds)
     added = [ordinal for ordinal, total in task.into.items() if ordinal != total]
     refused = [{"ordinal": ordinal, "reason": qc.REPLICATE} for ordinal in added]
     yield task.parts[0].file.source.name, pa.Table.from_pylist(refused, schema=BLOCK_SCHEMA)
@@ -173,11 +172,11 @@ def profile_block(
     ordinals: np.ndarray,
     raw: RawProfiles,
     genes: GeneMapping,
-    vocabulary: GeneVocabulary,
+    tables: GeneTables,
     thresholds: qc.Thresholds,
 ) -> pa.Table:
     """Check, normalise and judge some profiles of a file. Refused ones come without their expression."""
-    found = normalise(_place(file), raw, file.source, genes, vocabulary.size)
+    found = normalise(_place(file), raw, file.source, genes, tables.vocabulary.size, tables.tpm_over)
     refusals = qc.refusals(found, raw.gene_ids, thresholds)
     profiles = [None if refused else row.tobytes() for refused, row in zip(refusals, found.expression, strict=True)]
     rows = len(refusals)
@@ -203,7 +202,7 @@ def profile_block(
             "outside_share": found.outside_share,
             "unrecognised_share": found.unrecognised_share,
             "left_out_share": found.left_out_share,
-            "sex_by_genes": sex_by_genes(SexGenes.of(vocabulary).expression(found.expression)),
+            "sex_by_genes": sex_by_genes(SexGenes.of(tables.vocabulary).expression(found.expression)),
             "expression": profiles,
             **{name: [value] * rows for name, value in of_all_rows.items()},
         },

@@ -169,6 +169,7 @@ def make_manifest(
     return Manifest(
         genes=vocabulary.size,
         vocabulary_sha256=vocabulary.fingerprint,
+        tpm_over=settings.tpm_over,
         rows_per_row_group=settings.rows_per_row_group,
         splits=split_summaries(kept),
         shards=entries,

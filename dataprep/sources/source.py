@@ -82,8 +82,8 @@ class Source(Settings, ABC):
     path: str = Field(description="file, or glob of files, relative to the root, absolute, or s3://")
     format: str = Field(description="the form of the files: table, h5ad, or what a plugin adds")
     gene_id: GeneId = Field(
-        description="ensembl (version ignored), symbol, symbol_entrez ('TP53|7157', 'TP53 (7157)'), or mixed: ensembl "
-        "and symbols side by side"
+        description="ensembl (version ignored), symbol, symbol_entrez ('TP53|7157', 'TP53 (7157)'), entrez ('7157', "
+        "'entrez:7157'), or mixed: all of them side by side"
     )
     units: Units = Field(description="what the values are; checked, never guessed")
     samples: str | None = Field(default=None, description="table of sample metadata; its first column is the sample")

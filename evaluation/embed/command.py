@@ -25,7 +25,7 @@ from evaluation.embed.embedding_file import (
     whole_file,
 )
 from evaluation.embed.workers import embedded_by_workers
-from evaluation.inference.embedder import Embedder, require_same_vocabulary
+from evaluation.inference.embedder import Embedder, require_same_vocabulary, say_other_tpm
 from evaluation.inference.profiles import ProfileStream, corpus_stream, h5ad_stream, splits_named
 
 
@@ -83,9 +83,10 @@ def open_stream(settings: EmbedSettings, embedder: Embedder) -> ProfileStream:
             study="embedded",
         )
         aliases = read_aliases(settings.gene_aliases) if settings.gene_aliases else {}
-        return h5ad_stream(settings.input, source, embedder.vocabulary, aliases)
+        return h5ad_stream(settings.input, source, embedder.vocabulary, aliases, embedder.export.tpm_over)
     corpus = open_corpus(settings.input)
     require_same_vocabulary(embedder.vocabulary, corpus.vocabulary, corpus.folder.uri)
+    say_other_tpm(embedder.export, corpus)
     stream = corpus_stream(corpus, splits_named(settings.split))
     if not stream.sample_ids:
         raise UserError(f"{settings.input}: the {settings.split} split has no profiles")

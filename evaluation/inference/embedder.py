@@ -9,9 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dataprep.corpus import Corpus
 from dataprep.genes.vocabulary import GeneVocabulary
 from dataprep.runtime.command_line import UserError
+from dataprep.runtime.terminal import log
 from pretrain.config import Pooling
+from pretrain.families import TPM_OVER
 from pretrain.kernels.device import retain_freed_memory
 from pretrain.model.bulkformer import BulkFormer
 from pretrain.model.export_file import ModelExport, open_export
@@ -120,6 +123,16 @@ def require_same_vocabulary(model: GeneVocabulary, other: GeneVocabulary, where:
     if foreign:
         parts.append(f"{len(foreign):,} of its {other.size:,} genes are not the model's, e.g. {_some(foreign)}")
     raise UserError(f"{where} is over another vocabulary than the model: {'; '.join(parts)}")
+
+
+def say_other_tpm(export: ModelExport, corpus: Corpus) -> None:
+    """Say where the profiles of a corpus are not normalised as those were that the model was trained on."""
+    has, known = corpus.manifest.tpm_over, export.tpm_over
+    if has != known:
+        log(
+            f"TPM of {corpus.folder.uri} are shares of {TPM_OVER[has]}, those that the model knows of "
+            f"{TPM_OVER[known]} (dataprep build --tpm-over {known})"
+        )
 
 
 def fitting_batch_size(shape: ModelShape, device: torch.device) -> int:

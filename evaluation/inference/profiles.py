@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from dataprep.corpus import SPLITS, Corpus, Shard, iterate_row_groups
+from dataprep.corpus import SPLITS, Corpus, Shard, TpmOver, iterate_row_groups
 from dataprep.genes.identifiers import GeneMapping, map_genes
 from dataprep.genes.vocabulary import GeneVocabulary
 from dataprep.pipeline.normalization import NormalisedProfiles, normalise
@@ -63,9 +63,15 @@ def splits_named(name: str) -> tuple[str, ...]:
 
 
 def h5ad_stream(
-    address: str, source: H5adSource, vocabulary: GeneVocabulary, aliases: Mapping[str, str]
+    address: str,
+    source: H5adSource,
+    vocabulary: GeneVocabulary,
+    aliases: Mapping[str, str],
+    tpm_over: TpmOver = "source",
 ) -> ProfileStream:
     """The samples of an ``.h5ad``, its units checked, normalised, its genes aligned by name as ``source`` says.
+
+    ``tpm_over`` is what TPM are shares of in the profiles that the model was trained on.
 
     Raises UserError for values that are not what they are declared as, and for a file whose genes are not the model's.
     """
@@ -83,7 +89,7 @@ def h5ad_stream(
         for start in range(0, len(sample_ids), _H5AD_ROWS):
             for raw in source.read_samples(address, start, min(start + _H5AD_ROWS, len(sample_ids))):
                 genes = genes or _mapped(address, raw.gene_ids, source, vocabulary, aliases)
-                profiles = normalise(address, raw, source, genes, vocabulary.size)
+                profiles = normalise(address, raw, source, genes, vocabulary.size, tpm_over)
                 _require_expressed(address, raw.sample_ids, profiles.expression)
                 _report(address, raw.sample_ids, profiles)
                 yield profiles.expression

@@ -48,7 +48,7 @@ def _export_checkpoint(settings: ExportSettings, run: Folder) -> dict[str, Any]:
     state, origin = checkpoint.state, f"{store.folder.uri}: the checkpoint of step {checkpoint.step}"
     require_state_of_run(state, origin)
     training = {"run": state["settings"]["name"], "step": checkpoint.step, "corpus": state["corpus"]}
-    training |= {key: state[key] for key in ("run_uid",) if key in state}
+    training |= {key: state[key] for key in ("run_uid", "tpm_over") if key in state}
     training["settings"] = state["settings"]
     require_place(output, training, settings.overwrite)
     vocabulary, graph = _inputs(settings, run, state)

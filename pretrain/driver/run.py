@@ -34,6 +34,7 @@ from pretrain.data.window_reader import READ_TASK_CPUS
 from pretrain.driver.coordinator import start_coordinator
 from pretrain.driver.leftovers import remove_groups_of_dead_runs
 from pretrain.driver.progress import ProgressDisplay, duration
+from pretrain.families import FAMILIES, TPM_OVER
 from pretrain.model.protein_embeddings import corpus_protein_embeddings
 from pretrain.monitoring.metrics_file import read_rows
 from pretrain.prior.prior_file import corpus_prior
@@ -149,6 +150,13 @@ def _introduce(settings: RunSettings, corpus: Corpus, steps: int) -> None:
         f"{settings.batch.micro_profiles} x {settings.batch.accumulation(workers.count)} accumulated x "
         f"{workers.count} {'GPU' if workers.gpu else 'CPU'} workers, ZeRO {settings.zero.stage}, {settings.precision}"
     )
+    family = settings.model.shape(corpus.genes).family
+    has, expected = corpus.manifest.tpm_over, FAMILIES[family].tpm_over
+    if has != expected:
+        log(
+            f"TPM of {settings.corpus} are shares of {TPM_OVER[has]}, those of family {family}'s published weights of "
+            f"{TPM_OVER[expected]}: profiles for one are not for the other (dataprep build --tpm-over {expected})"
+        )
     # where it is on, the workers say where the run's own curves are as soon as the server has the run
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         log("MLflow: off (MLFLOW_TRACKING_URI is not set)")

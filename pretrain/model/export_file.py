@@ -24,11 +24,12 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from dataprep.corpus import GRAPH_FILE, GeneGraph
+from dataprep.corpus import GRAPH_FILE, GeneGraph, TpmOver
 from dataprep.corpus.train_profiles import TRAIN_PROFILES_FILE, TrainProfiles
 from dataprep.genes.vocabulary import GeneVocabulary
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder
+from pretrain.families import TPM_OVER
 from pretrain.shape import ModelShape
 
 FORMAT_VERSION = 1
@@ -59,6 +60,14 @@ class ModelExport:
         tensors = read_tensors(self.folder, WEIGHTS_FILE, self.weights_sha256)
         require_size(self.shape, tensors, f"{self.folder.uri}/{WEIGHTS_FILE}")
         return tensors
+
+    @property
+    def tpm_over(self) -> TpmOver:
+        """The genes over which TPM sums in the profiles that the model was trained on; of published weights what their
+        family says."""
+        published = self.shape.traits.tpm_over if "imported_from" in self.training else "source"
+        recorded: TpmOver = self.training.get("tpm_over", published)
+        return recorded
 
     def train_profiles(self) -> TrainProfiles | None:
         """Fingerprints of the profiles that the model was trained on; None where the export carries none."""
@@ -329,7 +338,9 @@ def _model_card(shape: ModelShape, vocabulary: GeneVocabulary, graph: GeneGraph,
     # the settings are in config.json in full; here only what a reader wants at a glance
     facts |= {key: value for key, value in training.items() if not isinstance(value, dict | list)}
     # what is trained here is as its corpus is
-    units = f" TPM of these weights is a share of {shape.traits.tpm_over}." if "imported_from" in training else ""
+    units = (
+        f" TPM of these weights is a share of {TPM_OVER[shape.traits.tpm_over]}." if "imported_from" in training else ""
+    )
     table = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
     return f"""# BulkFormer export
 

@@ -73,6 +73,7 @@ class Setup:
             "schedule_steps": self.schedule_steps,
             "corpus": self.corpus.fingerprint,
             "vocabulary_sha256": self.corpus.vocabulary.fingerprint,
+            "tpm_over": self.corpus.manifest.tpm_over,
             "graph_sha256": self.graph.fingerprint,
             "model": self.shape.model_dump(mode="json"),
             "settings": self.job.settings.resolved(),

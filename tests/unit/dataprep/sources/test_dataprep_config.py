@@ -28,6 +28,8 @@ def read(tmp_path: Path, *arguments: str, **content: Any) -> BuildSettings:
         ({"sources": [SOURCE | {"units": "reads"}]}, r"sources\.0\.units: .*'counts', 'estimated_counts'.* 'reads'"),
         ({"sources": [{k: v for k, v in SOURCE.items() if k != "units"}]}, r"setting sources\.0\.units is missing"),
         ({"sources": []}, "sources: .*at least 1"),
+        ({"sources": [SOURCE | {"gene_id": "entrez"}]}, "source x: gene_id entrez needs gene_aliases"),
+        ({"tpm_over": "genes"}, "tpm_over: .*'source' or 'vocabulary'"),
         ({"sources": [SOURCE, SOURCE]}, "source names used twice: x"),
         ({"sources": [SOURCE | {"study_column": "s"}]}, "give either study or study_column"),
         (

@@ -66,7 +66,7 @@ def test_an_unknown_gene_counts_as_1000_bp() -> None:
         (["TP53 (7157)", "XIST (7503)"], "symbol", r"look like SYMBOL\|Entrez \(gene_id: symbol_entrez\)"),
         (["7157", "7503", "1"], "ensembl", "look like Entrez ids"),
         (["0", "1", "2"], "symbol", "these number the rows; the gene ids have to be in the first column"),
-        (["7157", "7503", "1"], "symbol", r"look like Entrez ids \(gene_id: symbol, and gene_aliases with them\)"),
+        (["7157", "7503", "1"], "symbol", r"look like Entrez ids \(gene_id: entrez, and gene_aliases with them\)"),
         (["ENST00000269305", "ENST00000420246"], "ensembl", "these are transcripts"),
         (["", "NA", "__no_feature"], "symbol", "3 of 3 gene ids are not human genes"),
         (["TP53", "TP53", "XIST"], "symbol", r"1 of 3 gene ids occur more than once, e\.g\. 'TP53'"),
@@ -93,6 +93,14 @@ def test_an_alias_gives_way_to_the_current_symbol_of_the_same_source() -> None:
     genes = map_genes("x", ["P53", "TP53", "OLD"], "symbol", default_vocabulary(), ALIASES)
     assert (genes.columns[0], genes.unknown, genes.merged) == (-1, 1, 0)
     assert genes.columns[1] == default_vocabulary().column_of[TP53]
+
+
+@pytest.mark.parametrize("name", ["7157", "entrez:7157", "GeneID:7157", "EntrezGene_7157"])
+@pytest.mark.parametrize("kind", ["entrez", "mixed"])
+def test_entrez_ids_as_people_write_them(name: str, kind: GeneId) -> None:
+    genes = map_genes("x", [name, "entrez:1"], kind, default_vocabulary(), ALIASES | {"7157": TP53})
+    assert genes.columns.tolist() == [default_vocabulary().column_of[TP53], -1]
+    assert genes.counted.all()
 
 
 def test_names_that_mean_several_genes_or_are_current_symbols_are_no_aliases() -> None:

@@ -48,6 +48,13 @@ def test_tpm_of_two_genes_by_hand() -> None:
     assert np.allclose(expression, np.log1p(500_000), rtol=RELATIVE)
 
 
+def test_tpm_can_be_shares_of_the_vocabulary_alone() -> None:
+    genes, values = mapping([0, -1, 1], [1000, 500, 3000]), np.array([[10, 500, 30]], np.float32)
+    expression = log1p_tpm(values, "counts", genes, 2, "vocabulary")
+    assert np.allclose(expression, np.log1p(500_000), rtol=RELATIVE)
+    assert np.allclose(log1p_tpm(values, "counts", genes, 2), np.log1p(1e6 * 0.01 / 1.02), rtol=RELATIVE)
+
+
 @hypothesis_settings(max_examples=50, deadline=None)
 @given(
     seed=st.integers(0, 10_000),

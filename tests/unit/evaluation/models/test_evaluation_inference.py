@@ -7,15 +7,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from made_corpora import make_corpus
+from made_exports import write_model
 
 from dataprep.genes.vocabulary import GeneVocabulary
 from dataprep.runtime.command_line import UserError
-from evaluation.inference.embedder import fitting_batch_size, require_same_vocabulary
+from evaluation.inference.embedder import fitting_batch_size, require_same_vocabulary, say_other_tpm
 from evaluation.inference.gene_choice import chosen_columns
 from evaluation.scores.intervals import Interval
 from evaluation.scores.results import Score, TaskResult, results_json, score_rows, score_table
 from evaluation.tracking.mlflow_results import metric_values
 from pretrain.config import ModelSettings
+from pretrain.model.export_file import open_export
 from pretrain.model.pooling import pool_genes
 
 
@@ -54,7 +57,9 @@ def test_unknown_and_repeated_genes_are_named():
     with pytest.raises(UserError, match="1 of 2 genes are named more than once"):
         chosen_columns("SYM1,ENSG00000000001", known)
     shared = replace(known, symbols=("A", "B", "B", "C", ""))
-    with pytest.raises(UserError, match=r"1 of 2 symbols are of several genes of the model's vocabulary, e\.g\. B; name"):
+    with pytest.raises(
+        UserError, match=r"1 of 2 symbols are of several genes of the model's vocabulary, e\.g\. B; name"
+    ):
         chosen_columns("A,B", shared)
 
 
@@ -67,6 +72,25 @@ def test_another_vocabulary_is_described_with_counts_and_examples():
     assert "\n" not in message
     with pytest.raises(UserError, match="another order"):
         require_same_vocabulary(vocabulary([0, 1]), vocabulary([1, 0]), "the corpus")
+
+
+@pytest.mark.parametrize(
+    ("family", "training", "tpm_over"),
+    [
+        ("latest", {"imported_from": "release"}, "vocabulary"),
+        ("original", {"imported_from": "release"}, "source"),
+        ("latest", {}, "source"),
+        ("original", {"tpm_over": "vocabulary"}, "vocabulary"),
+    ],
+)
+def test_an_export_knows_what_tpm_of_its_profiles_are_shares_of(tmp_path, capsys, family, training, tpm_over):
+    write_model(tmp_path / "model", vocabulary(range(30)), family, training=training)
+    export = open_export(str(tmp_path / "model"))
+    assert export.tpm_over == tpm_over
+    corpus = make_corpus(str(tmp_path / "corpus"), {"train": 2, "validation": 2, "test": 2})
+    say_other_tpm(export, corpus)
+    said = "shares of every gene of the source, those that the model knows of the genes of the vocabulary alone"
+    assert (said in capsys.readouterr().err) == (tpm_over == "vocabulary")
 
 
 def test_the_batch_shrinks_with_the_model():
