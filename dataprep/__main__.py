@@ -6,8 +6,16 @@ import sys
 from typing import Any
 
 from dataprep.coexpression import build_gene_graph
-from dataprep.config import BuildSettings, ExportSettings, GraphSettings, InspectSettings, SimulateSettings
+from dataprep.config import (
+    BuildSettings,
+    ExportSettings,
+    GraphSettings,
+    InspectSettings,
+    ProbeSettings,
+    SimulateSettings,
+)
 from dataprep.inspection.text import inspect_corpus
+from dataprep.probing.command import probe
 from dataprep.runtime.command_line import Command, main
 from dataprep.simulate import simulate
 
@@ -27,6 +35,7 @@ def _export(settings: ExportSettings) -> dict[str, Any]:
 
 
 COMMANDS = {
+    "probe": Command(ProbeSettings, probe, "guess the settings of sources from the beginnings of files"),
     "build": Command(BuildSettings, _build, "turn sources into a corpus"),
     "graph": Command(GraphSettings, build_gene_graph, "build the gene graph of a corpus from its train split"),
     "inspect": Command(InspectSettings, inspect_corpus, "check a corpus and summarise it"),

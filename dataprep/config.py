@@ -175,6 +175,12 @@ class InspectSettings(CommandSettings):
         return self
 
 
+class ProbeSettings(CommandSettings):
+    """Settings of `dataprep probe`."""
+
+    files: CliPositionalArg[list[str]] = Field(min_length=1, description="files to look at, local or s3://")
+
+
 class ExportSettings(CommandSettings):
     """Settings of `dataprep export`."""
 
