@@ -11,6 +11,7 @@ from dataprep.config import BuildSettings
 from dataprep.corpus import Corpus, open_corpus, read_split, verify
 from dataprep.pipeline.build import build
 from dataprep.runtime.command_line import UserError, read_settings
+from dataprep.sources.registry import source_of
 
 ROOT = Path(__file__).parents[3]
 DATA = Path(os.environ.get("BULKFORMER_REAL_DATA", ROOT.parent / "shared" / "data"))
@@ -135,3 +136,14 @@ def test_a_wrong_declaration_is_found(tmp_path: Path, source: str, change: dict[
     with pytest.raises(UserError, match=message):
         build(wrong)
     assert not [path for path in (tmp_path / "corpus").iterdir() if not path.name.startswith(".")]
+
+
+def test_estimates_of_transcripts_add_up_to_a_million_in_each_file_of_salmon() -> None:
+    further = yaml.safe_load((ROOT / "examples" / "further_studies.yaml").read_text())["sources"]
+    (entry,) = [source for source in further if source.get("format") == "salmon"]
+    source = source_of(entry)
+    for path in sorted(DATA.glob(entry["path"]))[:3]:
+        assert len(source.list_samples(str(path)).sample_ids) == 1
+        (raw,) = source.read_samples(str(path), 0, 1)
+        assert raw.values.shape == (1, 205_870)
+        assert raw.values.sum(dtype=np.float64) == pytest.approx(1e6, rel=1e-5)

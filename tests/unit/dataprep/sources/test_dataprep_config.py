@@ -109,3 +109,11 @@ def test_more_studies_than_samples_is_a_bad_argument() -> None:
 def test_a_negative_seed_is_a_bad_argument() -> None:
     with pytest.raises(UserError, match=r"seed: .*greater than or equal to 0"):
         read_settings(SimulateSettings, ["--output", "x", "--seed", "-1"])
+
+
+def test_the_examples_of_published_studies_make_one_build(tmp_path: Path) -> None:
+    further = yaml.safe_load((EXAMPLE.parent / "further_studies.yaml").read_text())["sources"]
+    both = [*yaml.safe_load(EXAMPLE.read_text())["sources"], *further]
+    settings = read(tmp_path, sources=both, gene_aliases="aliases.csv.gz")
+    assert len(settings.sources) == 43
+    assert {source.format for source in settings.sources} == {"table", "salmon"}
