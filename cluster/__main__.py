@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import sys
 from functools import partial
+from typing import Any
 
 from cluster.check.command import check
 from cluster.config import CheckSettings, DownSettings, StatusSettings, SubmitSettings, UpSettings
 from cluster.jobs.submit import submit
 from cluster.local.lifecycle import down, status, up
 from dataprep.runtime.command_line import Command, main
+from pretrain.planning.settings import PlanSettings
 
 SUMMARY = "Bring up the services that the other packages use, and submit jobs to them."
+
+
+def _plan(settings: PlanSettings) -> dict[str, Any]:
+    from pretrain.planning.command import plan_command  # loads torch, which takes seconds
+
+    return plan_command(settings)
 
 
 def run(argv: list[str]) -> int:
@@ -28,6 +36,7 @@ def run(argv: list[str]) -> int:
         "submit": Command(
             SubmitSettings, partial(submit, entrypoint=entrypoint), "run `-- COMMAND ...` as a job on the cluster"
         ),
+        "plan": Command(PlanSettings, _plan, "predict memory, time, cost and checkpoints of a run on GPUs"),
     }
     return main("cluster", SUMMARY, commands, own)
 

@@ -33,7 +33,7 @@ from pretrain.model.flops import (
     training_flops,
 )
 from pretrain.model.linear_prior import LinearPrior
-from pretrain.model.loss import masked_squared_error, profile_loss
+from pretrain.model.loss import masked_profile_loss
 from pretrain.monitoring.throughput import gemm_peak, peak_memory_bytes, wait_for
 from pretrain.shape import ModelShape
 
@@ -233,10 +233,7 @@ def serve_steps(
     expression_BG, mask_BG = (tensor.to(device) for tensor in synthetic_profiles(micro_batch, genes))
 
     def step() -> None:
-        # as in training, where the gene embeddings are not held until the backward pass has ended
-        predicted_BG = model(expression_BG.masked_fill(mask_BG, torch.nan)).expression
-        profile_loss(*masked_squared_error(predicted_BG, expression_BG, mask_BG)).mean().backward()
-        del predicted_BG
+        masked_profile_loss(model, expression_BG, mask_BG).mean().backward()
         optimizer.step()
         optimizer.zero_grad()
         if retain_memory:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,10 +22,31 @@ R = TypeVar("R")
 CPU_CHUNK_ELEMENTS = 2**20
 CUDA_CHUNK_ELEMENTS = 2**26
 
+# Stands in for torch.compile: takes a function and gives one that does the same.
+Compiler = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+_chosen_for: ContextVar[str | None] = ContextVar("chosen_for", default=None)
+_compiler: ContextVar[Compiler | None] = ContextVar("compiler", default=None)
+
+
+@contextmanager
+def choices_of(device_type: str, compiler: Compiler) -> Iterator[None]:
+    """Choose as on a device of a type, and have ``compiler`` compile: for steps traced on tensors without data."""
+    tokens = _chosen_for.set(device_type), _compiler.set(compiler)
+    try:
+        yield
+    finally:
+        _chosen_for.reset(tokens[0])
+        _compiler.reset(tokens[1])
+
+
+def _type_of(device: torch.device) -> str:
+    return _chosen_for.get() or device.type
+
 
 def chunks(rows: int, elements_per_row: int, device: torch.device) -> Iterator[slice]:
     """Rows to work on at once, part after part, where each row needs ``elements_per_row`` numbers of work space."""
-    budget = CPU_CHUNK_ELEMENTS if device.type == "cpu" else CUDA_CHUNK_ELEMENTS
+    budget = CPU_CHUNK_ELEMENTS if _type_of(device) == "cpu" else CUDA_CHUNK_ELEMENTS
     step = max(1, budget // max(1, elements_per_row))
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
@@ -34,7 +57,7 @@ def samples_together(samples: int, device: torch.device) -> Iterator[slice]:
     One on a CPU, whose cache then holds what belongs to it; all of them on a GPU, where each launch takes its time
     however small the tensors are.
     """
-    step = 1 if device.type == "cpu" else max(1, samples)
+    step = 1 if _type_of(device) == "cpu" else max(1, samples)
     return (slice(start, min(start + step, samples)) for start in range(0, samples, step))
 
 
@@ -45,6 +68,8 @@ def multiplies_bf16(device_type: str) -> bool:
     A CPU without them (AVX2, or AVX-512 without the BF16 or AMX extensions) emulates them at about a hundredth of
     its fp32 rate, and GPUs before the Ampere generation emulate them, too.
     """
+    if _chosen_for.get() not in (None, "cpu"):
+        return True
     if device_type == "cpu":
         return cpu_multiplies_bf16()
     if device_type == "cuda":
@@ -79,7 +104,10 @@ def maybe_compiled(function: Callable[P, R], compile: bool, varying: str) -> Cal
     the last chunk nor a smaller last batch compiles anything anew; all others are constants in its loops, which
     otherwise would divide by them.
     """
-    return _compiled(function, varying) if compile else function
+    if not compile:
+        return function
+    compiler = _compiler.get()
+    return _compiled(function, varying) if compiler is None else compiler(function)
 
 
 @cache
@@ -119,6 +147,6 @@ def product_into_wide(left_HCK: Tensor, right_KM: Tensor) -> Tensor:
     fp32.
     """
     right_HKM = right_KM.expand(len(left_HCK), *right_KM.shape)
-    if left_HCK.is_cuda and left_HCK.dtype != right_KM.dtype:
+    if _type_of(left_HCK.device) == "cuda" and left_HCK.dtype != right_KM.dtype:
         return torch.bmm(left_HCK, right_HKM.to(left_HCK.dtype), out_dtype=right_KM.dtype)
     return torch.bmm(left_HCK.to(right_KM.dtype), right_HKM)

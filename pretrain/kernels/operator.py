@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 from torch.library import CustomOpDef
 
+# What each operator does, by its full name: traces look inside, where torch sees one piece.
+BODIES: dict[str, Callable[..., Any]] = {}
+
 
 def operator(name: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
     """Register a function of tensors and numbers as ``torch.ops.bulkformer.NAME``; its body runs without autocast.
@@ -29,6 +32,7 @@ def operator(name: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
 
         # inferred here: torch looks up the types in the annotations among the globals of the function itself
         schema = torch.library.infer_schema(function, mutates_args=())
+        BODIES[f"bulkformer::{name}"] = without_autocast
         return torch.library.custom_op(f"bulkformer::{name}", without_autocast, mutates_args=(), schema=schema)
 
     return register

@@ -6,8 +6,12 @@ does, or gets a public counterpart.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def compile_for_any_length(tensor: Tensor, dimension: int) -> None:
@@ -36,3 +40,29 @@ def change_count(tensor: Tensor) -> int:
     name that is known to this project.
     """
     return -1 if tensor.is_inference() else tensor._version
+
+
+def tensors_without_data() -> FakeTensorMode:
+    """A mode in which operations work out shapes, types and devices of their results and nothing else.
+
+    Documented under its private name, as fake tensors. Tensors on the device ``meta`` are the public counterpart, for
+    which there is no autocast.
+    """
+    return FakeTensorMode()
+
+
+class OperationMode(TorchDispatchMode):
+    """A mode that sees each operation below autograd and autocast, as ``torch.utils.flop_counter`` does.
+
+    ``torch.overrides.TorchFunctionMode`` is public and sees no operation of a backward pass.
+    """
+
+
+def memory_of(tensor: Tensor) -> int:
+    """Which memory a tensor lies in. Unlike ``data_ptr`` it also tells those apart that have no data."""
+    return tensor.untyped_storage()._cdata
+
+
+def changes_inputs(operation: Any) -> bool:
+    """Whether an operation writes to its arguments, as its schema says; the schema has no public name."""
+    return bool(operation._schema.is_mutable)

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import torch
 from torch import Tensor
+
+
+def masked_profile_loss(model: Callable[[Tensor], Any], expression_BG: Tensor, mask_BG: Tensor) -> Tensor:
+    """The loss of each profile (B) that training minimises: of what ``model`` makes of it without the masked genes."""
+    predicted_BG = model(expression_BG.masked_fill(mask_BG, torch.nan)).expression
+    return profile_loss(*masked_squared_error(predicted_BG, expression_BG, mask_BG))
 
 
 def masked_squared_error(predicted_BG: Tensor, expression_BG: Tensor, mask_BG: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from dataprep.runtime.command_line import UserError
 from pretrain.config import RunSettings
 from pretrain.data.stream import MicroBatch, StepBatch, to_device
-from pretrain.model.loss import masked_squared_error, profile_loss
+from pretrain.model.loss import masked_profile_loss
 from pretrain.model.masking import mask_of_profiles
 from pretrain.model.random_features import is_redraw_step, redraw_random_features
 from pretrain.monitoring.throughput import StepClock
@@ -74,8 +74,7 @@ class TrainingStep:
         row_ids_B = to_device(micro.row_ids, device)
         genes, rates = expression_BG.shape[1], settings.mask
         mask_BG = mask_of_profiles(row_ids_B, genes, rates.rate, settings.seed, epoch, rates.highest_rate)
-        output = self._engine(expression_BG.masked_fill(mask_BG, torch.nan))
-        return profile_loss(*masked_squared_error(output.expression, expression_BG, mask_BG))
+        return masked_profile_loss(self._engine, expression_BG, mask_BG)
 
     def _agree(
         self, batch: StepBatch, step: int, losses: Tensor, requests: Requests, failure: UserError | None

@@ -103,3 +103,23 @@ def test_glibc_takes_the_settings():
     code = "from dataprep.runtime.allocator import keep_freed_memory; print(keep_freed_memory())"
     # in a process of its own: they last until its end
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "True\n"
+
+
+def test_operations_on_tensors_without_data_are_seen_below_autograd():
+    seen = []
+
+    class Seen(torch_internals.OperationMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append((func.name(), torch_internals.changes_inputs(func)))
+            return func(*args, **(kwargs or {}))
+
+    with torch_internals.tensors_without_data():
+        weight = torch.empty(10**6, 10**6, requires_grad=True)
+        with Seen(), torch.autocast("cpu", torch.bfloat16):
+            (weight @ weight).sum().backward()
+        assert torch_internals.memory_of(weight) != torch_internals.memory_of(weight.grad)
+        assert torch_internals.memory_of(weight) == torch_internals.memory_of(weight.T)
+    assert ("aten::mm", False) in seen
+    assert weight.grad.shape == weight.shape
+    with pytest.raises(RuntimeError):
+        torch.autocast("meta")  # no longer needed: meta tensors would do

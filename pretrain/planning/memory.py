@@ -1,0 +1,56 @@
+"""Memory of one GPU by part, for each ZeRO stage.
+
+Activations, weights and graph are traced (:mod:`pretrain.planning.trace`). What DeepSpeed divides among N workers, and
+what it holds beside, was read in its code (0.19.8, ``runtime/zero/stage_1_and_2.py`` and ``stage3.py``) and found again
+among the living tensors of its engine: weights, gradients and moments are fp32, as the settings of a run have it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pretrain.planning.trace import PassTrace
+from pretrain.training.zero import LARGEST_BUCKET
+
+FP32 = 4
+# Numbers that stage 3 gathers ahead of their use: DeepSpeed's stage3_prefetch_bucket_size.
+PREFETCHED = 50_000_000
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one worker in the backward pass, where they are the most.
+
+    ``buffers`` are DeepSpeed's own: the bucket in which gradients are summed, and what it has not freed yet.
+    """
+
+    stage: int
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    graph: int
+    buffers: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimizer + self.activations + self.graph + self.buffers
+
+
+def memory_of(trace: PassTrace, stage: int, workers: int) -> Memory:
+    """Bytes by part. Stage 0 is plain data parallelism, for comparison: ``pretrain run`` has stages 1 to 3.
+
+    Gradients of stages 2 and 3 are whole, too, until the last pass of a step, since they are averaged once a step.
+    """
+    trained = FP32 * trace.trained
+    share = -(-trained // workers)
+    bucket = FP32 * min(trace.trained, LARGEST_BUCKET)
+    if stage == 0:
+        weights, optimizer, buffers = trace.weight_bytes, 2 * trained, 0
+    elif stage in (1, 2):
+        # beside the moments a copy of this worker's share of the weights; the last step's gradients are still there
+        weights, optimizer, buffers = trace.weight_bytes, 3 * share, bucket + trained
+    else:
+        gathered = min(trained - share, FP32 * PREFETCHED)
+        weights, optimizer, buffers = trace.weight_bytes - trained + share + gathered, 2 * share, bucket + share
+    return Memory(stage, weights, trained, optimizer, trace.peak_bytes, trace.graph_bytes, buffers)
