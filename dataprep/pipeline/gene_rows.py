@@ -28,6 +28,8 @@ class GeneTables:
     aliases: Mapping[str, str] = field(default_factory=dict)
     gene_of_transcript: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     length_bp_of: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    # by source, what was last mapped: files of a source mostly have the same rows
+    _rows: dict[str, GeneRows] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,13 @@ def gene_tables(settings: BuildSettings, vocabulary: GeneVocabulary) -> GeneTabl
 
 
 def rows_of(where: str, given: tuple[str, ...], source: Source, genes: GeneTables) -> GeneRows:
-    """Where the rows of a file of a source go. Raises UserError as :func:`map_genes` does, and where more than half of
-    the transcripts are in no table."""
+    """Where the rows of a file of a source go, found once for files and tasks with the same rows.
+
+    Raises UserError as :func:`map_genes` does, and where more than half of the transcripts are in no table.
+    """
+    known = genes._rows.get(source.name)
+    if known is not None and known.given == given:
+        return known
     gene_ids, gene_of_row = given, None
     if (gene_of := genes.gene_of_transcript.get(source.name)) is not None:
         gene_ids, gene_of_row = _genes_of_transcripts(where, given, source, gene_of)
@@ -81,7 +88,8 @@ def rows_of(where: str, given: tuple[str, ...], source: Source, genes: GeneTable
         source.repeats,
         genes.length_bp_of.get(source.name, {}),
     )
-    return GeneRows(given, mapping, gene_ids, gene_of_row)
+    genes._rows[source.name] = GeneRows(given, mapping, gene_ids, gene_of_row)
+    return genes._rows[source.name]
 
 
 def _genes_of_transcripts(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
-from functools import partial
+from functools import lru_cache, partial
 from hashlib import blake2b
 from itertools import groupby
 from typing import Any
@@ -128,7 +128,7 @@ def _profile_blocks(
     thresholds: qc.Thresholds,
     coordinator: Any,
 ) -> Iterator[pa.Table]:
-    tables: GeneTables = ray.get(genes)
+    tables = _gene_tables(genes)
     all_tasks: list[Task] = ray.get(tasks)
     for number in batch.column("task").to_pylist():
         if has_failed(coordinator):
@@ -141,18 +141,22 @@ def _profile_blocks(
                 yield block
 
 
+@lru_cache(maxsize=1)
+def _gene_tables(genes: ray.ObjectRef) -> GeneTables:
+    """The tables of a build, for all of its tasks in a process."""
+    tables: GeneTables = ray.get(genes)
+    return tables
+
+
 def task_blocks(task: Task, genes: GeneTables, thresholds: qc.Thresholds) -> Iterator[tuple[str, pa.Table]]:
     """The blocks of one task, each with the name of its source."""
     if isinstance(task, SumTask):
         yield from _sum_blocks(task, genes, thresholds)
         return
-    # files of one source mostly have the same rows
-    source, rows = None, None
     for part in task:
         file = part.file
         for raw in file.source.read_samples(file.address, part.start, part.stop):
-            if rows is None or source != file.source or rows.given != raw.gene_ids:
-                source, rows = file.source, rows_of(_place(file), raw.gene_ids, file.source, genes)
+            rows = rows_of(_place(file), raw.gene_ids, file.source, genes)
             first = file.first_ordinal + raw.first
             ordinals = np.arange(first, first + len(raw.sample_ids))
             block = profile_block(file, ordinals, rows.summed(raw), rows.mapping, genes, thresholds)

@@ -44,7 +44,7 @@ def read(tmp_path: Path, *arguments: str, **content: Any) -> BuildSettings:
         ({"sources": [SOURCE | {"delimiter": "\u00df"}]}, "delimiter: '\u00df' is not an ASCII character"),
         (
             {"split": {"test": ["a"], "validation_fraction": 0.2}},
-            "split: validation_fraction would have no effect where studies are named",
+            "split: validation_fraction would have no effect where groups are named",
         ),
         ({"gene_aliases": "a.csv"}, "--gene-aliases would have no effect where all sources have Ensembl ids"),
         ({"sources": [SOURCE | {"missing_labels": ["x"]}]}, "missing_labels would have no effect without a samples"),
