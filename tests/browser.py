@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ _FLAGS = (
 
 @dataclass
 class Visit:
-    """One page at one width. ``requests``: addresses beside that of the page itself."""
+    """One page at one width. ``requests``: addresses beside that of the page itself; ``picture``: PNG."""
 
     width: int
     console: list[str] = field(default_factory=list)
@@ -36,16 +36,28 @@ class Visit:
     picture: bytes = b""
 
 
+@dataclass(frozen=True)
+class _Setting:
+    height: int
+    media: str
+    headers: Mapping[str, str]
+    when: str
+
+
 def visit(
-    page: Path,
+    page: Path | str,
     widths: Sequence[int],
     expressions: Sequence[str] = (),
     with_picture: bool = False,
     media: str = "screen",
+    height: int = 800,
+    headers: Mapping[str, str] | None = None,
+    when: str = "true",
 ) -> list[Visit]:
-    """Open a page at each width and evaluate JavaScript expressions in it; ``with_picture``: PNG of the whole page.
+    """Open a page, a file or an address, at each width and evaluate JavaScript expressions in it.
 
-    ``media``: screen or print.
+    ``with_picture``: PNG of what is then seen, ``height`` pixels high. ``media``: screen or print. ``headers`` go with
+    every request. ``when``: an expression that is true as soon as the page has built itself.
     """
     assert CHROMIUM is not None
     with tempfile.TemporaryDirectory(prefix="chromium-") as profile:
@@ -54,7 +66,8 @@ def visit(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
         try:
-            return asyncio.run(_visits(_port(Path(profile), process), page, widths, expressions, with_picture, media))
+            setting = _Setting(height, media, headers or {}, when)
+            return asyncio.run(_visits(_port(Path(profile), process), page, widths, expressions, with_picture, setting))
         finally:
             os.killpg(process.pid, 15)
             process.wait()
@@ -72,41 +85,56 @@ def _port(profile: Path, process: subprocess.Popen[bytes]) -> int:
 
 
 async def _visits(
-    port: int, page: Path, widths: Sequence[int], expressions: Sequence[str], with_picture: bool, media: str
+    port: int,
+    page: Path | str,
+    widths: Sequence[int],
+    expressions: Sequence[str],
+    with_picture: bool,
+    setting: _Setting,
 ) -> list[Visit]:
+    address = page.as_uri() if isinstance(page, Path) else page
     async with aiohttp.ClientSession() as session:
         async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
             target = next(tab for tab in await answer.json() if tab["type"] == "page")
         async with session.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=0) as socket:
-            tab = _Tab(socket)
+            tab = _Tab(socket, setting)
             for domain in ("Page", "Runtime", "Log", "Network"):
                 await tab.call(f"{domain}.enable")
-            await tab.call("Emulation.setEmulatedMedia", media=media)
-            return [await tab.visit(page.as_uri(), width, expressions, with_picture) for width in widths]
+            await tab.call("Emulation.setEmulatedMedia", media=setting.media)
+            await tab.call("Network.setExtraHTTPHeaders", headers=dict(setting.headers))
+            return [await tab.visit(address, width, expressions, with_picture) for width in widths]
 
 
 class _Tab:
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse, setting: _Setting) -> None:
         self._socket = socket
+        self._setting = setting
         self._calls = 0
         self._now = Visit(0)
         self._loaded = False
 
     async def visit(self, address: str, width: int, expressions: Sequence[str], with_picture: bool) -> Visit:
         self._now, self._loaded = Visit(width), False
-        metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
+        metrics = {"width": width, "height": self._setting.height, "deviceScaleFactor": 1, "mobile": width < 600}
         await self.call("Emulation.setDeviceMetricsOverride", **metrics)
         await self.call("Page.navigate", url=address)
         while not self._loaded:
             self._note(await self._next())
-        for expression in expressions:
-            found = await self.call("Runtime.evaluate", expression=expression, returnByValue=True)
-            self._now.values.append(found["result"].get("value"))
+        end = time.monotonic() + _PATIENCE_SECONDS
+        while not await self._evaluate(self._setting.when):
+            if time.monotonic() > end:
+                raise TimeoutError(f"{address} was not ready: {self._setting.when}")
+            await asyncio.sleep(0.2)
+        self._now.values = [await self._evaluate(expression) for expression in expressions]
         if with_picture:
-            shot = await self.call("Page.captureScreenshot", captureBeyondViewport=True)
+            shot = await self.call("Page.captureScreenshot")
             self._now.picture = base64.b64decode(shot["data"])
         self._now.requests = [request for request in self._now.requests if request != address]
         return self._now
+
+    async def _evaluate(self, expression: str) -> Any:
+        found = await self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        return found["result"].get("value")
 
     async def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         self._calls += 1

@@ -28,6 +28,7 @@ LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, 
 OTHERS = "others"
 _WIDTH_INCHES = 3.8
 _LONGEST_LABEL = 48
+_LONGEST_WRAPPED = 96
 _STYLE: Any = {
     "font.size": 8.5,
     "axes.titlesize": 9,
@@ -69,10 +70,12 @@ def svg_file(drawn: Picture) -> str:
     return f'{head} xmlns="http://www.w3.org/2000/svg"{end}{words}{rest}\n'
 
 
-def label(name: object) -> str:
+def label(name: object, longest: int = _LONGEST_LABEL) -> str:
     """A foreign name as it can stand in a picture: printable, not too long, and never hidden from a legend."""
     text = _UNPRINTABLE.sub("?", str(name)).replace("\n", " ").replace(" -> ", " → ")
-    text = text if len(text) <= _LONGEST_LABEL else f"{text[: _LONGEST_LABEL - 1]}…"
+    if len(text) > longest:
+        # in the middle: names of methods differ in their ends
+        text = f"{text[: longest // 2]}…{text[-(longest - 1 - longest // 2) :]}"
     # matplotlib leaves names that begin with an underscore out of legends
     return f" {text}" if text.startswith("_") else text
 
@@ -135,7 +138,7 @@ def _by_count(pair: tuple[str, int]) -> int:
 
 def wrapped(name: object, width: int = 24) -> str:
     """A long name over several lines."""
-    return "\n".join(textwrap.wrap(label(name), width, break_long_words=True) or [""])
+    return "\n".join(textwrap.wrap(label(name, _LONGEST_WRAPPED), width, break_long_words=True) or [""])
 
 
 def _inline(svg: bytes, description: str) -> Markup:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import time
@@ -29,6 +30,8 @@ def train(runs: Sequence[RunSettings], concurrency: int | None, trained: Callabl
     """
     # Tune's newer display prints boxes whatever one asks for
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    # it would show every failure as a traceback
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     needed = max(needed_cpus(one) for one in runs)
     with connected(min_cpus=needed), tempfile.TemporaryDirectory(prefix="sweep-") as scratch:
         at_once = concurrency or runs_at_once(runs[0], needed, ray.cluster_resources())

@@ -151,7 +151,7 @@ def _matrix(title: str, method: str, rows: Sequence[Row]) -> Picture:
         for (row, column), count in np.ndenumerate(counts):
             colour = "white" if shares[row, column] > 0.6 else "#1a1a1a"
             axes.text(column + 0.5, row + 0.5, f"{count:,.0f}", ha="center", va="center", color=colour, fontsize=7)
-        names, middles = [label(name)[:20] for name in classes], np.arange(len(classes)) + 0.5
+        names, middles = [label(name, 20) for name in classes], np.arange(len(classes)) + 0.5
         axes.set_xticks(middles, names, rotation=60, ha="right", rotation_mode="anchor")
         axes.set_yticks(middles, names)
         axes.invert_yaxis()
@@ -201,7 +201,7 @@ def _c_index_by_study(title: str, rows: Sequence[Row]) -> list[Picture]:
             heights = places + 0.5 * ((position + 0.5) / len(methods) - 0.5)
             values = [_float(row.get(method)) for row in chosen]
             axes.plot(values, heights, linestyle="", markersize=4, label=label(method), **style_of(position))
-        axes.set_yticks(places, [f"{label(row['study'])[:24]} ({row['events']})" for row in chosen])
+        axes.set_yticks(places, [f"{label(row['study'], 24)} ({row['events']})" for row in chosen])
         axes.set(xlabel="C", xlim=(-0.03, 1.03), ylim=(len(chosen) - 0.5, -0.5))
         legend(axes)
 
@@ -214,6 +214,8 @@ def _c_index_by_study(title: str, rows: Sequence[Row]) -> list[Picture]:
         f"{title}: concordance within each study, with its number of events in brackets. Dotted: chance. Few "
         "events say little."
     )
+    if len(methods) < len(chosen[0]) - len(_OF_STUDIES):
+        caption += f" The first {len(methods)} methods; the table has all."
     return [picture(draw, f"Dot plot of C by study: {said}.", caption, 1.1 + 0.26 * len(chosen) + 0.12 * len(methods))]
 
 

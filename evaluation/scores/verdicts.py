@@ -10,6 +10,9 @@ import numpy as np
 from evaluation.scores.intervals import CONFIDENCE
 from evaluation.scores.results import Score, TaskResult
 
+# So many baselines are not named one by one.
+_MANY_BASELINES = 5
+
 
 def judged(results: Sequence[TaskResult]) -> list[TaskResult]:
     """The results with corrected p-values of differences to baselines, and a verdict where a metric decides.
@@ -56,9 +59,14 @@ def _verdict(result: TaskResult) -> str:
             outcomes[_outcome(score, result.higher_is_better)].append(score.baseline)
     if not of_method:
         return ""
+    # methods of which the same is to be said are named together
+    alike: dict[str, list[str]] = {}
+    for method, outcomes in of_method.items():
+        known = sum(map(len, outcomes.values()))
+        compared = ", ".join(f"{how} {_baselines(how, names, known)}" for how, names in outcomes.items() if names)
+        alike.setdefault(compared, []).append(method)
     said = "; ".join(
-        f"{method} is " + ", ".join(f"{how} {_listed(names)}" for how, names in outcomes.items() if names)
-        for method, outcomes in of_method.items()
+        f"{_listed(methods)} {'is' if len(methods) == 1 else 'are'} {compared}" for compared, methods in alike.items()
     )
     return f"by {result.judged_by.replace('_', ' ')}, {said} (paired differences, p < 0.05 after Holm's correction)"
 
@@ -68,6 +76,13 @@ def _outcome(score: Score, higher_is_better: bool) -> str:
     if not score.p_corrected < 1 - CONFIDENCE:
         return "not to be told from"
     return "better than" if (score.interval.value > 0) == higher_is_better else "worse than"
+
+
+def _baselines(how: str, names: Sequence[str], known: int) -> str:
+    """Their names; where there are many and the same holds of all, their number."""
+    if len(names) < known or known < _MANY_BASELINES:
+        return _listed(names)
+    return f"{'all' if how.endswith('than') else 'any'} of the {known} baselines"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,5 +1,7 @@
 """Out-of-fold predictions, folds of whole groups, and methods compared on the same resamples."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -91,6 +93,17 @@ def test_p_values_are_corrected_over_all_tasks_and_the_verdict_follows_them() ->
     assert np.isnan(first.scores[1].p_corrected)
     (alone,) = judged([made_result("a", {"mean": 0.03, "median": 0.03, "best": float("nan")}, -0.5)])
     assert alone.verdict.startswith("by mse, ours is not to be told from mean, median and best (")
+
+
+def test_a_verdict_names_what_is_alike_once() -> None:
+    result = made_result("a", dict.fromkeys("pqrst", 0.5), -0.5)
+    others = [replace(score, method="second") for score in result.scores if score.baseline and score.compared == "mse"]
+    third = [replace(score, method="third", p=1e-9) for score in others]
+    (judged_result,) = judged([replace(result, scores=[*result.scores, *others, *third])])
+    assert judged_result.verdict.startswith(
+        "by mse, ours and second are not to be told from any of the 5 baselines; "
+        "third is better than all of the 5 baselines ("
+    )
 
 
 def test_differences_have_a_table_of_their_own_and_columns_in_the_file() -> None:
