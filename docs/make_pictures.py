@@ -34,6 +34,16 @@ _TERMINAL = """<!doctype html><meta charset="utf-8"><body style="margin:0;backgr
 <pre style="margin:0;padding:16px 20px;font:14px/1.4 'DejaVu Sans Mono',monospace">{code}</pre>"""
 
 
+# Without the panes beside the charts and the tools that a pointer brings up, at the groups about learning.
+_CHARTS_ARE_THERE = """(() => {
+  document.querySelector('[aria-label="Close"]')?.click();
+  document.querySelectorAll('.modebar').forEach(one => one.remove());
+  const group = [...document.querySelectorAll('div')].findLast(one => /^train\\s*\\(\\d+\\)$/.test(one.textContent));
+  group?.scrollIntoView();
+  return group && document.querySelectorAll('.js-plotly-plot .trace').length > 2;
+})()"""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--report", type=Path, help="page that evaluation report wrote")
@@ -51,14 +61,17 @@ def main() -> None:
 
 
 def show_report(page: Path, output: Path) -> None:
-    """The top of the page and its first forest plots at a desk, and the top on a phone."""
-    (top,) = visit(page, [1100], with_picture=True, height=900)
-    write(top.picture, output / "report.png")
-    scroll = "document.querySelector('svg[aria-label^=\"Forest\"]')?.closest('section').scrollIntoView()"
-    (scores,) = visit(page, [1100], [scroll], with_picture=True, height=900)
-    write(scores.picture, output / "report-scores.png")
-    (phone,) = visit(page, [375], [scroll], with_picture=True, height=760)
-    write(phone.picture, output / "report-phone.png")
+    """Curves of training and the first forest plots at a desk, and the plots on a phone."""
+    for name, width, height, first in (
+        ("report-training", 1100, 760, "Line chart. Loss"),
+        ("report-scores", 1100, 900, "Forest plot"),
+        ("report-phone", 375, 760, "Forest plot"),
+    ):
+        there = f"document.querySelector('svg[aria-label^=\"{first}\"]')"
+        (seen,) = visit(
+            page, [width], [f"{there}?.closest('section').scrollIntoView()"], with_picture=True, height=height
+        )
+        write(seen.picture, output / f"{name}.png")
 
 
 def show_charts(run_id: str, output: Path) -> None:
@@ -72,7 +85,7 @@ def show_charts(run_id: str, output: Path) -> None:
     (charts,) = visit(
         f"{server}/#/experiments/{experiment}/runs/{run_id}/model-metrics", [1300], with_picture=True, height=900,
         headers={"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"},
-        when="document.querySelectorAll('.js-plotly-plot .trace').length > 3",
+        when=_CHARTS_ARE_THERE,
     )  # fmt: skip
     write(charts.picture, output)
 

@@ -97,7 +97,7 @@ def _summary(material: Material) -> list[str]:
         said += [f"{result.title}: {result.verdict.rstrip('.')}." for result in evaluation.results if result.verdict]
     if not material.evaluations:
         said.append("Nothing here says how good a model is: no evaluation was given.")
-    return [sentence[:1].upper() + sentence[1:] for sentence in said]
+    return [(sentence[:1].upper() + sentence[1:]).replace(" -> ", " → ") for sentence in said]
 
 
 def audit_section(evaluations: Sequence[Evaluation]) -> Section:

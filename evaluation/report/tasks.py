@@ -68,7 +68,7 @@ def _task(task: ScoredTask) -> Section:
 
 
 def _sentence(text: str) -> str:
-    text = f"{text[:1].upper()}{text[1:]}"
+    text = f"{text[:1].upper()}{text[1:]}".replace(" -> ", " → ")
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
@@ -167,7 +167,7 @@ def forest(
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(axis)
 
-    lines = sum(label.count("\n") + 1 for label in shown_labels)
+    lines = len(labels) * max((0.75 * (label.count("\n") + 1) for label in shown_labels), default=0)
     said = "; ".join(
         f"{label}{' (simple method)' if is_simple else ''} {_cell(score)}"
         for label, score, is_simple in zip(labels, scores, simple, strict=True)

@@ -183,7 +183,9 @@ def _table(points: Points, line: LogLogLine, law: PowerLaw | None, result: Mappi
     console = Console(file=sys.stdout)
     with console.capture() as captured:
         console.print(table)
-        console.print(f"{len(points)} points; log10(loss) over log10(millions of parameters); E + A/N^a + B/D^b")
+        console.print(
+            f"{len(points)} points; log10(loss) over log10(millions of parameters); E + A/N^a + B/D^b", highlight=False
+        )
         for name, said in result["identifiable"].items():
             console.print(f"{name.replace('_', ' ')}: {said}", highlight=False)
         if largest := result["largest_size"]:
