@@ -7,7 +7,8 @@ from functools import partial
 from typing import Any
 
 from cluster.check.command import check
-from cluster.config import CheckSettings, DownSettings, StatusSettings, SubmitSettings, UpSettings
+from cluster.config import CheckSettings, DownSettings, JobsSettings, StatusSettings, SubmitSettings, UpSettings
+from cluster.jobs.listing import jobs
 from cluster.jobs.submit import submit
 from cluster.local.lifecycle import down, status, up
 from dataprep.runtime.command_line import Command, main
@@ -36,6 +37,7 @@ def run(argv: list[str]) -> int:
         "submit": Command(
             SubmitSettings, partial(submit, entrypoint=entrypoint), "run `-- COMMAND ...` as a job on the cluster"
         ),
+        "jobs": Command(JobsSettings, jobs, "list the jobs of the cluster, and how far they are"),
         "plan": Command(PlanSettings, _plan, "predict memory, time, cost and checkpoints of a run on GPUs"),
     }
     return main("cluster", SUMMARY, commands, own)

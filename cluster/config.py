@@ -74,8 +74,8 @@ class CheckSettings(CommandSettings):
     )
 
 
-class SubmitSettings(LocalSettings):
-    """Settings of ``submit``; the command to run follows after ``--``."""
+class ClusterSettings(LocalSettings):
+    """Which cluster a command is for."""
 
     address: str | None = Field(
         None, description="dashboard of the cluster, http://HOST:8265; without it RAY_API_SERVER_ADDRESS or the state"
@@ -83,6 +83,23 @@ class SubmitSettings(LocalSettings):
     token_file: Path | None = Field(
         None, description="file with the token of the cluster at --address; plain HTTP shows it to the network between"
     )
+
+
+class SubmitSettings(ClusterSettings):
+    """Settings of ``submit``; the command to run follows after ``--``."""
+
     working_dir: Path = Field(Path(), description="folder that is sent along and becomes the job's")
-    name: str | None = Field(None, description="submission id of the job; generated if not given")
-    wait: bool = Field(True, description="follow the log and exit as the job does")
+    name: str | None = Field(
+        None, description="submission id of the job; generated if not given. A job of that name and command is followed"
+    )
+    detach: bool = Field(
+        False, description="exit once the job is submitted; else follow the log and exit as the job does"
+    )
+    patience_seconds: float = Field(600.0, ge=0, description="how long to wait for a cluster that does not answer")
+    dry_run: bool = Field(False, description="print the `ray job submit` line that does the same, and send nothing")
+
+
+class JobsSettings(ClusterSettings):
+    """Settings of ``jobs``."""
+
+    last: int = Field(10, ge=1, description="how many jobs to list, the newest ones")

@@ -6,10 +6,12 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
-from cluster.config import SubmitSettings
+from cluster.config import ClusterSettings
 from cluster.local import processes
 from cluster.local.state import StateFolder
 from dataprep.runtime.command_line import UserError
@@ -28,10 +30,25 @@ class Access:
     address: str
     variables: Mapping[str, str]
 
+    @property
+    def has_token(self) -> bool:
+        named = any(name in self.variables for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+        return self.variables.get("RAY_AUTH_MODE", "token" if named else "disabled") == "token"
 
-def connect(settings: SubmitSettings) -> JobSubmissionClient:
+    def require_token(self) -> None:
+        """Raises :class:`UserError` for a cluster on another machine without a token: anybody could run code there."""
+        if not (self.has_token or _is_loopback(self.address)):
+            raise UserError(
+                f"no token for {self.address}: give --token-file, or RAY_AUTH_MODE=token and the token beside "
+                "RAY_API_SERVER_ADDRESS in the environment. Clusters on other machines are not used without one",
+                2,
+            )
+
+
+def connect(settings: ClusterSettings) -> JobSubmissionClient:
     """A client of the cluster. Raises :class:`UserError` where there is none or it does not answer as one."""
     access = chosen_access(settings, os.environ)
+    access.require_token()
     for name in _TOKEN_VARIABLES:
         os.environ.pop(name, None)
     # Ray prefers this variable to the argument of its client
@@ -51,12 +68,12 @@ def connect(settings: SubmitSettings) -> JobSubmissionClient:
         raise UserError(f"cannot use the cluster at {access.address}: {_first_line(error)}") from None
 
 
-def chosen_access(settings: SubmitSettings, environment: Mapping[str, str]) -> Access:
+def chosen_access(settings: ClusterSettings, environment: Mapping[str, str]) -> Access:
     """The cluster to use: ``--address``, else the environment's, else the services of this machine.
 
-    The token of those services goes to them alone; the environment's goes to the address that stands beside it in the
-    environment; ``--token-file`` is for ``--address``. Raises :class:`UserError` where there is no cluster, or where
-    the token that was asked for is not there or must not be sent.
+    The token of those services goes to them alone, while they run; the environment's goes to the address that stands
+    beside it in the environment; ``--token-file`` is for ``--address``. Raises :class:`UserError` where there is no
+    cluster, or where the token that was asked for is not there or must not be sent.
     """
     folder = StateFolder.at(settings.state)
     local, environment_address = _dashboard(folder), environment.get("RAY_API_SERVER_ADDRESS")
@@ -65,13 +82,16 @@ def chosen_access(settings: SubmitSettings, environment: Mapping[str, str]) -> A
         raise UserError(f"no cluster: `python -m cluster up` starts one in {folder.path}, or give --address", 2)
     if settings.token_file is not None:
         return Access(address, _given_token(settings.token_file, address))
-    if local is not None and _same(address, local):
-        _require_running(folder)
-        return Access(address, _token_of(folder))
-    if environment_address is None or not _same(address, environment_address):
-        return Access(address, _NO_TOKEN)
     token = {name: environment[name] for name in _TOKEN_VARIABLES if name in environment}
     owner = _owner(token, folder)
+    is_named = environment_address is not None and _same(address, environment_address)
+    # a tunnel to another cluster may have the port that the services had; then the environment has its token
+    is_tunnel = is_named and bool(token) and owner is None and not _runs(folder)
+    if local is not None and _same(address, local) and not is_tunnel:
+        _require_running(folder)
+        return Access(address, _token_of(folder))
+    if not is_named:
+        return Access(address, _NO_TOKEN)
     if owner is not None:
         if not _same(address, _dashboard(owner)):
             return Access(address, _NO_TOKEN)
@@ -113,9 +133,13 @@ def _dashboard(folder: StateFolder) -> str | None:
     return f"http://127.0.0.1:{port}" if port else None
 
 
+def _runs(folder: StateFolder) -> bool:
+    return processes.find(folder.read().processes.get("ray"), folder.mark("ray")) is not None
+
+
 def _require_running(folder: StateFolder) -> None:
     """Raises :class:`UserError` where the services do not run: whoever listens there now is not to have the token."""
-    if processes.find(folder.read().processes.get("ray"), folder.mark("ray")) is None:
+    if not _runs(folder):
         raise UserError(f"Ray does not run in {folder.path}; `python -m cluster up` starts it")
 
 
@@ -125,6 +149,14 @@ def _same(address: str, other: str | None) -> bool:
 
 def _normal(address: str) -> str:
     return address.rstrip("/").replace("//localhost:", "//127.0.0.1:")
+
+
+def _is_loopback(address: str) -> bool:
+    host = urlsplit(address).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _hush(package: str) -> None:

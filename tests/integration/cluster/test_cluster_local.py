@@ -258,7 +258,7 @@ def has_worker(head: psutil.Process) -> bool:
 @needs_root
 def test_no_port_of_ray_does_anything_for_another_user(state: Path):
     """With a job at work (the one that goes on after ctrl-C), so that there are workers as well."""
-    submitted = cluster("submit", "--state", str(state), "--no-wait", "--", "python", "-c", ACTOR)
+    submitted = cluster("submit", "--state", str(state), "--detach", "--", "python", "-c", ACTOR)
     assert submitted.returncode == 0, submitted.stderr
     head = psutil.Process(pids(state)["ray"])
     wait_until(lambda: has_worker(head), 90, lambda: "the job has no worker")
@@ -326,7 +326,7 @@ def test_a_ray_head_that_lost_its_parent_process_is_replaced_as_a_whole(state: P
 def test_down_leaves_no_process_and_keeps_the_data(state: Path):
     # a job in a session of its own that ignores being asked to end
     script = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
-    assert cluster("submit", "--state", str(state), "--no-wait", "--", "python", "-c", script).returncode == 0
+    assert cluster("submit", "--state", str(state), "--detach", "--", "python", "-c", script).returncode == 0
     running = started_processes(state)
     assert len(running) > 10
 

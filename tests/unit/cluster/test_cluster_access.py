@@ -71,6 +71,18 @@ def test_whoever_listens_in_place_of_services_that_do_not_run_does_not_get_it(se
             access(environment, state)
 
 
+def test_a_tunnel_on_the_port_that_the_services_had_gets_the_token_that_stands_beside_it(services: StateFolder):
+    beside = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "of the other cluster"}
+    environment = {"RAY_API_SERVER_ADDRESS": LOCAL, **beside}
+
+    # while the services run, the port is theirs
+    assert access(environment, services.path).variables["RAY_AUTH_TOKEN_PATH"] == str(services.token_file)
+    services.write(State({"dashboard": 8265}))
+    assert access(environment, services.path) == Access(LOCAL, beside)
+    with pytest.raises(UserError, match="Ray does not run in"):
+        access({"RAY_API_SERVER_ADDRESS": LOCAL}, services.path)
+
+
 def test_the_token_of_the_environment_goes_to_the_address_of_the_environment_alone(tmp_path: Path):
     own = {"RAY_API_SERVER_ADDRESS": ABROAD, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "mine"}
 
