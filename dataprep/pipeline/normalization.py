@@ -11,6 +11,7 @@ from dataprep.corpus import TpmOver
 from dataprep.genes.identifiers import GeneMapping
 from dataprep.runtime.command_line import UserError
 from dataprep.sources import RawProfiles, Source, Units
+from dataprep.sources.source import BY_LENGTH
 
 # TPM of all genes add up to a million; single-precision and rounded tables come out a little above.
 TPM_TOTAL = 1e6
@@ -21,7 +22,7 @@ _MIN_TPM_TOTAL = 0.1 * TPM_TOTAL
 # real counts or FPKM does not.
 _LARGEST_LOGARITHM = 30.0
 _LOG_UNITS = ("log1p_tpm", "log2_tpm_plus_1")
-# Units that are numbers of reads: a longer gene has more.
+# Units that are numbers of reads.
 READS = ("counts", "estimated_counts")
 # So many values of a profile are not whole numbers by chance.
 _MANY_VALUES = 100
@@ -89,7 +90,7 @@ def normalise(
         outside_share=_share(outside, totals),
         unrecognised_share=_share(unrecognised + named, totals + named),
         left_out_share=_share(left_out, totals + left_out),
-        library_sizes=totals if source.units in READS else np.full(len(totals), np.nan),
+        library_sizes=_library_sizes(totals, source),
         mitochondrial_share=_share_of_set(filled, chosen.mitochondrial, totals),
         ribosomal_share=_share_of_set(filled, chosen.ribosomal, totals),
     )
@@ -151,15 +152,22 @@ def linear_values(
     else:
         refuse(given < 0, "are negative")
         _refuse_logarithms(where, given, units, sample_ids)
-        if units == "counts":
-            # only counts: RSEM and salmon share reads between genes, and say so as estimated_counts
-            refuse(given != np.rint(given), "are fractional, though declared as counts")
+        if units in ("counts", "base_coverage"):
+            # RSEM and salmon share reads between genes, and say so as estimated_counts
+            refuse(given != np.rint(given), f"are fractional, though declared as {units}")
         linear = given
     if units in ("tpm", *_LOG_UNITS):
         _require_tpm_totals(where, linear, units, sample_ids)
     if missing.any():
         linear = np.where(missing, np.float32(np.nan), linear)
     return linear
+
+
+def _library_sizes(totals: np.ndarray, source: Source) -> np.ndarray:
+    """Reads of each profile, NaN where the units do not say."""
+    if source.units in READS:
+        return totals
+    return totals / source.read_length if source.read_length is not None else np.full(len(totals), np.nan)
 
 
 def _refuse_logarithms(where: str, values: np.ndarray, units: Units, sample_ids: Sequence[str]) -> None:
@@ -199,7 +207,7 @@ def _require_tpm_totals(where: str, tpm: np.ndarray, units: Units, sample_ids: S
 
 def _weights(units: Units, genes: GeneMapping) -> np.ndarray:
     """What a value of each row counts in the sum: float32 [S]."""
-    weight = 1.0 / genes.lengths_bp if units in READS else np.ones(len(genes.columns))
+    weight = 1.0 / genes.lengths_bp if units in BY_LENGTH else np.ones(len(genes.columns))
     return np.where(genes.counted, weight, 0.0).astype(np.float32)
 
 

@@ -20,7 +20,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     # TPM of the Toil project; the GDC's are with an offset of 1
     "xena_log2": {"format": "table", "gene_id": "ensembl", "units": "log2_tpm_plus_1", "log_offset": 0.001},
     # sums of base coverage: reads times read length, which TPM divide out
-    "recount3": {"format": "table", "gene_id": "ensembl", "units": "counts"},
+    "recount3": {"format": "table", "gene_id": "ensembl", "units": "base_coverage"},
     "star": {"format": "star", "gene_id": "ensembl"},
     "featurecounts": {"format": "featurecounts", "gene_id": "ensembl"},
     "htseq": {"format": "htseq", "gene_id": "ensembl"},

@@ -22,7 +22,19 @@ from dataprep.runtime.command_line import Settings, refuse_without_effect
 if TYPE_CHECKING:
     import pandas as pd
 
-Units = Literal["counts", "estimated_counts", "tpm", "fpkm", "log1p_tpm", "log2_tpm_plus_1"]
+Units = Literal[
+    "counts",
+    "estimated_counts",
+    "base_coverage",
+    "length_scaled_tpm",
+    "scaled_tpm",
+    "tpm",
+    "fpkm",
+    "log1p_tpm",
+    "log2_tpm_plus_1",
+]
+# Those in which a longer gene has more.
+BY_LENGTH: tuple[Units, ...] = ("counts", "estimated_counts", "base_coverage", "length_scaled_tpm")
 
 # As publishers write it, in any case. The brackets and "Not Reported" are those of TCGA and the GDC.
 MISSING_LABELS = (
@@ -89,6 +101,11 @@ class Source(Settings, ABC):
     samples: str | None = Field(default=None, description="table of sample metadata; its first column is the sample")
     study: str | None = Field(default=None, description="the study that all samples belong to")
     study_column: str | None = Field(default=None, description="column of the sample metadata that names the study")
+    read_length: float | None = Field(
+        default=None,
+        gt=0,
+        description="bases of a read, by which base_coverage is divided for the number of reads; TPM do not change",
+    )
     log_offset: float = Field(default=1.0, gt=0, le=1, description="what was added before the logarithm, for log units")
     repeated_genes: RepeatedGenes | None = Field(
         default=None,
@@ -130,10 +147,12 @@ class Source(Settings, ABC):
             raise ValueError(f"log_offset is for logarithms, and the units are {self.units}")
         if self.transcripts is not None and self.units.startswith("log"):
             raise ValueError("transcripts: logarithms cannot be summed to genes; undo them first")
-        if not self.units.endswith("counts"):
+        if self.units not in BY_LENGTH:
             refuse_without_effect(self, ("gene_lengths",), f"on {self.units}, which are per length already")
-            if self.replicates is not None:
-                raise ValueError(f"replicates: reads can be added up, {self.units} cannot")
+        if self.units != "base_coverage":
+            refuse_without_effect(self, ("read_length",), f"on {self.units}, which it divides out of base_coverage")
+        if self.replicates is not None and not self.units.endswith("counts"):
+            raise ValueError(f"replicates: reads can be added up, {self.units} cannot")
         self._require_sample_names()
         self._require_own_metadata()
         try:

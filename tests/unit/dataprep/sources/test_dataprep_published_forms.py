@@ -402,3 +402,30 @@ def test_samples_that_two_sources_share_are_said_to_be_refused(
     assert "two: 1 of 4 samples are refused as duplicate_sample_id, e.g. of one: s_000" in said
     assert "two: 3 of 4 samples are refused as duplicate_profile, e.g. of one: one_001" in said
     assert samples["reason"].notna().sum() == 4
+
+
+def test_sums_of_base_coverage_are_reads_of_one_length(tmp_path: Path) -> None:
+    text = "##annotation=G026\n##date.generated=2020-10-20\n" + delimited(COUNTS * 36, gene_ids(), SAMPLES)
+    assert_right(read(tmp_path, text, units="base_coverage")[1])
+    reads = int(COUNTS.sum(axis=1)[0])
+    bounds = {"min_library_size": reads + 1}
+    with pytest.raises(UserError, match="library"):
+        read(
+            tmp_path,
+            delimited(COUNTS[:1] * 36, gene_ids(), SAMPLES[:1]),
+            build=bounds,
+            units="base_coverage",
+            read_length=36,
+        )
+    _, profiles = read(tmp_path, text, build={"min_library_size": reads}, units="base_coverage", read_length=36)
+    assert SAMPLES[0] in profiles
+    with pytest.raises(UserError, match="read_length would have no effect on counts"):
+        read(tmp_path, text, read_length=36)
+
+
+def test_counts_that_tximport_made_of_tpm_go_by_their_names(tmp_path: Path) -> None:
+    per_length = COUNTS / default_vocabulary().lengths_bp[:GENES]
+    scaled = per_length / per_length.sum(axis=1, keepdims=True) * COUNTS.sum(axis=1, keepdims=True)
+    assert_right(read(tmp_path, delimited(scaled, gene_ids(), SAMPLES), units="scaled_tpm")[1])
+    by_length = scaled * default_vocabulary().lengths_bp[:GENES] / 1000
+    assert_right(read(tmp_path, delimited(by_length, gene_ids(), SAMPLES), units="length_scaled_tpm")[1])
