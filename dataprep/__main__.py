@@ -12,6 +12,7 @@ from dataprep.config import (
     GraphSettings,
     InspectSettings,
     ProbeSettings,
+    ProteinsSettings,
     SimulateSettings,
 )
 from dataprep.inspection.text import inspect_corpus
@@ -34,10 +35,18 @@ def _export(settings: ExportSettings) -> dict[str, Any]:
     return export(settings)
 
 
+def _proteins(settings: ProteinsSettings) -> dict[str, Any]:
+    # and of Ray again
+    from dataprep.proteins.command import embed_proteins
+
+    return embed_proteins(settings)
+
+
 COMMANDS = {
     "probe": Command(ProbeSettings, probe, "guess the settings of sources from the beginnings of files"),
     "build": Command(BuildSettings, _build, "turn sources into a corpus"),
     "graph": Command(GraphSettings, build_gene_graph, "build the gene graph of a corpus from its train split"),
+    "proteins": Command(ProteinsSettings, _proteins, "embed the genes' proteins with ESM2, into a corpus"),
     "inspect": Command(InspectSettings, inspect_corpus, "check a corpus and summarise it"),
     "export": Command(ExportSettings, _export, "write a corpus as AnnData"),
     "simulate": Command(SimulateSettings, simulate, "simulate a cohort of raw counts with known structure"),

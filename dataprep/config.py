@@ -181,6 +181,24 @@ class ProbeSettings(CommandSettings):
     files: CliPositionalArg[list[str]] = Field(min_length=1, description="files to look at, local or s3://")
 
 
+class ProteinsSettings(CommandSettings):
+    """Settings of `dataprep proteins`."""
+
+    corpus: str = Field(description="the corpus; the embeddings are written into it")
+    fasta: str = Field(description="proteins: GENCODE's pc_translations or Ensembl's pep, local or s3://")
+    mane: str | None = Field(
+        default=None, description="NCBI's MANE summary, whose Select transcripts are principal; default: the longest"
+    )
+    model: str = Field(
+        default="facebook/esm2_t33_650M_UR50D", description="an ESM2 of the Hugging Face hub, or a folder with one"
+    )
+    max_residues: int = Field(default=1022, ge=1, description="longer proteins go through the model in pieces")
+    batch_residues: int = Field(default=8192, ge=1, description="residues that the model sees at a time, with padding")
+    workers: int = Field(default=1, ge=1, description="actors, each with the model; one per GPU where there are any")
+    max_missing_share: float = Field(default=0.05, ge=0, lt=1, description="of the genes that may have no protein")
+    overwrite: bool = Field(default=False, description="replace embeddings that the corpus has already")
+
+
 class ExportSettings(CommandSettings):
     """Settings of `dataprep export`."""
 

@@ -14,13 +14,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dataprep.corpus import Corpus
+from dataprep.corpus.protein_file import PROTEIN_FILE, PROTEIN_TENSOR
 from dataprep.genes.vocabulary import GeneVocabulary
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder, split_file_address
 from pretrain.shape import ESM2_WIDTH
-
-PROTEIN_FILE = "gene_embedding.safetensors"
-PROTEIN_TENSOR = "gene_embedding"
 
 
 def read_protein_embeddings(address: str, vocabulary: GeneVocabulary) -> Tensor:
@@ -41,7 +39,7 @@ def corpus_protein_embeddings(corpus: Corpus) -> Tensor:
     if not corpus.folder.exists(PROTEIN_FILE):
         raise UserError(
             f"{corpus.folder.uri} has no {PROTEIN_FILE}, with which --model.gene-identity esm2 begins: "
-            "add protein embeddings to the corpus, or train with --model.gene-identity learned"
+            "add them (python -m dataprep proteins), or train with --model.gene-identity learned"
         )
     address = f"{corpus.folder.uri}/{PROTEIN_FILE}"
     table, fingerprint = _read(address)

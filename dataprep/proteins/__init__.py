@@ -1,0 +1,1 @@
+"""`proteins`: the principal protein of each gene, embedded by a protein language model."""
