@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -97,9 +98,16 @@ class Embedder:
 
     def embed_samples(self, expression_BG: np.ndarray, pooling: Pooling, columns: Tensor | None = None) -> np.ndarray:
         """Embeddings pooled over the genes ``columns`` (default: all) on the device, float32 B x ``sample_width``."""
+        return self.embed_poolings(expression_BG, (pooling,), columns)[pooling]
+
+    def embed_poolings(
+        self, expression_BG: np.ndarray, poolings: Sequence[Pooling], columns: Tensor | None = None
+    ) -> dict[Pooling, np.ndarray]:
+        """As :meth:`embed_samples`, in several poolings from one pass through the network."""
         chosen = None if columns is None else columns.to(self.device)
         with torch.inference_mode():
-            return self.model.pooled_embedding(self._on_device(expression_BG), None, pooling, chosen).cpu().numpy()
+            pooled = self.model.pooled_embeddings(self._on_device(expression_BG), None, poolings, chosen)
+        return {pooling: embedding.cpu().numpy() for pooling, embedding in pooled.items()}
 
     def _gene_embedding(self, expression_BG: np.ndarray, columns: Tensor | None) -> Tensor:
         embedding = self.model(self._on_device(expression_BG)).gene_embedding.float()

@@ -6,6 +6,7 @@ missing in what the model sees, those that the model has not are NaN in what it 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -54,9 +55,9 @@ class ScoredModel:
         found[:, self.columns[self._present]] = predicted[:, self._present]
         return found
 
-    def embed_samples(self, expression_BG: np.ndarray, pooling: Pooling) -> np.ndarray:
-        """float32 B x width, pooled over all genes of the model."""
-        return self.embedder.embed_samples(self._aligned(expression_BG), pooling)
+    def embed_samples(self, expression_BG: np.ndarray, poolings: Sequence[Pooling]) -> dict[Pooling, np.ndarray]:
+        """float32 B x width for each of the poolings over all genes of the model."""
+        return self.embedder.embed_poolings(self._aligned(expression_BG), poolings)
 
     def embed_genes(self, expression_BG: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """float32 B x G' x width of genes by their ``columns`` in the corpus, all of which the model knows."""

@@ -14,13 +14,11 @@ import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.svm import SVC
 
-from evaluation.inference.components import component_steps
+from evaluation.methods.features import Features
 from evaluation.scores.classification_scores import brier
 from evaluation.search.nested import Choice, FitPredict, RowScore, Space
 
@@ -53,10 +51,14 @@ class Forest:
 PUBLISHED_FOREST = Forest(trees=500, depth=16, seed=42)
 
 
-def head_space(heads: Sequence[Head], components: int) -> Space:
-    """What a search may choose; the head and the components named first are those of the fixed setting."""
+def head_space(heads: Sequence[Head], components: int, poolings: Sequence[str] = ()) -> Space:
+    """What a search may choose; head, components and pooling named first are those of the fixed setting.
+
+    There is nothing to choose of a single pooling, or of features that have none.
+    """
     others = [number for number in _COMPONENTS if number != components]
     return {
+        **({"pooling": list(poolings)} if len(poolings) > 1 else {}),
         "head": list(heads),
         "components": [components, *others],
         "leaf": list(_LEAVES),
@@ -71,13 +73,14 @@ def published_space(components: int | None) -> Space:
 
 
 def described_choice(choice: Choice) -> str:
-    """The head with its own settings, as in "random forest on 50 components, leaf 1"."""
+    """The head with its own settings, as in "random forest on 50 components of mean, leaf 1"."""
     on = "all features" if choice["components"] is None else f"{choice['components']} components"
+    on += f" of {choice['pooling']}" if "pooling" in choice else ""
     own = _SETTING_OF[choice["head"]]
     return f"{choice['head']} on {on}, {own.replace('_', ' ')} {choice[own]:g}"
 
 
-def class_probabilities(values_NF: np.ndarray, class_of: np.ndarray, forest: Forest) -> FitPredict:
+def class_probabilities(features: Features, class_of: np.ndarray, forest: Forest) -> FitPredict:
     """What fits a choice on some rows and gives the probabilities n x C of others; ``class_of``: int [N]."""
     classes = int(class_of.max()) + 1
 
@@ -86,8 +89,7 @@ def class_probabilities(values_NF: np.ndarray, class_of: np.ndarray, forest: For
         if len(known) < 2:
             probability[:, known] = 1.0
             return probability
-        reduction = _reduction(choice["components"], len(train), values_NF.shape[1], forest.seed)
-        reduced_train, reduced_test = reduction.fit_transform(values_NF[train]), reduction.transform(values_NF[test])
+        reduced_train, reduced_test = features.reduced(choice, train, test, forest.seed)
         if choice["head"] == "support vectors":
             rows = _of_enough_samples(class_of[train])
             train, reduced_train = train[rows], reduced_train[rows]
@@ -106,12 +108,6 @@ def closeness(class_of: np.ndarray) -> RowScore:
         return -brier(class_of[rows], probability)
 
     return score
-
-
-def _reduction(components: int | None, samples: int, features: int, seed: int) -> Pipeline:
-    if components is None:
-        return make_pipeline(SimpleImputer(keep_empty_features=True))
-    return component_steps(components, samples, features, seed)
 
 
 def _head(choice: Choice, class_of: np.ndarray, forest: Forest) -> ClassifierMixin:

@@ -33,6 +33,7 @@ from pretrain.config import Pooling
 
 if TYPE_CHECKING:
     from evaluation.methods.classifiers import Forest
+    from evaluation.methods.features import Features
 
 RAW = "raw expression"
 CHANCE = "class frequencies"
@@ -48,6 +49,9 @@ class ClassificationSettings(Settings):
 
     split: Splits = Field("all", description="which profiles; pretraining has seen those of train, without labels")
     pooling: Pooling = Field("mean", description="of gene embeddings; all = max + mean + median")
+    poolings: list[Pooling] = Field(
+        ["mean", "max", "median", "all"], min_length=1, description="what a search chooses from beside pooling"
+    )
     missing_labels: list[str] = Field(
         [*MISSING_LABELS], description="values that stand for a missing label, in any case"
     )
@@ -81,7 +85,9 @@ class ClassificationSettings(Settings):
     @model_validator(mode="after")
     def _check(self) -> ClassificationSettings:
         if self.protocol == "published":
-            refuse_without_effect(self, ("grouping", "heads", "trees"), "with classification.protocol published")
+            refuse_without_effect(
+                self, ("grouping", "heads", "trees", "poolings"), "with classification.protocol published"
+            )
         if self.leave_one_group_out:
             refuse_without_effect(self, ("folds", "repeats"), "with classification.leave_one_group_out")
             if self.grouping == "none":
@@ -126,19 +132,37 @@ class Classification(Task[ClassificationSettings]):
             kept = kept_whole(labelled, known, settings.kept)
             label_folds(labelled, kept, _wanted(settings), 1, self.context.settings.seed)
         row_ids = np.unique(np.concatenate([labelled.row_ids for labelled in self._labels]))
-        return Needs(expression=row_ids, embeddings={settings.pooling: row_ids})
+        return Needs(expression=row_ids, embeddings=dict.fromkeys(self._poolings, row_ids))
 
     def score(self) -> Sequence[TaskResult]:
+        # scikit-learn takes a second to import, and --help does without it
+        from evaluation.methods.features import Features
+
         results = []
         for labelled, known in zip(self._labels, self._known, strict=True):
             log(f"classifying {labelled.label}: {len(labelled.row_ids):,} samples, {len(labelled.classes)} classes")
-            features = {
-                **self.context.embeddings(labelled.row_ids, self.settings.pooling),
-                RAW: self.context.expression(labelled.row_ids).astype(np.float32),
-            }
+            features = self._embeddings(labelled.row_ids)
+            features[RAW] = Features.of(self.context.expression(labelled.row_ids).astype(np.float32))
             seed, search = self.context.settings.seed, self.context.search
             results.append(evaluate_classification(labelled, known, features, self.settings, seed, search))
         return results
+
+    @property
+    def _poolings(self) -> list[Pooling]:
+        """What embeddings are made of: the one of the settings, and where something is searched the others."""
+        others = self.settings.poolings if self.context.settings.search.trials else []
+        return list(dict.fromkeys([self.settings.pooling, *(others if self.settings.protocol == "strict" else [])]))
+
+    def _embeddings(self, row_ids: np.ndarray) -> dict[str, Features]:
+        """Of every model and from elsewhere, by name: that of the pooling, where there is one only."""
+        from evaluation.methods.features import Features
+
+        poolings = self._poolings
+        if len(poolings) == 1:
+            found = self.context.embeddings(row_ids, poolings[0])
+            return {name: Features.of(values) for name, values in found.items()}
+        by_pooling = self.context.embeddings_by_pooling(row_ids, poolings)
+        return {name: Features(values) for name, values in by_pooling.items()}
 
     def _chosen_labels(self) -> list[LabelledProfiles]:
         context, settings = self.context, self.settings
@@ -175,12 +199,12 @@ class Classification(Task[ClassificationSettings]):
 def evaluate_classification(
     labelled: LabelledProfiles,
     known: KnownGroups,
-    features: Mapping[str, np.ndarray],
+    features: Mapping[str, Features],
     settings: ClassificationSettings,
     seed: int,
     search: Search | None = None,
 ) -> TaskResult:
-    """Cross-validate heads on each set of features (float [N, F], rows as in ``labelled``).
+    """Cross-validate heads on each set of features (rows as in ``labelled``).
 
     Without a ``search``, each with its fixed settings.
     """
@@ -232,11 +256,11 @@ def evaluate_classification(
 
 @dataclass(frozen=True)
 class _Method:
-    """Heads on one set of features (``values``: float [N, F]); ``raw``: those that need no model."""
+    """Heads on one set of features; ``raw``: those that need no model."""
 
     name: str
     raw: bool
-    values: np.ndarray
+    features: Features
     class_of: np.ndarray
     space: Space
     forest: Forest
@@ -245,7 +269,7 @@ class _Method:
         """Probabilities N x C, with the choice whose Brier score of left-out training samples is the smallest."""
         from evaluation.methods.classifiers import class_probabilities, closeness
 
-        fit_predict = class_probabilities(self.values, self.class_of, self.forest)
+        fit_predict = class_probabilities(self.features, self.class_of, self.forest)
         return search.predictions(subject, folds, self.space, fit_predict, closeness(self.class_of))
 
     def predicted(self, folds: Folds, choice: Choice) -> OutOfFold:
@@ -253,27 +277,36 @@ class _Method:
         from evaluation.methods.classifiers import class_probabilities
 
         space = {name: [value] for name, value in choice.items()}
-        return nested_predictions(folds, space, class_probabilities(self.values, self.class_of, self.forest))
+        return nested_predictions(folds, space, class_probabilities(self.features, self.class_of, self.forest))
 
 
 def _methods(
-    labelled: LabelledProfiles, features: Mapping[str, np.ndarray], settings: ClassificationSettings, seed: int
+    labelled: LabelledProfiles, features: Mapping[str, Features], settings: ClassificationSettings, seed: int
 ) -> list[_Method]:
     from evaluation.methods.classifiers import PUBLISHED_FOREST, Forest, head_space, published_space
 
     if settings.protocol == "published":
         forest = PUBLISHED_FOREST
-        spaces = {
+        published = {
             " -> PCA -> random forest": published_space(settings.components),
             " -> random forest": published_space(None),
         }
-    else:
-        forest = Forest(settings.trees, None, seed)
-        spaces = {"": head_space(settings.heads, settings.components)}
+        return [
+            _Method(source + suffix, source == RAW, of_source, labelled.class_of, space, forest)
+            for source, of_source in features.items()
+            for suffix, space in published.items()
+        ]
+    forest = Forest(settings.trees, None, seed)
     return [
-        _Method(source + suffix, source == RAW, values, labelled.class_of, space, forest)
-        for source, values in features.items()
-        for suffix, space in spaces.items()
+        _Method(
+            source,
+            source == RAW,
+            of_source,
+            labelled.class_of,
+            head_space(settings.heads, settings.components, list(of_source.by_pooling)),
+            forest,
+        )
+        for source, of_source in features.items()
     ]
 
 

@@ -1,7 +1,7 @@
 """What the tasks of one evaluation share: the corpus, its samples, the model, and a cache of what they read and embed.
 
-Each profile is read once and, for each pooling, embedded once, however many tasks and labels use it. What is read is
-held in memory as float16: 40 kB a profile with the default vocabulary; embeddings of single genes lie on disk.
+Each profile is read once and embedded once by each model, however many tasks, labels and poolings use it. What is read
+is held in memory as float16: 40 kB a profile with the default vocabulary; embeddings of single genes lie on disk.
 N profiles, G genes.
 """
 
@@ -54,8 +54,8 @@ class TaskContext:
         self._foreign = foreign
         self._read = np.empty(0, np.int64)
         self._expression = np.empty((0, corpus.genes), np.float16)
-        self._embedded: dict[Pooling, np.ndarray] = {}
-        self._embeddings: dict[tuple[str, Pooling], np.ndarray] = {}
+        self._embedded = np.empty(0, np.int64)
+        self._embeddings: dict[str, dict[Pooling, np.ndarray]] = {}
         self._gene_embeddings: list[tuple[GenesOfProfiles, dict[str, np.ndarray]]] = []
 
     def __reduce__(self) -> NoReturn:
@@ -114,10 +114,8 @@ class TaskContext:
         for row_ids, expression in iterate_rows(self.corpus, self._read):
             self._expression[filled : filled + len(row_ids)] = expression
             filled += len(row_ids)
-        for pooling, row_ids in embedded.items():
-            for model in self._models:
-                self._embeddings[model.name, pooling] = self._embed(model, row_ids, pooling)
-        self._embedded = embedded
+        self._embedded = np.unique(np.concatenate([np.empty(0, np.int64), *embedded.values()]))
+        self._embeddings = {model.name: self._embed(model, list(embedded)) for model in self._models if embedded}
         self._gene_embeddings = [(wanted, self._embed_genes(wanted)) for wanted in genes]
 
     def expression(self, row_ids: np.ndarray) -> np.ndarray:
@@ -126,11 +124,23 @@ class TaskContext:
 
     def embeddings(self, row_ids: np.ndarray, pooling: Pooling) -> dict[str, np.ndarray]:
         """Pooled embeddings by the name that results give them, each float32 N x width."""
-        positions = _positions(row_ids, self._embedded.get(pooling, np.empty(0, np.int64)))
-        found = {
-            f"{model.name} {pooling} embedding": self._embeddings[model.name, pooling][positions]
-            for model in self._models
+        positions = _positions(row_ids, self._embedded)
+        pooled = {f"{name} {pooling} embedding": of[pooling][positions] for name, of in self._embeddings.items()}
+        return pooled | self._foreign_embeddings(row_ids)
+
+    def embeddings_by_pooling(
+        self, row_ids: np.ndarray, poolings: Sequence[Pooling]
+    ) -> dict[str, dict[str, np.ndarray]]:
+        """As :meth:`embeddings`, each of several poolings by its name; those made elsewhere have one without a name."""
+        positions = _positions(row_ids, self._embedded)
+        pooled = {
+            f"{name} embedding": {str(pooling): of[pooling][positions] for pooling in poolings}
+            for name, of in self._embeddings.items()
         }
+        return pooled | {name: {"": values} for name, values in self._foreign_embeddings(row_ids).items()}
+
+    def _foreign_embeddings(self, row_ids: np.ndarray) -> dict[str, np.ndarray]:
+        found = {}
         for one in self._foreign:
             lacking = int(one.missing[row_ids].sum())
             if lacking:
@@ -172,14 +182,17 @@ class TaskContext:
             lambda batch: model.embed_genes(self.expression(batch).astype(np.float32), columns),
         )
 
-    def _embed(self, model: ScoredModel, row_ids: np.ndarray, pooling: Pooling) -> np.ndarray:
-        batches = [row_ids[start : start + self.batch_size] for start in range(0, len(row_ids), self.batch_size)]
-        doing = f"embedding, {pooling} of genes" + (f", {model.name}" if len(self._models) > 1 else "")
+    def _embed(self, model: ScoredModel, poolings: Sequence[Pooling]) -> dict[Pooling, np.ndarray]:
+        """All profiles that tasks want embedded, in each of the poolings that any of them wants, in one pass."""
+        rows = self._embedded
+        batches = [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
+        doing = f"embedding, {', '.join(poolings)} of genes" + (f", {model.name}" if len(self._models) > 1 else "")
         parts = [
-            model.embed_samples(self.expression(batch).astype(np.float32), pooling)
-            for batch in tracked(((len(batch), batch) for batch in batches), len(row_ids), doing)
+            model.embed_samples(self.expression(batch).astype(np.float32), poolings)
+            for batch in tracked(((len(batch), batch) for batch in batches), len(rows), doing)
         ]
-        return np.concatenate(parts) if parts else np.empty((0, model.embedder.sample_width), np.float32)
+        nothing = np.empty((0, model.embedder.sample_width), np.float32)
+        return {pooling: np.concatenate([nothing, *(part[pooling] for part in parts)]) for pooling in poolings}
 
 
 def _positions(row_ids: np.ndarray, held: np.ndarray) -> np.ndarray:

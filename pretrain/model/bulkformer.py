@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -173,6 +174,16 @@ class BulkFormer(nn.Module):
         B x (D+F+m) (:meth:`pretrain.model.linear_prior.LinearPrior.coordinates`): its network learns corrections, and
         what it corrects is known to the prior alone.
         """
+        return self.pooled_embeddings(expression_BG, missing_rate, (pooling,), gene_indices)[pooling]
+
+    def pooled_embeddings(
+        self,
+        expression_BG: Tensor,
+        missing_rate: Tensor | float | None,
+        poolings: Sequence[Pooling],
+        gene_indices: Tensor | None = None,
+    ) -> dict[Pooling, Tensor]:
+        """As :meth:`pooled_embedding`, in several poolings from one pass."""
         inputs = self._inputs(expression_BG, missing_rate)
         with self._autocast(expression_BG.device):
             embedding_BGD = self.encode(inputs).float()
@@ -180,12 +191,15 @@ class BulkFormer(nn.Module):
         if gene_indices is not None:
             embedding_BGD, chosen_BG = embedding_BGD[:, gene_indices], chosen_BG[:, gene_indices]
         observed_BG = ~chosen_BG.isnan() if self.shape.traits.pools_observed else None
-        # mean, max and median of a constant are the constant; "all" adds the three
-        summary_BF = self.summary(inputs) * (3 if pooling == "all" else 1)
-        parts = [pool_genes(embedding_BGD, pooling, observed_BG), summary_BF]
-        if inputs.latent is not None:
-            parts.append(self.prior.coordinates(inputs.latent))
-        return torch.cat(parts, dim=-1)
+        summary_BF = self.summary(inputs)
+        coordinates = [] if inputs.latent is None else [self.prior.coordinates(inputs.latent)]
+        pooled: dict[Pooling, Tensor] = {}
+        for pooling in poolings:
+            # mean, max and median of a constant are the constant; "all" adds the three
+            of_constants_BF = summary_BF * (3 if pooling == "all" else 1)
+            parts = [pool_genes(embedding_BGD, pooling, observed_BG), of_constants_BF, *coordinates]
+            pooled[pooling] = torch.cat(parts, dim=-1)
+        return pooled
 
     def mark_filled_in(self, embedded_BGD: Tensor, inputs: ModelInput) -> Tensor:
         """Embedded expression, in which the genes that a prior has filled in are told from those observed."""

@@ -109,7 +109,7 @@ def test_all_models_are_scored_on_the_genes_that_all_of_them_have(place, score):
 def test_an_untrained_model_is_one_of_its_seed(place, corpus):
     _, expression = read_split(corpus, "test", 3)
     models = [open_models(settings(place, untrained=True, seed=seed), corpus) for seed in (0, 0, 1)]
-    values = [found[1].embed_samples(expression.astype(np.float32), "mean") for found in models]
+    values = [found[1].embed_samples(expression.astype(np.float32), ["mean"])["mean"] for found in models]
     assert [found[1].name for found in models] == ["untrained"] * 3
     assert np.array_equal(values[0], values[1])
     assert not np.allclose(values[0], values[2])

@@ -1,5 +1,7 @@
 """Classification finds what is there, and nothing where nothing is."""
 
+import pickle
+
 import numpy as np
 import pytest
 from pydantic import ValidationError
@@ -10,9 +12,11 @@ from evaluation.methods.classifiers import (
     PUBLISHED_FOREST,
     Forest,
     class_probabilities,
+    described_choice,
     head_space,
     published_space,
 )
+from evaluation.methods.features import Features
 from evaluation.methods.label_folds import KnownGroups, described_folds, kept_whole, label_folds
 from evaluation.scores.verdicts import judged
 from evaluation.search.nested import FixedSettings
@@ -44,7 +48,8 @@ def by_study(labelled, subjects=None):
 
 
 def evaluated(labelled, features, known=None, **given):
-    return evaluate_classification(labelled, known or by_study(labelled), features, settings(**given), seed=0)
+    of = {name: Features.of(values) for name, values in features.items()}
+    return evaluate_classification(labelled, known or by_study(labelled), of, settings(**given), seed=0)
 
 
 def score(result, method, metric):
@@ -66,16 +71,43 @@ def test_classes_that_differ_are_told_apart_by_every_head(two_classes, head):
     labelled, features = two_classes
     choice = {name: values[0] for name, values in head_space([head], 5).items()}
     train, test = np.arange(150), np.arange(150, 200)
-    probability = class_probabilities(features, labelled.class_of, Forest(20, None, 0))(choice, train, test)
+    fit_predict = class_probabilities(Features.of(features), labelled.class_of, Forest(20, None, 0))
+    probability = fit_predict(choice, train, test)
     np.testing.assert_allclose(probability.sum(axis=1), 1)
     assert (probability.argmax(axis=1) == labelled.class_of[test]).mean() > 0.95
+
+
+def test_a_pooling_is_chosen_among_those_that_features_have(two_classes):
+    labelled, features = two_classes
+    noise = np.random.default_rng(1).normal(size=(200, 30)).astype(np.float32)
+    space = head_space(["nearest samples"], 5, ["mean", "max"])
+    assert space["pooling"] == ["mean", "max"]
+    assert "pooling" not in head_space(["nearest samples"], 5, ["mean"])
+    fit_predict = class_probabilities(Features({"mean": noise, "max": features}), labelled.class_of, Forest(5, None, 0))
+    train, test, right = np.arange(150), np.arange(150, 200), []
+    for pooling in space["pooling"]:
+        choice = {name: values[0] for name, values in space.items()} | {"pooling": pooling}
+        right.append((fit_predict(choice, train, test).argmax(axis=1) == labelled.class_of[test]).mean())
+        assert f"5 components of {pooling}, " in described_choice(choice)
+    assert right[0] < 0.7 < 0.9 < right[1]
+
+
+def test_rows_that_come_again_are_reduced_once_and_a_copy_for_another_process_holds_none(two_classes):
+    features, choice = Features.of(two_classes[1]), {"components": 5}
+    train, test = np.arange(150), np.arange(150, 200)
+    first = features.reduced(choice, train, test, seed=0)
+    assert features.reduced(choice, train, test, seed=0) is first
+    assert features.reduced(choice, train, test[:10], seed=0)[1].shape == (10, 5)
+    copy = pickle.loads(pickle.dumps(features))
+    assert copy._reduced == {}
+    np.testing.assert_allclose(copy.reduced(choice, train, test, seed=0)[1], first[1])
 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_a_class_that_is_rare_or_alone_in_training_is_no_obstacle(head):
     values = np.random.default_rng(0).normal(size=(12, 4))
     choice = {name: values[0] for name, values in head_space([head], 5).items()}
-    fit = class_probabilities(values, np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2]), Forest(5, None, 0))
+    fit = class_probabilities(Features.of(values), np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2]), Forest(5, None, 0))
     assert fit(choice, np.arange(10), np.array([10, 11])).shape == (2, 3)
     assert fit(choice, np.arange(5), np.array([10])).tolist() == [[1, 0, 0]]
 
@@ -183,7 +215,7 @@ def test_the_published_protocol_is_both_papers_forest_in_folds_of_samples(monkey
     monkeypatch.setattr("evaluation.methods.classifiers.PUBLISHED_FOREST", Forest(5, 16, 42))
     monkeypatch.setattr("evaluation.tasks.classification._MOST_LEFT_OUT", 5)
     published = ClassificationSettings(protocol="published", components=5, folds=3)
-    result = evaluate_classification(labelled, by_study(labelled), {RAW: features}, published, seed=0)
+    result = evaluate_classification(labelled, by_study(labelled), {RAW: Features.of(features)}, published, seed=0)
     assert result.baselines == [f"{RAW} -> PCA -> random forest", f"{RAW} -> random forest", CHANCE]
     assert "200 samples are kept whole; samples of one study are in several" in result.facts["folds"]
     donors = ClassificationSettings(protocol="published", group_columns=["donor"])
@@ -219,7 +251,7 @@ def test_a_search_is_asked_for_every_method_and_prefers_probabilities_near_the_t
             return super().predictions(subject, folds, space, fit_predict, score)
 
     found = settings(folds=3, trees=10)
-    result = evaluate_classification(labelled, by_study(labelled), {RAW: features}, found, 0, Spy())
+    result = evaluate_classification(labelled, by_study(labelled), {RAW: Features.of(features)}, found, 0, Spy())
     assert asked == [f"{labelled.label}: {RAW}"]
     assert np.array_equal(result.row_ids, labelled.row_ids)
     assert result.rescore is not None

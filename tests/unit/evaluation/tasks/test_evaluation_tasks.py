@@ -141,13 +141,13 @@ def test_row_groups_without_wanted_profiles_are_skipped(score, row_groups_read):
 
 def test_a_profile_with_several_labels_is_embedded_once(score, monkeypatch):
     embedded = []
-    original = Embedder.embed_samples
+    original = Embedder.embed_poolings
 
     def counted(self, expression, *arguments):
         embedded.append(len(expression))
         return original(self, expression, *arguments)
 
-    monkeypatch.setattr(Embedder, "embed_samples", counted)
+    monkeypatch.setattr(Embedder, "embed_poolings", counted)
     assert score("--tasks", "classification")[0] == 0
     assert sum(embedded) == sum(ROWS.values())
 
