@@ -1,49 +1,29 @@
-"""What a search costs beside what it computes: 20 trials that compute nothing, on two CPUs, and the same in Ray Tune.
+"""What a search costs beside what it computes: 20 trials of each method that compute nothing, on two CPUs.
 
-Three searches after each other, of 3 outer and 3 inner folds and 2,000 x 2,000 features; the first starts processes.
+One method, twice (the first also starts Ray's processes), and eight methods that are asked for together, as a task asks
+for all of its methods of a label; 3 outer and 3 inner folds, 2,000 x 2,000 features.
 """
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-
-os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
 
 import numpy as np
 import ray
-from ray import tune
 
 from dataprep.runtime.storage import Folder
 from evaluation.scores.folds import group_folds
 from evaluation.search.mlflow_trials import EvaluationRun
-from evaluation.search.ray_search import RaySearch, Rules
+from evaluation.search.nested import Asked
+from evaluation.search.tune_search import Rules, TuneSearch
 
-TRIALS, SEARCHES, CPUS, ROWS = 20, 3, 2, 2000
+TRIALS, CPUS, ROWS = 20, 2, 2000
 SPACE = {"components": list(range(10)), "penalty": list(range(10))}
 
 
-class Nothing(tune.Trainable):
-    """A trial of Ray Tune that is done at once."""
-
-    def setup(self, config: dict) -> None:
-        self._done = config["components"]
-
-    def reset_config(self, new_config: dict) -> bool:
-        self._done = new_config["components"]
-        return True
-
-    def step(self) -> dict:
-        return {"score": float(self._done), "done": True}
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        return None
-
-
-def search(folder: Path, number: int) -> None:
+def asked(subject: str) -> Asked:
     features, truth = np.ones((ROWS, ROWS), np.float32), np.arange(ROWS, dtype=float)
 
     def fit_predict(choice: dict, train: np.ndarray, test: np.ndarray) -> np.ndarray:
@@ -53,34 +33,20 @@ def search(folder: Path, number: int) -> None:
         return -float(((predictions - truth[rows]) ** 2).mean())
 
     folds = group_folds(np.array([f"study{row % 40}" for row in range(ROWS)]), 3, seed=0)
+    return Asked(subject, folds, SPACE, fit_predict, score)
+
+
+def measure(place: Path) -> None:
+    ray.init(address="local", num_cpus=CPUS, include_dashboard=False, log_to_driver=False, logging_level="error")
     tracked = EvaluationRun("", "", {}, {}, "")
-    with RaySearch(Rules(TRIALS, 3, 0, CPUS), Folder(str(folder)), tracked) as searched:
-        searched.predictions(f"nothing {number}", folds, SPACE, fit_predict, score)
-
-
-def tuned(folder: Path, number: int) -> None:
-    tune.Tuner(
-        tune.with_resources(Nothing, {"cpu": 1}),
-        param_space={"components": tune.grid_search(list(range(TRIALS)))},
-        tune_config=tune.TuneConfig(reuse_actors=True, metric="score", mode="max"),
-        run_config=tune.RunConfig(name=str(number), storage_path=str(folder), verbose=0),
-    ).fit()
-
-
-def seconds(work: Callable[[Path, int], None], folder: Path) -> list[float]:
-    taken = []
-    for number in range(SEARCHES):
-        started = time.monotonic()
-        work(folder, number)
-        taken.append(time.monotonic() - started)
-    return taken
+    with TuneSearch(Rules(TRIALS, 3, 0, CPUS), Folder(str(place)), tracked) as search:
+        for number, methods in enumerate((1, 1, 8)):
+            started = time.monotonic()
+            search.predictions_of_all([asked(f"nothing {number}, {method}") for method in range(methods)])
+            print(f"{methods} methods of {TRIALS} trials: {time.monotonic() - started:.1f} s", flush=True)
+    ray.shutdown()
 
 
 if __name__ == "__main__":
-    ray.init(address="local", num_cpus=CPUS, include_dashboard=False, log_to_driver=False, logging_level="error")
-    with tempfile.TemporaryDirectory() as place:
-        for name, work in (("search", search), ("Ray Tune", tuned)):
-            taken = seconds(work, Path(place) / name.replace(" ", ""))
-            each = " ".join(f"{second:.1f}" for second in taken)
-            print(f"{name}: {each} s; {min(taken) / TRIALS * 1000:.0f} ms a trial", flush=True)
-    ray.shutdown()
+    with tempfile.TemporaryDirectory() as scratch:
+        measure(Path(scratch))

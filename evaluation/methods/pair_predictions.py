@@ -11,7 +11,7 @@ from pydantic import Field
 from dataprep.runtime.command_line import Settings
 from dataprep.runtime.terminal import log
 from evaluation.scores.folds import Folds
-from evaluation.search.nested import FitPredict, Search
+from evaluation.search.nested import Asked, FitPredict, Search
 
 # What a search tries beside the value of a task's setting.
 _TRIED: Mapping[str, Sequence[float]] = {
@@ -52,18 +52,16 @@ def out_of_fold(
 
     A search chooses what has the smallest error.
     """
-    found = {}
-    for number, (name, head) in enumerate(heads.items()):
-        log(f"{name}: fitting {len(folds.parts)} folds, method {number + 1} of {len(heads)}")
+    log(f"fitting {len(folds.parts)} folds of {len(heads)} methods: {', '.join(heads)}")
+
+    def closeness(predicted: np.ndarray, rows: np.ndarray) -> float:
+        return -float(np.mean((predicted - values[rows]) ** 2))
+
+    asked = []
+    for name, head in heads.items():
         space = {
             setting: list(dict.fromkeys((getattr(settings, setting), *_TRIED[setting]))) for setting in head.looks_at
         }
-        outcome = search.predictions(
-            f"{task}: {name}",
-            folds,
-            space,
-            head.fit_predict,
-            lambda predicted, rows: -float(np.mean((predicted - values[rows]) ** 2)),
-        )
-        found[name] = outcome.predictions
-    return found
+        asked.append(Asked(f"{task}: {name}", folds, space, head.fit_predict, closeness))
+    outcomes = search.predictions_of_all(asked)
+    return {name: outcome.predictions for name, outcome in zip(heads, outcomes, strict=True)}

@@ -16,7 +16,7 @@ from evaluation.inference.patient_features import Covariates, PatientFeatures
 from evaluation.methods.survival import Cox, Forecast, Head, SurvivalForest, kaplan_meier
 from evaluation.scores.folds import Folds
 from evaluation.scores.survival import Outcome, harrell
-from evaluation.search.nested import Choice, Search, Space, nested_predictions
+from evaluation.search.nested import Asked, Choice, Space, nested_predictions
 
 CLINICAL = "clinical covariates"
 
@@ -75,12 +75,10 @@ def methods_of(
     return methods | {"Kaplan-Meier": Method(None, lambda choice: kaplan_meier, {}, True)}
 
 
-def forecast(
-    search: Search, subject: str, method: Method, outcome: Outcome, folds: Folds, times: np.ndarray
-) -> Forecast:
-    """Out-of-fold forecasts of all rows at ``times`` [T]; everything is fitted inside the training parts.
+def asked_forecast(subject: str, method: Method, outcome: Outcome, folds: Folds, times: np.ndarray) -> Asked:
+    """For packed forecasts of all rows at ``times`` [T], with the choice that has the largest concordance in studies.
 
-    The ``search`` chooses what has the largest concordance within studies.
+    Everything is fitted inside the training parts.
     """
 
     def fit_predict(choice: Choice, train: np.ndarray, test: np.ndarray) -> np.ndarray:
@@ -93,7 +91,7 @@ def forecast(
     def concordance(packed: np.ndarray, rows: np.ndarray) -> float:
         return harrell(outcome.rows(rows), Forecast.unpacked(packed).risk)(np.arange(len(rows)))
 
-    return Forecast.unpacked(search.predictions(subject, folds, method.space, fit_predict, concordance).predictions)
+    return Asked(subject, folds, method.space, fit_predict, concordance)
 
 
 def event_probability(

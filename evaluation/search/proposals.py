@@ -16,7 +16,7 @@ def proposals(space: Space, trials: int, seed: int) -> list[Choice]:
     """``trials`` different choices, the fixed setting first; all there are where the space has no more.
 
     Quasi-random (a scrambled Sobol sequence), and so spread over the space, and a function of its arguments alone: no
-    score is seen, see :mod:`evaluation.search.ray_search`.
+    score is seen, see :mod:`evaluation.search.tune_search`.
     """
     sizes = {name: len(values) for name, values in space.items()}
     if math.prod(sizes.values()) <= trials:

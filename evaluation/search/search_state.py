@@ -22,18 +22,26 @@ from evaluation.search.nested import Choice, FitPredict, RowScore, Space
 
 _PACKAGE = Path(__file__).parents[1]
 
+# Outer and inner fold.
+Place = tuple[int, int]
+
 
 @dataclass
 class TrialRecord:
     """One choice, and its inner scores by outer and inner fold, as far as they are known; NaN: not defined."""
 
     choice: Choice
-    scores: dict[tuple[int, int], float] = field(default_factory=dict)
+    scores: dict[Place, float] = field(default_factory=dict)
     seconds: float = 0.0
 
     def to_json(self) -> str:
         scores = [[*place, score if math.isfinite(score) else None] for place, score in sorted(self.scores.items())]
         return json.dumps({"choice": dict(self.choice), "scores": scores, "seconds": self.seconds}) + "\n"
+
+    def mean_score(self) -> float:
+        """Of the scores that are defined; NaN without any."""
+        defined = [score for score in self.scores.values() if math.isfinite(score)]
+        return float(np.mean(defined)) if defined else float("nan")
 
     @classmethod
     def from_json(cls, text: str) -> TrialRecord:

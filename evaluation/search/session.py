@@ -32,7 +32,7 @@ def searched(
     if importlib.util.find_spec("optuna") is None:
         raise UserError("--search.trials needs Optuna: pip install 'bulkformer-ray[evaluation]'")
     # takes seconds, and fixed settings do without Ray
-    from evaluation.search.ray_search import RaySearch, Rules
+    from evaluation.search.tune_search import Rules, TuneSearch
 
     rules = Rules(
         settings.search.trials,
@@ -45,7 +45,7 @@ def searched(
     folder = evaluation_folder(storage, settings.resolved(), {**tags, **inputs()})
     tracked = _tracked(settings, name, tags, evaluation_uid(folder))
     log(f"searching settings, {rules.trials} trials for each method; the same command goes on from {folder.uri}")
-    with _failing_with(tracked), RaySearch(rules, folder, tracked) as search:
+    with _failing_with(tracked), TuneSearch(rules, folder, tracked) as search:
         yield search, tracked
 
 

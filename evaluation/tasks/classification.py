@@ -26,7 +26,7 @@ from evaluation.methods.label_folds import Grouping, KeptWhole, KnownGroups, des
 from evaluation.scores.comparison import compare_methods
 from evaluation.scores.folds import Folds, group_folds
 from evaluation.scores.results import TaskResult
-from evaluation.search.nested import Choice, FixedSettings, OutOfFold, Search, Space, nested_predictions
+from evaluation.search.nested import Asked, Choice, FixedSettings, OutOfFold, Search, Space, nested_predictions
 from evaluation.tasks.registry import register_task
 from evaluation.tasks.task import Needs, NotApplicableError, Task
 from pretrain.config import Pooling
@@ -215,14 +215,14 @@ def evaluate_classification(
     repeats = label_folds(labelled, kept, _wanted(settings), settings.repeats, seed)
     methods = _methods(labelled, features, settings, seed)
     search = search or FixedSettings()
-    outcomes = {
-        method.name: [
-            method.searched(search, f"{labelled.label}: {method.name}{f', repeat {number + 1}' * bool(number)}", folds)
-            for number, folds in enumerate(repeats)
-        ]
+    asked = [
+        method.asked(f"{labelled.label}: {method.name}{f', repeat {number + 1}' * bool(number)}", folds)
         for method in methods
-    }
-    probabilities = {name: [outcome.predictions for outcome in found] for name, found in outcomes.items()}
+        for number, folds in enumerate(repeats)
+    ]
+    found = iter(search.predictions_of_all(asked))
+    outcomes = {method.name: [next(found) for _ in repeats] for method in methods}
+    probabilities = {name: [outcome.predictions for outcome in of] for name, of in outcomes.items()}
     frequencies = np.bincount(labelled.class_of) / len(labelled.class_of)
     probabilities[CHANCE] = [np.tile(frequencies, (len(labelled.class_of), 1))]
     baselines = [*(method.name for method in methods if method.raw), CHANCE]
@@ -265,12 +265,12 @@ class _Method:
     space: Space
     forest: Forest
 
-    def searched(self, search: Search, subject: str, folds: Folds) -> OutOfFold:
-        """Probabilities N x C, with the choice whose Brier score of left-out training samples is the smallest."""
+    def asked(self, subject: str, folds: Folds) -> Asked:
+        """For probabilities N x C, with the choice whose Brier score of left-out training samples is the smallest."""
         from evaluation.methods.classifiers import class_probabilities, closeness
 
         fit_predict = class_probabilities(self.features, self.class_of, self.forest)
-        return search.predictions(subject, folds, self.space, fit_predict, closeness(self.class_of))
+        return Asked(subject, folds, self.space, fit_predict, closeness(self.class_of))
 
     def predicted(self, folds: Folds, choice: Choice) -> OutOfFold:
         """Probabilities N x C, with one choice."""

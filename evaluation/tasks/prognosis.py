@@ -18,7 +18,7 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from dataprep.runtime.command_line import Settings, UserError, refuse_without_effect
-from dataprep.runtime.terminal import log, tracked
+from dataprep.runtime.terminal import log
 from dataprep.sources.source import MISSING_LABELS
 from evaluation.config import Splits
 from evaluation.inference.follow_up import (
@@ -205,7 +205,8 @@ def score_survival(
     """All methods on the same folds; ``embeddings`` and ``raw`` are float32 N x F by name, rows as in ``patients``."""
     # lifelines and scikit-learn take seconds to import, and --help does without them
     from evaluation.inference.patient_features import Covariates
-    from evaluation.methods.prognosis_methods import HeadSpaces, forecast, methods_of
+    from evaluation.methods.prognosis_methods import HeadSpaces, asked_forecast, methods_of
+    from evaluation.methods.survival import Forecast
     from evaluation.scores.survival import METRICS, Censoring, Outcome, log_rank_p, survival_statistics
 
     outcome = Outcome(patients.time, patients.event, patients.studies)
@@ -216,8 +217,10 @@ def score_survival(
     methods = methods_of(embeddings, raw, covariates, _spaces(settings, HeadSpaces), seed)
     statistics, p_values, curves = {}, [], []
     doing = f"prognosis, {patients.endpoint}"
-    for name, method in tracked(((1, item) for item in methods.items()), len(methods), f"{doing}: methods"):
-        predicted = forecast(search, f"{doing}: {name}", method, outcome, folds, times)
+    log(f"{doing}: fitting {len(folds.parts)} folds of {len(methods)} methods: {', '.join(methods)}")
+    asked = [asked_forecast(f"{doing}: {name}", method, outcome, folds, times) for name, method in methods.items()]
+    for name, found in zip(methods, search.predictions_of_all(asked), strict=True):
+        predicted = Forecast.unpacked(found.predictions)
         statistics[name] = survival_statistics(outcome, predicted.risk, predicted.survival, times, censoring)
         p_values.append(Score(name, "log_rank_p", Interval(log_rank_p(outcome, predicted.high))))
         curves += _curves(outcome, name, predicted.high)

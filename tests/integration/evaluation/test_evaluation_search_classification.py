@@ -10,7 +10,8 @@ from dataprep.runtime.command_line import main
 from evaluation.__main__ import COMMANDS
 
 
-def test_classifiers_are_searched_with_pooling_and_twice_alike(tmp_path, ray_session):
+def test_classifiers_are_searched_with_pooling_and_twice_alike(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_worker_niceness", "0")
     labels = {"study_id": [f"study{row % 7}" for row in range(56)], "tissue": ["liver", "lung"] * 28}
     corpus = make_corpus(str(tmp_path / "corpus"), {"train": 48, "test": 8}, labels=labels)
     write_model(tmp_path / "model", corpus.vocabulary)

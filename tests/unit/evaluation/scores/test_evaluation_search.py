@@ -1,5 +1,7 @@
 """Choices are proposed before anything is scored, and each outer fold chooses by its own inner folds alone."""
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from dataprep.runtime.command_line import UserError, read_settings
 from dataprep.runtime.storage import Folder
 from evaluation.config import RunSettings
 from evaluation.scores.folds import group_folds
+from evaluation.search.halving import HalvingInFolds, Trials
 from evaluation.search.inner_folds import Method, best, kept
 from evaluation.search.proposals import proposals
 from evaluation.search.search_state import SearchState, TrialRecord, evaluation_folder, search_name
@@ -75,6 +78,89 @@ def test_the_best_is_by_rows_of_the_folds_that_define_a_score_else_the_fixed_set
     assert mean[:, 0] == pytest.approx([0.5, 0.4, 0.55])
     assert chosen.tolist() == [2]
     assert best(np.full((3, 1, 2), np.nan), np.ones((1, 2)), np.ones((3, 1), bool))[0].tolist() == [0]
+
+
+def halved(scores_TKI, order, tmp_path, stop_after=None):
+    """The outcome of a search whose trials are done in the order that ``order`` draws, and how many were run."""
+    folds = group_folds(GROUPS, scores_TKI.shape[1], seed=0)
+    method = Method.of(folds, nothing, zero, inner=scores_TKI.shape[2], seed=0)
+    state = SearchState(Folder(str(tmp_path)))
+    choices = [{"number": number} for number in range(len(scores_TKI))]
+    records = [state.read(number, choice) for number, choice in enumerate(choices)]
+    halving = HalvingInFolds("a head", method, records, state)
+    running, asked = {}, []
+    while not halving.finished and len(asked) != stop_after:
+        while found := halving.next_trial():
+            number, places = found
+            running[number] = places
+            asked.append((number, tuple(places)))
+        number = int(order.choice(sorted(running)))
+        halving.done(number, [(k, i, scores_TKI[number, k, i]) for k, i in running.pop(number)], 1.0)
+    return halving, asked
+
+
+def test_what_is_chosen_does_not_depend_on_which_trial_is_done_first(tmp_path):
+    scores = np.random.default_rng(1).normal(size=(9, 4, 3))
+    outcomes = []
+    for seed in range(3):
+        halving, asked = halved(scores, np.random.default_rng(seed), tmp_path / str(seed))
+        outcomes.append(halving.outcome()[0].tolist())
+        assert len(asked) == len(set(asked)) <= 18
+        first = [places for _, places in asked[:9]]
+        assert first == [((0, 0), (1, 0), (2, 0), (3, 0))] * 9
+        assert all(inner > 0 for _, places in asked[9:] for _, inner in places)
+    assert outcomes[0] == outcomes[1] == outcomes[2]
+    seen = kept(scores[:, :, 0])
+    assert outcomes[0] == np.where(seen, scores.mean(axis=2), -np.inf).argmax(axis=0).tolist()
+
+
+def test_a_search_goes_on_from_what_is_stored_and_asks_for_nothing_twice(tmp_path):
+    scores, order = np.random.default_rng(1).normal(size=(9, 4, 3)), np.random.default_rng(0)
+    expected = halved(scores, order, tmp_path / "whole")[0].outcome()[0]
+    # as ended before trials that were handed out had finished
+    halving, _ = halved(scores, order, tmp_path / "parts", stop_after=9)
+    assert not halving.finished
+    halving, _ = halved(scores, order, tmp_path / "parts")
+    again, none = halved(scores, order, tmp_path / "parts")
+    assert halving.outcome()[0].tolist() == again.outcome()[0].tolist() == expected.tolist()
+    assert none == []
+
+
+def two_searches(tmp_path):
+    method = Method.of(group_folds(GROUPS, 2, seed=0), nothing, zero, inner=2, seed=0)
+    return [
+        HalvingInFolds(
+            name, method, [TrialRecord({"a": 0}), TrialRecord({"a": 1})], SearchState(Folder(str(tmp_path / name)))
+        )
+        for name in ("a head", "another")
+    ]
+
+
+def test_a_search_ends_with_what_a_method_raises_and_with_a_trial_whose_processes_die(tmp_path):
+    for outcome in ({"error": UserError("no such head")}, None):
+        trials = Trials(two_searches(tmp_path))
+        trials.suggest("one")
+        trials.on_trial_complete("one", outcome, error=outcome is None)
+        assert trials.suggest("two") == trials.FINISHED
+        assert str(trials.raised) == ("no such head" if outcome else "None")
+        assert trials.killed == (None if outcome else "a head, trial 0")
+
+
+def test_trials_of_another_search_fill_the_time_until_a_rung_is_complete(tmp_path):
+    trials, given = Trials(two_searches(tmp_path)), {}
+    for number in range(4):
+        given[f"trial {number}"] = trials.suggest(f"trial {number}")
+    assert [config["search"] for config in given.values()] == [0, 0, 1, 1]
+    assert trials.suggest("trial 4") is None
+    while given:
+        trial, config = given.popitem()
+        scores = [(outer, inner, 0.5) for outer, inner in config["places"]]
+        trials.on_trial_complete(trial, {"scores": scores, "seconds": 0.1})
+        while isinstance(more := trials.suggest(f"after {trial}"), dict):
+            given[f"after {trial}"] = more
+            trial += "'"
+    assert trials.suggest("last") == trials.FINISHED
+    assert pickle.loads(pickle.dumps(trials)).__dict__ == {}, "Tune writes no arrays of methods"
 
 
 def test_what_a_trial_has_done_is_read_back_but_not_for_another_choice(tmp_path):
