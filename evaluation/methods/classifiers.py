@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import SVC
 
-from evaluation.methods.features import Features
+from evaluation.inference.features import Features
 from evaluation.scores.classification_scores import brier
 from evaluation.search.nested import Choice, FitPredict, RowScore, Space
 
@@ -89,7 +89,9 @@ def class_probabilities(features: Features, class_of: np.ndarray, forest: Forest
         if len(known) < 2:
             probability[:, known] = 1.0
             return probability
-        reduced_train, reduced_test = features.reduced(choice, train, test, forest.seed)
+        reduced_train, reduced_test = features.reduced(
+            choice.get("pooling"), choice["components"], train, test, forest.seed
+        )
         if choice["head"] == "support vectors":
             rows = _of_enough_samples(class_of[train])
             train, reduced_train = train[rows], reduced_train[rows]

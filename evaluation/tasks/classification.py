@@ -32,8 +32,8 @@ from evaluation.tasks.task import Needs, NotApplicableError, Task
 from pretrain.config import Pooling
 
 if TYPE_CHECKING:
+    from evaluation.inference.features import Features
     from evaluation.methods.classifiers import Forest
-    from evaluation.methods.features import Features
 
 RAW = "raw expression"
 CHANCE = "class frequencies"
@@ -136,7 +136,7 @@ class Classification(Task[ClassificationSettings]):
 
     def score(self) -> Sequence[TaskResult]:
         # scikit-learn takes a second to import, and --help does without it
-        from evaluation.methods.features import Features
+        from evaluation.inference.features import Features
 
         results = []
         for labelled, known in zip(self._labels, self._known, strict=True):
@@ -155,7 +155,7 @@ class Classification(Task[ClassificationSettings]):
 
     def _embeddings(self, row_ids: np.ndarray) -> dict[str, Features]:
         """Of every model and from elsewhere, by name: that of the pooling, where there is one only."""
-        from evaluation.methods.features import Features
+        from evaluation.inference.features import Features
 
         poolings = self._poolings
         if len(poolings) == 1:

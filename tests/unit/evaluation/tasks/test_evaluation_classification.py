@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from dataprep.runtime.command_line import UserError
+from evaluation.inference.features import Features
 from evaluation.inference.labels import LabelledProfiles
 from evaluation.methods.classifiers import (
     PUBLISHED_FOREST,
@@ -16,7 +17,6 @@ from evaluation.methods.classifiers import (
     head_space,
     published_space,
 )
-from evaluation.methods.features import Features
 from evaluation.methods.label_folds import KnownGroups, described_folds, kept_whole, label_folds
 from evaluation.scores.verdicts import judged
 from evaluation.search.nested import FixedSettings
@@ -93,14 +93,14 @@ def test_a_pooling_is_chosen_among_those_that_features_have(two_classes):
 
 
 def test_rows_that_come_again_are_reduced_once_and_a_copy_for_another_process_holds_none(two_classes):
-    features, choice = Features.of(two_classes[1]), {"components": 5}
+    features = Features.of(two_classes[1])
     train, test = np.arange(150), np.arange(150, 200)
-    first = features.reduced(choice, train, test, seed=0)
-    assert features.reduced(choice, train, test, seed=0) is first
-    assert features.reduced(choice, train, test[:10], seed=0)[1].shape == (10, 5)
+    first = features.reduced(None, 5, train, test, seed=0)
+    assert features.reduced(None, 5, train, test, seed=0) is first
+    assert features.reduced(None, 5, train, test[:10], seed=0)[1].shape == (10, 5)
     copy = pickle.loads(pickle.dumps(features))
     assert copy._reduced == {}
-    np.testing.assert_allclose(copy.reduced(choice, train, test, seed=0)[1], first[1])
+    np.testing.assert_allclose(copy.reduced(None, 5, train, test, seed=0)[1], first[1])
 
 
 @pytest.mark.parametrize("head", HEADS)

@@ -11,7 +11,6 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 
 from evaluation.inference.components import component_steps
-from evaluation.search.nested import Choice
 
 # Of features that have none, as raw expression.
 NO_POOLING = ""
@@ -40,12 +39,14 @@ class Features:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["by_pooling"])  # type: ignore[misc]
 
-    def reduced(self, choice: Choice, train: np.ndarray, test: np.ndarray, seed: int) -> Split:
-        """Rows ``train`` and ``test`` on the principal components of the first that the choice says; None: as they are.
+    def reduced(
+        self, pooling: str | None, components: int | None, train: np.ndarray, test: np.ndarray, seed: int
+    ) -> Split:
+        """Rows ``train`` and ``test`` on so many principal components of the first, or as they are (None).
 
-        Those of earlier calls with the same rows are handed out again.
+        ``pooling``: None for that of the fixed setting. What earlier calls with the same rows gave is handed out again.
         """
-        pooling, components = choice.get("pooling", next(iter(self.by_pooling))), choice["components"]
+        pooling = next(iter(self.by_pooling)) if pooling is None else pooling
         key = (pooling, components, seed, train.tobytes(), test.tobytes())
         if key not in self._reduced:
             values = self.by_pooling[pooling]
