@@ -13,7 +13,7 @@ from dataprep.runtime.command_line import UserError
 _VARIABLE = "MLFLOW_TRACKING_URI"
 _CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
 # A server that is away should cost seconds here, not the minutes that MLflow's client is patient for.
-_IMPATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+IMPATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 
 
 def tracking_address(settings: CheckSettings) -> str | None:
@@ -24,7 +24,7 @@ def tracking_address(settings: CheckSettings) -> str | None:
     address = os.environ.get(_VARIABLE)
     if not address:
         return None
-    os.environ.update(_IMPATIENCE)
+    os.environ.update(IMPATIENCE)
     # takes seconds, and only where there is a server
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
