@@ -5,13 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 from dataprep.runtime.terminal import write_result
+from pretrain.planning.picture import write_picture
 from pretrain.planning.plan import make_plan
 from pretrain.planning.settings import PlanSettings
-from pretrain.planning.show import plan_data, plan_text
+from pretrain.planning.show import plan_data, plan_text, runs_text
+from pretrain.planning.simulation import runs_data, simulate_runs
 
 
 def plan_command(settings: PlanSettings) -> dict[str, Any]:
     """Print a plan and return it as plain data."""
     plan = make_plan(settings)
     write_result(plan_text(plan, settings))
-    return plan_data(plan, settings)
+    data = plan_data(plan, settings)
+    if settings.simulate:
+        runs = simulate_runs(plan, settings, settings.simulate)
+        write_result("\n" + runs_text(runs))
+        data["simulated"] = runs_data(runs)
+        if settings.picture is not None:
+            title = f"{settings.model.size}, {settings.hardware.accelerator.name}"
+            write_picture(settings.picture, runs, title)
+    return data

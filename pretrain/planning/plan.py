@@ -70,6 +70,7 @@ class Plan:
     steps: int
     options: tuple[Option, ...]
     chosen: Option
+    pass_seconds: float
     step: StepTime
     profiles_per_second: float
     training_hours: float
@@ -94,9 +95,9 @@ def make_plan(settings: PlanSettings) -> Plan:
     micro = chosen.micro_profiles
     passes = -(-settings.batch.global_profiles // (micro * hardware.count))
     steps = settings.epochs * steps_in(profiles, settings.batch.global_profiles)
-    scale = _measured_scale(settings, options)
-    step = step_time(chosen.trace, scale * chosen.seconds, passes, stage, hardware, assume)
-    checkpoints = _checkpoints(chosen.trace, profiles, hardware, assume)
+    seconds = _measured_scale(settings, options) * chosen.seconds
+    step = step_time(chosen.trace, seconds, passes, stage, hardware, assume)
+    checkpoints = checkpoints_of(chosen.trace, profiles, hardware, assume)
     training_seconds = steps * step.total
     between = max(1, round(min(checkpoints.interval_seconds, training_seconds) / step.total))
     expected = expected_seconds(
@@ -111,6 +112,7 @@ def make_plan(settings: PlanSettings) -> Plan:
         steps=steps,
         options=options,
         chosen=chosen,
+        pass_seconds=seconds,
         step=step,
         profiles_per_second=rate,
         training_hours=training_seconds / 3600,
@@ -168,9 +170,7 @@ def _options(settings: PlanSettings, shape: ModelShape, graph: GeneGraph) -> Ite
     log(f"tracing passes of {shape.family} {settings.model.size} on tensors without data")
     for recompute in ways:
         for micro in (micro for micro in stated_micro if micro <= max(1, share)):
-            case = TracedCase(
-                shape, settings.model.kernel, settings.precision, recompute, micro, settings.model.compile
-            )
+            case = TracedCase(shape, settings.model.kernel, settings.precision, recompute, micro, settings.compiles)
             trace = trace_pass(case, graph)
             memory = tuple(memory_of(trace, stage, settings.hardware.count) for stage in STAGES)
             seconds = pass_seconds(trace.work, settings.hardware.accelerator, settings.assume)
@@ -202,7 +202,8 @@ def _measured_scale(settings: PlanSettings, options: tuple[Option, ...]) -> floa
     return settings.measured_step_seconds / options[0].seconds
 
 
-def _checkpoints(trace: PassTrace, profiles: int, hardware: HardwareSettings, assume: Assumptions) -> Checkpoints:
+def checkpoints_of(trace: PassTrace, profiles: int, hardware: HardwareSettings, assume: Assumptions) -> Checkpoints:
+    """Size, seconds and interval of the checkpoints of a run on such machines."""
     weights, optimizer = trace.weight_bytes, 2 * FP32 * trace.trained
     accounting = 2 * -(-profiles // 8)
     # tensors are gathered and copied while training waits, and written beside it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -86,6 +87,11 @@ class PlanSettings(CommandSettings):
         None, gt=0, description="seconds that a pass over --batch.micro-profiles took on one such GPU: scales all times"
     )
 
+    simulate: list[int] = Field(
+        [], description="also simulate the run on these numbers of GPUs, such as [8,64,512,1024], losses included"
+    )
+    picture: Path | None = Field(None, description="PNG or SVG of what was simulated")
+
     @model_validator(mode="before")
     @classmethod
     def _name_size(cls, given: Any) -> Any:
@@ -97,6 +103,10 @@ class PlanSettings(CommandSettings):
     def _check(self) -> PlanSettings:
         if self.corpus is not None:
             refuse_without_effect(self, ("profiles", "genes", "edges_per_gene"), "with --corpus")
+        if any(count < 1 for count in self.simulate):
+            raise ValueError(f"simulate: {min(self.simulate)} is not a number of GPUs")
+        if not self.simulate:
+            refuse_without_effect(self, ("picture",), "without --simulate")
         if self.measured_step_seconds is not None and not given(self.batch, "micro_profiles"):
             raise ValueError("measured_step_seconds needs batch.micro_profiles: that of the pass that was measured")
         return self

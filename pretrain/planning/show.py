@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from io import StringIO
 from typing import Any
@@ -13,6 +14,7 @@ from rich.table import Table
 from pretrain.model.flops import PUBLISHED_A800_HOURS
 from pretrain.planning.plan import Option, Plan, room_bytes
 from pretrain.planning.settings import PlanSettings
+from pretrain.planning.simulation import SimulatedRun
 
 _PARTS = ("weights", "gradients", "optimizer", "activations", "graph", "buffers")
 
@@ -111,6 +113,22 @@ def _assumption_lines(settings: PlanSettings) -> list[str]:
         named = [f"--{group}.{name.replace('_', '-')} {value:g}" for name, value in values.items()]
         lines += ["  " + "  ".join(named[start : start + 4]) for start in range(0, len(named), 4)]
     return lines
+
+
+def runs_text(runs: Sequence[SimulatedRun]) -> str:
+    """Simulated runs for a person, and what share of the GPUs' time goes to passes."""
+    stream = StringIO()
+    console = Console(file=stream, highlight=False, width=124)
+    table = Table(title="The run on other numbers of GPUs, simulated with losses and restarts (estimates)")
+    for name in ("GPUs", "hours", "GPU-hours", "profiles/s", "in passes", "slowest", "sums", "checkpoints", "losses"):
+        table.add_column(name, justify="right")
+    for run in runs:
+        parts = run.passes, run.straggling, run.communication, run.checkpoints
+        shares = [f"{part / run.hours:.1%}" for part in parts]
+        hours, gpu_hours = f"{run.hours:,.1f}", f"{run.hours * run.gpus:,.0f}"
+        table.add_row(f"{run.gpus:,}", hours, gpu_hours, f"{run.profiles_per_second:,.0f}", *shares, f"{run.losses:,}")
+    console.print(table)
+    return stream.getvalue().rstrip()
 
 
 def plan_data(plan: Plan, settings: PlanSettings) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 
 from cluster.__main__ import run
@@ -12,10 +13,12 @@ from pretrain.config import ModelSettings
 from pretrain.planning import plan as plan_module
 from pretrain.planning.duration import half_ring_seconds, pass_seconds, step_time
 from pretrain.planning.memory import memory_of
+from pretrain.planning.picture import write_picture
 from pretrain.planning.plan import make_plan
 from pretrain.planning.reliability import best_interval, expected_seconds
 from pretrain.planning.settings import Assumptions, HardwareSettings, PlanSettings
 from pretrain.planning.show import plan_text
+from pretrain.planning.simulation import _simulated, simulate_runs
 from pretrain.planning.trace import TracedCase, Work, trace_pass
 
 TINY = {
@@ -116,6 +119,13 @@ def test_a_plan_chooses_what_was_not_stated_and_keeps_what_was():
     assert plan.gpu_hours == pytest.approx(8 * plan.hours)
 
 
+def test_parts_are_compiled_unless_it_is_stated_that_they_are_not():
+    fewest = {**TINY, "batch": {"global_profiles": 32, "micro_profiles": 1}}
+    eager = PlanSettings(**{**fewest, "model": {"size": "tiny", "compile": False}})
+    launches = [len(make_plan(settings).chosen.trace.work) for settings in (PlanSettings(**fewest), eager)]
+    assert launches[0] < launches[1]
+
+
 def test_a_pass_that_was_measured_scales_all_times():
     settings = {**TINY, "batch": {"micro_profiles": 2, "global_profiles": 32}, "hardware": {"loss_rate": 0}}
     estimated = make_plan(PlanSettings(**settings))
@@ -163,3 +173,45 @@ def test_the_command_prints_a_plan_and_ends_with_json(capsys):
 def test_mistakes_are_named(arguments, named, capsys):
     assert run(["plan", *arguments]) == 2
     assert named in capsys.readouterr().err
+
+
+# ---- simulated runs --------------------------------------------------------------------------------------------------
+
+SIMULATED = {**TINY, "batch": {"global_profiles": 4096, "micro_profiles": 4}, "profiles": 500_000}
+
+
+def simulated(counts=(8, 64, 1024), **changed):
+    settings = PlanSettings(**{**SIMULATED, **changed})
+    return simulate_runs(make_plan(settings), settings, counts)
+
+
+def test_more_gpus_are_faster_and_none_is_faster_than_perfect():
+    rates = [found.profiles_per_second / found.gpus for found in simulated()]
+    assert rates[0] > rates[1] > rates[2] > 0
+
+
+def test_without_losses_and_stragglers_only_passes_sums_and_checkpoints_remain():
+    for found in simulated(hardware={"loss_rate": 0}, assume={"straggling": 0}):
+        assert (found.losses, found.repeated, found.restarts) == (0, 0, 0)
+        assert found.straggling == pytest.approx(0, abs=1e-9)
+        assert found.hours == pytest.approx(found.passes + found.communication + found.checkpoints)
+
+
+def test_simulated_hours_are_those_that_are_expected_of_losses():
+    settings = PlanSettings(**SIMULATED, hardware={"loss_rate": 60}, assume={"straggling": 0, "restart_seconds": 5})
+    plan = make_plan(settings)
+    hours = [_simulated(plan, settings, 8, np.random.default_rng(seed)).hours for seed in range(20)]
+    assert np.mean(hours) == pytest.approx(plan.hours, rel=0.1)
+
+
+def test_the_slowest_of_many_is_slower_than_the_slowest_of_few():
+    few, _, many = simulated(assume={"straggling": 0.1})
+    assert many.straggling / many.passes > few.straggling / few.passes > 0.05
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_simulated_runs_become_a_picture(tmp_path, ending):
+    write_picture(tmp_path / f"runs.{ending}", simulated(), "tiny")
+    assert (tmp_path / f"runs.{ending}").stat().st_size > 5000
+    with pytest.raises(UserError, match="--picture"):
+        write_picture(tmp_path / "runs.unknown", simulated(), "tiny")
