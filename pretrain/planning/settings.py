@@ -90,6 +90,9 @@ class PlanSettings(CommandSettings):
     simulate: list[int] = Field(
         [], description="also simulate the run on these numbers of GPUs, such as [8,64,512,1024], losses included"
     )
+    after: str | None = Field(
+        None, description="a run, STORAGE/NAME: plan it by its own settings and compare with what it did"
+    )
     picture: Path | None = Field(None, description="PNG or SVG of what was simulated")
 
     @model_validator(mode="before")

@@ -9,7 +9,7 @@ import pytest
 from cluster.__main__ import run
 from dataprep.runtime.command_line import UserError
 from pretrain.bench.training_step import synthetic_graph
-from pretrain.config import ModelSettings
+from pretrain.config import ModelSettings, RunSettings
 from pretrain.planning import plan as plan_module
 from pretrain.planning.duration import half_ring_seconds, pass_seconds, step_time
 from pretrain.planning.memory import memory_of
@@ -215,3 +215,32 @@ def test_simulated_runs_become_a_picture(tmp_path, ending):
     assert (tmp_path / f"runs.{ending}").stat().st_size > 5000
     with pytest.raises(UserError, match="--picture"):
         write_picture(tmp_path / "runs.unknown", simulated(), "tiny")
+
+
+# ---- after a run -----------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_is_compared_with_what_a_run_did(tmp_path, monkeypatch, capsys):
+    done = RunSettings(
+        corpus="none", storage=str(tmp_path), name="first", epochs=3, model={"size": "tiny"},
+        batch={"global_profiles": 32, "micro_profiles": 2}, workers={"count": 2}, zero={"stage": 2},
+    )  # fmt: skip
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first/settings.json").write_text(json.dumps(done.resolved()))
+    figures = {"peak_memory_bytes": 3e9, "data_wait_fraction": 0.25}
+    rows = [{"step": step, "samples_per_second": 8.0 + step, **figures} for step in (1, 2, 3)]
+    (tmp_path / "first/metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    monkeypatch.setattr(plan_module, "_corpus", lambda _: (5000, 200, synthetic_graph(200, 3)))
+    assert run(["plan", "--after", str(tmp_path / "first"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {figure["name"]: figure["done"] for figure in found["after"]} == {
+        "profiles/s": 10.0, "s of a step": 3.2, "GB of memory": 3.0, "share of time waiting for data": 0.25,
+    }  # fmt: skip
+    assert found["settings"]["hardware"]["count"] == 2
+    assert found["steps"] == 3 * 157
+    assert found["chosen"]["micro_profiles"] == 2
+
+
+def test_what_is_not_a_run_is_refused(tmp_path, capsys):
+    assert run(["plan", "--after", str(tmp_path)]) == 1
+    assert "is not a run" in capsys.readouterr().err
