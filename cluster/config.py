@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from dataprep.runtime.command_line import CommandSettings
+from dataprep.runtime.command_line import CommandSettings, refuse_without_effect
 
 
 def _default_cpus() -> int:
@@ -24,21 +24,35 @@ class LocalSettings(CommandSettings):
 class UpSettings(LocalSettings):
     """Settings of ``up``."""
 
+    nodes: int = Field(
+        1, ge=1, le=32, description="Ray nodes that there are to be at least, the head among them; to try losing one"
+    )
     # Ray counts CPUs, it does not measure them. A training worker holds one for as long as it trains, and the tasks
     # that read and prepare its data need some at the same time: with only the two cores of a small machine on offer,
     # the workers would take both and wait for ever for data that no task may read.
     cpus: int = Field(
-        default_factory=_default_cpus, ge=1, description="CPUs that Ray may allocate; more than there are cores is fine"
+        default_factory=_default_cpus,
+        ge=1,
+        description="CPUs that Ray may allocate on each node; more than there are cores is fine",
     )
-    object_store_megabytes: int = Field(1024, ge=80, description="bound on the memory of Ray's object store")
+    object_store_megabytes: int = Field(1024, ge=80, description="bound on the memory of a node's object store")
     timeout_seconds: float = Field(180.0, gt=0, description="how long to wait for each service to answer")
 
 
 class DownSettings(LocalSettings):
     """Settings of ``down``."""
 
+    node: int | None = Field(
+        None, ge=2, description="end only this Ray node, at once, as when its machine is lost; the head is node 1"
+    )
     delete_data: bool = Field(False, description="also delete the bucket, the MLflow database, logs and credentials")
     grace_seconds: float = Field(5.0, ge=0, description="time between asking a process to end and ending it")
+
+    @model_validator(mode="after")
+    def _check(self) -> DownSettings:
+        if self.node is not None:
+            refuse_without_effect(self, ("delete_data", "grace_seconds"), "with --node")
+        return self
 
 
 class StatusSettings(LocalSettings):

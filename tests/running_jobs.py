@@ -64,8 +64,8 @@ class RayCluster:
     def address(self) -> str:
         return str(self._cluster.address)
 
-    def add_node(self):
-        return self._cluster.add_node(num_cpus=3, object_store_memory=200 * 2**20)
+    def add_node(self, **options: Any):
+        return self._cluster.add_node(num_cpus=3, object_store_memory=200 * 2**20, **options)
 
     def lose(self, node) -> None:
         """Its processes are killed, as when a machine goes away."""

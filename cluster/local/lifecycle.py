@@ -18,6 +18,7 @@ from cluster.config import DownSettings, StatusSettings, UpSettings
 from cluster.local import processes
 from cluster.local.object_store import ObjectStore
 from cluster.local.ray_head import RayHead
+from cluster.local.ray_node import FIRST, RayNode, known_nodes, recorded_nodes
 from cluster.local.service import FOREIGN_VARIABLES, LOOPBACK, Place, Service, job_environment
 from cluster.local.state import State, StateFolder, shell_lines
 from cluster.local.tracking_server import Tracking
@@ -35,7 +36,8 @@ def up(settings: UpSettings, services: Sequence[Service] = SERVICES) -> dict[str
     """Start what does not run, wait until all of it answers, print the addresses and return them.
 
     Safe to repeat: what runs is left alone, with the settings it was started with. If it is interrupted, what was
-    started is on record, and a second `up` or a `down` continues from there.
+    started is on record, and a second `up` or a `down` continues from there. Further Ray nodes are started once the
+    head answers; fewer than run are left as they are.
     """
     folder = StateFolder.at(settings.state)
     with _one_line_for_file_errors(folder):
@@ -43,23 +45,28 @@ def up(settings: UpSettings, services: Sequence[Service] = SERVICES) -> dict[str
         folder.make()
         with folder.locked():
             state = folder.read()
-            fresh = [service for service in services if not _runs(service, folder, state)]
+            nodes = _nodes_to_be(settings, state)
+            services = [*services, *nodes]
+            fresh = _fresh(services, folder, state)
             running = [state.processes[service.name] for service in services if service not in fresh]
             if any(process.is_of_earlier_version for process in running) or (is_earlier and running):
                 log("what runs is of an earlier version, and other users can reach it: `down`, then `up` again")
-            for service in fresh:
+            for service in reversed(fresh):
                 stop(service, folder, state)
-            state = _with_ports(state, folder, fresh)
+            state = _with_ports(state, folder, [*SERVICES, *nodes], fresh)
             folder.write(state)
             place = Place(folder, state.ports, folder.credentials(), settings)
             folder.write_private(folder.environment_file.name, shell_lines(job_environment(place), FOREIGN_VARIABLES))
             began = time.monotonic()
-            for service in fresh:
-                _start(service, place, state)
-            for service in services:
-                _wait_for(service, place, state)
-                how = f"started in {time.monotonic() - began:.1f} s" if service in fresh else "already running"
-                log(f"{service.name}: {how}")
+            # nodes would give up before the head is ready
+            for group in ([service for service in services if service not in nodes], nodes):
+                for service in group:
+                    if service in fresh:
+                        _start(service, place, state)
+                for service in group:
+                    _wait_for(service, place, state)
+                    how = f"started in {time.monotonic() - began:.1f} s" if service in fresh else "already running"
+                    log(f"{service.name}: {how}")
     addresses = {service.name: _address(service, state) for service in services}
     if not settings.json_line:
         for name, address in addresses.items():
@@ -82,9 +89,12 @@ def down(settings: DownSettings) -> dict[str, Any]:
         if is_state:
             stack.enter_context(folder.locked())
         state = _state_or_none(folder)
+        nodes = [RayNode(number) for number in known_nodes(folder, state)]
+        if settings.node is not None:
+            return {"ended": _lose(settings.node, nodes, folder, state)}
         ended = 0
         # the object store last, so that what others still have to write finds it
-        for service in reversed(SERVICES):
+        for service in reversed([*SERVICES, *nodes]):
             ended += stop(service, folder, state, settings.grace_seconds)
         if is_state and settings.delete_data:
             folder.delete()
@@ -102,7 +112,8 @@ def status(settings: StatusSettings) -> list[dict[str, Any]]:
         if not state.processes:
             raise UserError(f"no services were started in {folder.path}; `python -m cluster up` does it")
         place = Place(folder, state.ports, folder.credentials(), UpSettings(state=folder.path))
-        rows = [_row(service, place, state) for service in SERVICES if service.name in state.processes]
+        services: list[Service] = [*SERVICES, *(RayNode(number) for number in recorded_nodes(state))]
+        rows = [_row(service, place, state) for service in services if service.name in state.processes]
     silent = [row["service"] for row in rows if not row["answers"]]
     if not settings.json_line:
         Console().print(_table(rows))
@@ -123,8 +134,37 @@ def stop(service: Service, folder: StateFolder, state: State, grace_seconds: flo
     return ended
 
 
+def _nodes_to_be(settings: UpSettings, state: State) -> list[Service]:
+    """Nodes beside the head: those that were started, and those that are asked for."""
+    recorded, asked = recorded_nodes(state), range(FIRST, settings.nodes + 1)
+    if more := [number for number in recorded if number > settings.nodes and "nodes" in settings.model_fields_set]:
+        log(f"more than {settings.nodes} nodes were started: `down --node {more[-1]}` ends one of them")
+    return [RayNode(number) for number in sorted({*recorded, *asked})]
+
+
+def _fresh(services: Sequence[Service], folder: StateFolder, state: State) -> list[Service]:
+    """What has to be started: what does not run, and all nodes of a head that does not."""
+    dead = [service for service in services if not _runs(service, folder, state)]
+    without_head = any(service.name == RayHead.name for service in dead)
+    return [service for service in services if service in dead or (without_head and isinstance(service, RayNode))]
+
+
+def _lose(number: int, nodes: Sequence[RayNode], folder: StateFolder, state: State) -> int:
+    """End one node and forget it. Returns the number of its processes; raises UserError where it does not run."""
+    node = next((node for node in nodes if node.number == number), None)
+    if node is None:
+        others = ", ".join(str(node.number) for node in nodes) or "none beside the head"
+        raise UserError(f"node {number} does not run in {folder.path} (running: {others}); `up --nodes` starts some")
+    ended = stop(node, folder, state, grace_seconds=0.0)
+    state.processes.pop(node.name, None)
+    if folder.exists:
+        folder.write(state)
+    log(f"ended {ended} processes of node {number}")
+    return ended
+
+
 def _start(service: Service, place: Place, state: State) -> None:
-    home = place.folder.path / service.name
+    home = place.folder.path / service.folder
     home.mkdir(mode=0o700, exist_ok=True)
     command = service.prepare(place)
     started = processes.start(
@@ -160,16 +200,16 @@ def _end_of(log: Path) -> str:
     return "\n  ".join((f"The end of {log}:", *lines))
 
 
-def _with_ports(state: State, folder: StateFolder, fresh: Sequence[Service]) -> State:
+def _with_ports(state: State, folder: StateFolder, services: Sequence[Service], fresh: Sequence[Service]) -> State:
     """The state with ports for the services to be started: the ones they had, else the usual ones, else free ones.
 
     Raises :class:`UserError` where a service would have to move while others that know its address run: a service
-    knows those before it in SERVICES.
+    knows those before it in ``services``.
     """
     ports = dict(state.ports)
     with ExitStack() as reserved:
-        for position, service in enumerate(SERVICES):
-            is_known = any(_runs(other, folder, state) for other in SERVICES[position + 1 :])
+        for position, service in enumerate(services):
+            is_known = any(_runs(other, folder, state) for other in services[position + 1 :])
             for name, usual in service.ports.items():
                 if name in ports and service not in fresh:
                     continue

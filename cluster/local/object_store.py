@@ -26,7 +26,7 @@ class ObjectStore:
     Clients reach the gateway alone. The ports behind it want a certificate that only this folder has.
     """
 
-    name = "s3"
+    name = folder = "s3"
     ports: Mapping[str, int | None] = {
         "s3": 8333,
         "s3_grpc": None,

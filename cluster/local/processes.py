@@ -130,6 +130,11 @@ def belonging_to(mark: str, root: ProcessId | None) -> list[psutil.Process]:
     return [member for member in found.values() if _runs(member)]
 
 
+def marks() -> set[str]:
+    """The marks of all running processes."""
+    return {mark for process in psutil.process_iter() if (mark := _mark_of(process)) is not None}
+
+
 def end(members: Callable[[], list[psutil.Process]], grace_seconds: float) -> int:
     """Ask the processes that ``members`` finds to end, end those that have not after a while, until none is left.
 

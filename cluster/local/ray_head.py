@@ -25,7 +25,7 @@ _PLAIN_PATH = re.compile(r"[\w./+-]+", re.ASCII)
 class RayHead:
     """Ray's head node with its dashboard. Every request needs the token."""
 
-    name = "ray"
+    name = folder = "ray"
     ports: Mapping[str, int | None] = {
         "dashboard": 8265,
         "ray": 6379,
@@ -61,17 +61,7 @@ class RayHead:
         ]
 
     def environment(self, place: Place) -> dict[str, str]:
-        environment = {**own_environment(), **job_environment(place)}
-        # jobs are to ask the cluster that runs them, under the address that Ray gives them
-        del environment["RAY_ADDRESS"], environment["RAY_API_SERVER_ADDRESS"]
-        # what `ray job stop` leaves a job for its last checkpoint; Ray's own 3 s would be the end of it
-        environment["RAY_JOB_STOP_WAIT_TIME_S"] = "600"
-        # as in dataprep.runtime.allocator, for all workers at once: their processes can then be used again
-        environment["MALLOC_ARENA_MAX"] = "1"
-        if len(environment.get("TMPDIR", "")) > _TEMPORARY_FOLDER_CHARACTERS:
-            # as batch systems have it: sockets could not be made there, and the head would never be ready
-            del environment["TMPDIR"]
-        return environment
+        return node_environment(place)
 
     def answers(self, place: Place) -> bool:
         nodes = get(f"{place.address('dashboard')}/nodes?view=summary", f"Bearer {place.credentials.ray_token}")
@@ -89,6 +79,21 @@ class RayHead:
         shutil.rmtree(home, ignore_errors=True)
         if home.parent != folder.path:
             home.parent.rmdir()
+
+
+def node_environment(place: Place) -> dict[str, str]:
+    """The environment of a node, which jobs and workers on it inherit."""
+    environment = {**own_environment(), **job_environment(place)}
+    # jobs are to ask the cluster that runs them, under the address that Ray gives them
+    del environment["RAY_ADDRESS"], environment["RAY_API_SERVER_ADDRESS"]
+    # what `ray job stop` leaves a job for its last checkpoint; Ray's own 3 s would be the end of it
+    environment["RAY_JOB_STOP_WAIT_TIME_S"] = "600"
+    # as in dataprep.runtime.allocator, for all workers at once: their processes can then be used again
+    environment["MALLOC_ARENA_MAX"] = "1"
+    if len(environment.get("TMPDIR", "")) > _TEMPORARY_FOLDER_CHARACTERS:
+        # as batch systems have it: sockets could not be made there, and the node would never be ready
+        del environment["TMPDIR"]
+    return environment
 
 
 def ray_folder(folder: StateFolder) -> Path:

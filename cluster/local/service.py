@@ -1,8 +1,8 @@
 """What the embedded services have in common.
 
 All listen on 127.0.0.1 only. SeaweedFS stands for an S3 service, MLflow keeps its database in SQLite and its artifacts
-in the bucket, and Ray is one head node. On a cluster each is replaced by the real one; jobs see the same environment
-variables.
+in the bucket, and Ray is a head node, with further nodes where they are asked for. On a cluster each is replaced by the
+real one; jobs see the same environment variables.
 """
 
 from __future__ import annotations
@@ -57,11 +57,13 @@ class Service(Protocol):
     """One embedded service."""
 
     name: str
+    # where it runs, in the state folder
+    folder: str
     # its ports by name, with the usual number or None for any; the first one is the service's address
     ports: Mapping[str, int | None]
 
     def prepare(self, place: Place) -> list[str]:
-        """Write the files it needs and return its command line; it runs in a folder of its name in the state."""
+        """Write the files it needs and return its command line."""
 
     def environment(self, place: Place) -> dict[str, str]: ...
 

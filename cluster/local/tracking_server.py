@@ -20,7 +20,7 @@ _CODE = Path(__file__).parents[2]
 class Tracking:
     """MLflow server behind a password. Clients send artifacts to it and need no credentials of the bucket."""
 
-    name = "mlflow"
+    name = folder = "mlflow"
     ports: Mapping[str, int | None] = {"mlflow": 5000}
 
     def prepare(self, place: Place) -> list[str]:

@@ -26,6 +26,37 @@ def session_folder() -> Path:
     return Path(node.get_session_dir_path())
 
 
+def run_node(head: str, name: str, cpus: int, object_store_bytes: int, agent_port: int) -> None:
+    """Be a node beside the head at ``head`` (host:port) on 127.0.0.1 until its processes end (``Node``, ``RayParams``).
+
+    ``ray start`` refuses to start such a node where RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER is 0, and without that listens on
+    every interface.
+    """
+    # takes seconds, and only this process is a node
+    from ray._private.node import Node
+    from ray._private.parameter import RayParams
+
+    options: dict[str, Any] = {
+        "gcs_address": head,
+        "node_ip_address": "127.0.0.1",
+        "node_name": name,
+        "num_cpus": cpus,
+        "object_store_memory": object_store_bytes,
+        "dashboard_agent_listen_port": agent_port,
+        # any free ports
+        "node_manager_port": 0,
+        "min_worker_port": 0,
+        "max_worker_port": 0,
+        # the head's reads the logs of all, which are in one folder
+        "include_log_monitor": False,
+    }
+    parameters = RayParams(**options)
+    node = Node(parameters, head=False, shutdown_at_exit=True, spawn_reaper=True, connect_only=False)
+    while not node.dead_processes():
+        time.sleep(1.0)
+    node.kill_all_processes(check_alive=False, allow_graceful=False)
+
+
 def pause_scheduling_loop(context: Any) -> None:
     """Have Ray Data's scheduling loop pause in each round (``ExecutionCallback``).
 

@@ -18,7 +18,7 @@ from dataprep.runtime.command_line import UserError
 
 
 class Sleeper:
-    name = "sleeper"
+    name = folder = "sleeper"
     ports: Mapping[str, int | None] = {"sleeper": None}
 
     def prepare(self, place: Place) -> list[str]:
@@ -86,7 +86,7 @@ def test_a_copy_of_a_state_folder_does_not_hold_the_services_of_the_original(ser
 
 
 def test_services_that_an_earlier_version_started_go_on_are_named_each_time_and_end(services, tmp_path: Path, capsys):
-    services[0].name = "s3"
+    services[0].name = services[0].folder = "s3"
     folder = StateFolder.at(tmp_path / "state")
     up(UpSettings(state=folder.path), services)
     before = folder.read()
@@ -105,7 +105,7 @@ def test_services_that_an_earlier_version_started_go_on_are_named_each_time_and_
 
 
 def test_status_leaves_the_state_of_an_earlier_version_for_down_to_know(services, tmp_path: Path):
-    services[0].name = "s3"
+    services[0].name = services[0].folder = "s3"
     folder = StateFolder.at(tmp_path / "state")
     up(UpSettings(state=folder.path), services)
     leave_as_an_earlier_version(folder)
