@@ -127,10 +127,26 @@ def _create_in_place(target: Path, content: bytes) -> bool:
 
 @contextmanager
 def _locked(target: Path) -> Iterator[None]:
-    """Hold the lock file of ``target``, which the system releases when this process ends."""
-    with target.with_name(f".{target.name}.lock").open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    """Hold the lock file of ``target``, which the system releases when this process ends; gone afterwards."""
+    path = target.with_name(f".{target.name}.lock")
+    while True:
+        with path.open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not _is_at(lock, path):
+                continue  # whoever held it has removed it, and another may have a new one
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is_at(stream: IO[bytes], path: Path) -> bool:
+    """Whether the path is that of an open file still."""
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _sync_folder(folder: Path) -> None:
