@@ -113,7 +113,7 @@ def test_variables_of_others_are_not_ours(monkeypatch):
 def test_a_group_in_the_environment_is_no_value(monkeypatch):
     monkeypatch.setenv("BULKFORMER_SPLIT", "half")
     with pytest.raises(
-        UserError, match=r"^split: its value cannot be read; it is a group of settings: test, test_frac"
+        UserError, match=r"^split: its value cannot be read; it is a group of settings: by, in_distribution_frac"
     ):
         read_settings(BuildSettings, ["--corpus", "c"])
 
