@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from dataprep.runtime.storage import Folder, split_file_address
 from evaluation.scaling.laws import LogLogLine, PowerLaw
@@ -15,6 +16,9 @@ from evaluation.scaling.points import Points
 
 # text stays text: it can be searched and read aloud; no date, so that the same points give the same bytes
 _SVG: Any = {"svg.fonttype": "none", "svg.hashsalt": "bulkformer"}
+
+# Axes that span less than such a factor have evenly spaced ticks.
+_NARROW = 3
 
 
 def draw(points: Points, line: LogLogLine, law: PowerLaw | None) -> Figure:
@@ -43,9 +47,15 @@ def draw(points: Points, line: LogLogLine, law: PowerLaw | None) -> Figure:
         fitted = 10 ** (line.slope.value * np.log10(grid / 1e6) + line.intercept.value)
         axes.plot(grid / 1e6, fitted, "--", color="0.4", label=f"line: slope {line.slope.value:.3f}, R² {line.r2:.3f}")
     axes.set(xscale="log", yscale="log", xlabel="parameters (millions)", ylabel="validation loss (MSE of log1p TPM)")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(_plain)
-        axis.set_minor_formatter(_plain)
+    for axis, (least, most) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+        if most < _NARROW * least:
+            # so little of a decade that it may have no tick that begins with 1, 2, 3 or 5
+            axis.set_major_locator(MaxNLocator(5))
+            axis.set_minor_locator(NullLocator())
+            axis.set_major_formatter("{x:g}")
+        else:
+            axis.set_major_formatter(_plain)
+            axis.set_minor_formatter(_plain)
     axes.tick_params(axis="both", which="minor", labelsize="small")
     axes.grid(which="both", alpha=0.2)
     axes.legend(frameon=False)

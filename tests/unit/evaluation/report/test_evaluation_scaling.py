@@ -9,6 +9,7 @@ import pytest
 from dataprep.runtime.command_line import UserError, main
 from evaluation.__main__ import COMMANDS
 from evaluation.scaling.laws import PowerLaw, fit_line, fit_power_law, identifiable
+from evaluation.scaling.plot import draw
 from evaluation.scaling.points import Points, read_points
 
 # Read off the figure of the BulkFormer preprint: millions of parameters, log10 of the validation MSE.
@@ -119,6 +120,19 @@ def test_the_command_prints_draws_and_writes_and_the_same_again(published: Path,
     assert json.loads(seen[0][1]) == {key: value for key, value in result.items() if key != "mlflow_run_id"}
     assert (tmp_path / "law.png").read_bytes().startswith(b"\x89PNG")
     assert b"parameters (millions)" in seen[0][2]
+
+
+@pytest.mark.parametrize("losses", [(0.68, 0.67, 0.66), (0.9, 0.3, 0.1)], ids=["narrow", "wide"])
+def test_axes_have_numbers_however_little_the_losses_differ(losses: tuple[float, ...]) -> None:
+    points = Points(np.array([1.7e5, 3e5, 5.6e5]), np.array(losses), None)
+    figure = draw(points, fit_line(points), None)
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    for axis in (axes.xaxis, axes.yaxis):
+        low, high = axis.get_view_interval()
+        ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+        shown = [tick for tick in ticks if tick.label1.get_text() and low <= tick.get_loc() <= high]
+        assert len(shown) >= 2
 
 
 @pytest.mark.parametrize(
