@@ -96,6 +96,9 @@ def class_probabilities(features: Features, class_of: np.ndarray, forest: Forest
             rows = _of_enough_samples(class_of[train])
             train, reduced_train = train[rows], reduced_train[rows]
         head = _head(choice, class_of[train], forest).fit(reduced_train, class_of[train])
+        if choice["head"] == "random forest":
+            # threads add up trees in the order in which they end, and rounding would differ from run to run
+            head.set_params(n_jobs=1)
         probability[:, head.classes_] = head.predict_proba(reduced_test)
         # those of float32 features sum to one only within its precision
         return probability / probability.sum(axis=1, keepdims=True)

@@ -106,6 +106,9 @@ def event_probability(
             PCA(min(components, len(train) - 1, values_NF.shape[1]), svd_solver="randomized", random_state=seed),
             RandomForestClassifier(trees, random_state=seed, n_jobs=-1),
         )
-        return steps.fit(values_NF[train], event[train]).predict_proba(values_NF[test])[:, 1]
+        steps.fit(values_NF[train], event[train])
+        # threads add up trees in the order in which they end, and rounding would differ from run to run
+        steps[-1].set_params(n_jobs=1)
+        return steps.predict_proba(values_NF[test])[:, 1]
 
     return nested_predictions(folds, {}, fit_predict).predictions

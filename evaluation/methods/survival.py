@@ -101,6 +101,8 @@ class SurvivalForest:
             n_jobs=-1,
         )
         forest.fit(fit_NF, scores)
+        # threads add up trees in the order in which they end, and rounding would differ from run to run
+        forest.set_params(n_jobs=1)
         out_of_bag = forest.oob_prediction_
         risk = forest.predict(new_MF) - out_of_bag.mean()
         weights_MN = _forest_weights(forest.apply(new_MF), forest.apply(fit_NF))

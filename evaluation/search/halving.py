@@ -18,7 +18,7 @@ from evaluation.search.progress import Progress
 from evaluation.search.search_state import Place, SearchState, TrialRecord
 
 # What a trial of Tune is given, and what it reports.
-SEARCH, CHOICE, PLACES = "search", "choice", "places"
+SHELF, SEARCH, CHOICE, PLACES = "shelf", "search", "choice", "places"
 SCORES, SECONDS, ERROR = "scores", "seconds", "error"
 
 
@@ -115,14 +115,15 @@ class HalvingInFolds:
 
 
 class Trials(Searcher):
-    """The trials of several searches for Tune, those of the first search first.
+    """The trials of several searches for Tune, those of the first search first; their methods are on the ``shelf``.
 
     ``raised``: what a method raised; ``killed``: the name of a trial whose processes were killed. Either ends all.
     """
 
-    def __init__(self, searches: Sequence[HalvingInFolds]) -> None:
+    def __init__(self, searches: Sequence[HalvingInFolds], shelf: str) -> None:
         super().__init__(metric=SECONDS, mode="min")
         self._searches = searches
+        self._shelf = shelf
         self._running: dict[str, tuple[int, int]] = {}
         self.raised: BaseException | None = None
         self.killed: str | None = None
@@ -135,7 +136,8 @@ class Trials(Searcher):
             if found := search.next_trial():
                 number, places = found
                 self._running[trial_id] = position, number
-                return {SEARCH: position, CHOICE: dict(search.choice(number)), PLACES: places}
+                choice = dict(search.choice(number))
+                return {SHELF: self._shelf, SEARCH: position, CHOICE: choice, PLACES: places}
         return None
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:

@@ -23,6 +23,7 @@ import logging
 import os
 import tempfile
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -39,7 +40,17 @@ from dataprep.runtime.ray_session import connected, require_plugins_on_workers, 
 from dataprep.runtime.storage import Folder
 from dataprep.runtime.terminal import log
 from evaluation.scores.folds import Folds
-from evaluation.search.halving import CHOICE, ERROR, PLACES, SCORES, SEARCH, SECONDS, HalvingInFolds, Trials
+from evaluation.search.halving import (
+    CHOICE,
+    ERROR,
+    PLACES,
+    SCORES,
+    SEARCH,
+    SECONDS,
+    SHELF,
+    HalvingInFolds,
+    Trials,
+)
 from evaluation.search.inner_folds import Method
 from evaluation.search.mlflow_trials import EvaluationRun, FinishedTrial
 from evaluation.search.nested import (
@@ -57,7 +68,6 @@ from evaluation.search.search_state import SearchState, TrialRecord, search_name
 
 # A process that was killed, by the system for want of memory or by somebody, is replaced so often for one trial.
 _RETRIES = 3
-_SHELF = "bulkformer-search-method"
 
 
 @dataclass(frozen=True)
@@ -99,7 +109,7 @@ class TuneSearch(Search):
         searches = [one for one in begun if one is not None]
         unfinished = [one for one in searches if not one.halving.finished]
         if unfinished:
-            trials = Trials([one.halving for one in unfinished])
+            trials = Trials([one.halving for one in unfinished], self._shelf_name)
             ray.get(self._shelf.lay.remote([one.shared for one in unfinished]))
             _tune(trials, self._at_a_time())
             _require_complete(trials)
@@ -140,8 +150,9 @@ class TuneSearch(Search):
         if not self._connected:
             self._ray.enter_context(connected(min_cpus=self._rules.concurrency or 1))
             require_plugins_on_workers(self._rules.plugins)
-            # ends with the last handle, which is this one
-            self._shelf: Any = ray.remote(num_cpus=0)(Shelf).options(name=_SHELF).remote()
+            # it ends some time after the last handle, which is this one: its name is for nobody else
+            self._shelf_name = f"bulkformer-search-{uuid.uuid4().hex}"
+            self._shelf: Any = ray.remote(num_cpus=0)(Shelf).options(name=self._shelf_name).remote()
             self._connected = True
 
     def _at_a_time(self) -> int:
@@ -179,7 +190,7 @@ class SettingsTrial(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Once in a process, which then takes one trial after the other."""
-        self._methods = ray.get(ray.get_actor(_SHELF).taken.remote())
+        self._methods = ray.get(ray.get_actor(config[SHELF]).taken.remote())
         self._asked = config
 
     def _method(self) -> Method:

@@ -56,7 +56,8 @@ def test_the_wheel_holds_the_four_packages_with_their_data_and_nothing_else(whee
         str(path.relative_to(ROOT))
         for package in PACKAGES
         for path in (ROOT / package).rglob("*")
-        if path.name.endswith((".py", *DATA_SUFFIXES))
+        # launch files are filled in by hand, in the checkout that is submitted
+        if path.name.endswith((".py", *DATA_SUFFIXES)) and "cloud" not in path.parts
     }
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
 

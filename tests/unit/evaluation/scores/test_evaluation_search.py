@@ -138,7 +138,7 @@ def two_searches(tmp_path):
 
 def test_a_search_ends_with_what_a_method_raises_and_with_a_trial_whose_processes_die(tmp_path):
     for outcome in ({"error": UserError("no such head")}, None):
-        trials = Trials(two_searches(tmp_path))
+        trials = Trials(two_searches(tmp_path), "shelf")
         trials.suggest("one")
         trials.on_trial_complete("one", outcome, error=outcome is None)
         assert trials.suggest("two") == trials.FINISHED
@@ -147,7 +147,7 @@ def test_a_search_ends_with_what_a_method_raises_and_with_a_trial_whose_processe
 
 
 def test_trials_of_another_search_fill_the_time_until_a_rung_is_complete(tmp_path):
-    trials, given = Trials(two_searches(tmp_path)), {}
+    trials, given = Trials(two_searches(tmp_path), "shelf"), {}
     for number in range(4):
         given[f"trial {number}"] = trials.suggest(f"trial {number}")
     assert [config["search"] for config in given.values()] == [0, 0, 1, 1]
