@@ -24,9 +24,9 @@ from dataprep.runtime.storage import Folder
 from dataprep.runtime.terminal import log, write_result
 from evaluation.config import POINTS_FILE, ScalingSweepSettings
 from evaluation.scaling.grid import Point, candidates, grid, grid_table, run_settings, shared_settings
-from evaluation.scaling.sweep_run import SweepRun, ending
+from evaluation.scaling.sweep_run import SweepRun
 from evaluation.scaling.trials import train
-from evaluation.tracking.mlflow_results import SWEEP_TAG
+from evaluation.tracking.mlflow_results import SWEEP_TAG, failing_with
 from pretrain.config import RunSettings
 from pretrain.model.export_file import CONFIG_FILE
 from pretrain.monitoring.metrics_file import read_rows
@@ -62,7 +62,7 @@ def sweep(settings: ScalingSweepSettings) -> dict[str, Any]:
         settings.experiment, f"sweep {folder.uri.rsplit('/', 1)[-1]}", settings.resolved(),
         {"corpus": corpus.fingerprint, SWEEP_TAG: folder.uri}, _uid(folder),
     )  # fmt: skip
-    with ending(tracked):
+    with failing_with(tracked):
         sweep = _Sweep(settings, shared, parts, tracked)
         if trying:
             rates = _best_rates(sweep.trained(trying), settings.learning_rates)

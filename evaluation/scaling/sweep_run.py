@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from dataprep.runtime.addresses import without_credentials
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.terminal import log
 from evaluation.tracking.mlflow_results import begun_run
+from pretrain.monitoring.mlflow_run import reason_of
 
 TRAINED_METRIC = "runs/trained"
 
@@ -53,23 +52,10 @@ class SweepRun:
             _try("did not take the state of the sweep", request)
 
 
-@contextmanager
-def ending(tracked: SweepRun) -> Iterator[None]:
-    """End the run as the sweep ends where that is not well."""
-    try:
-        yield
-    except Exception:
-        tracked.fail("FAILED")
-        raise
-    except BaseException:
-        tracked.fail("KILLED")
-        raise
-
-
 def _try(what: str, request: Callable[[], None]) -> None:
     from mlflow.exceptions import MlflowException  # takes a second, and only a sweep with a server needs it
 
     try:
         request()
     except (MlflowException, UserError, OSError) as error:
-        log(f"MLflow {what} ({without_credentials(' '.join(str(error).split()))[:160]})")
+        log(f"MLflow {what} ({reason_of(error)})")

@@ -13,7 +13,6 @@ import numpy as np
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from dataprep.runtime.addresses import without_credentials
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.terminal import log
 from evaluation.scaling.points import Points
@@ -24,6 +23,7 @@ from pretrain.monitoring.mlflow_run import (
     PROFILES_TAG,
     chart_name,
     mlflow_client,
+    reason_of,
 )
 
 _VALIDATION_LOSS = chart_name("validation_loss")
@@ -42,7 +42,7 @@ def points_of_runs(name: str) -> Points:
         found = [run for run in _runs(client, name) if FOLDER_TAG in run.data.tags]
         rows = [row for run in found if (row := _row(client, run)) is not None]
     except (MlflowException, OSError) as error:
-        raise UserError(f"MLflow: {without_credentials(' '.join(str(error).split()))[:200]}") from None
+        raise UserError(f"MLflow: {reason_of(error)}") from None
     log(f"{name}: {len(rows)} of {len(found)} pretraining runs are finished and have sizes and validation losses")
     if len(rows) < 2:
         raise UserError(f"{name} has {len(rows)} such runs; a line takes two at least", exit_code=2)

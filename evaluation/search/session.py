@@ -13,6 +13,7 @@ from evaluation.config import RunSettings
 from evaluation.search.mlflow_trials import EvaluationRun
 from evaluation.search.nested import FixedSettings, Search
 from evaluation.search.search_state import default_storage, evaluation_folder, evaluation_uid
+from evaluation.tracking.mlflow_results import failing_with
 
 
 @contextmanager
@@ -26,7 +27,7 @@ def searched(
     """
     if not settings.search.trials:
         tracked = _tracked(settings, name, tags, uuid.uuid4().hex)
-        with _failing_with(tracked):
+        with failing_with(tracked):
             yield FixedSettings(), tracked
         return
     if importlib.util.find_spec("optuna") is None:
@@ -45,21 +46,9 @@ def searched(
     folder = evaluation_folder(storage, settings.resolved(), {**tags, **inputs()})
     tracked = _tracked(settings, name, tags, evaluation_uid(folder))
     log(f"searching settings, {rules.trials} trials for each method; the same command goes on from {folder.uri}")
-    with _failing_with(tracked), TuneSearch(rules, folder, tracked) as search:
+    with failing_with(tracked), TuneSearch(rules, folder, tracked) as search:
         yield search, tracked
 
 
 def _tracked(settings: RunSettings, name: str, tags: Mapping[str, str], uid: str) -> EvaluationRun:
     return EvaluationRun(settings.tracking.experiment, name, settings.resolved(), tags, uid)
-
-
-@contextmanager
-def _failing_with(tracked: EvaluationRun) -> Iterator[None]:
-    try:
-        yield
-    except Exception:
-        tracked.fail("FAILED")
-        raise
-    except BaseException:
-        tracked.fail("KILLED")
-        raise

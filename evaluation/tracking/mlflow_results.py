@@ -9,8 +9,9 @@ import math
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.terminal import log
@@ -29,6 +30,26 @@ SWEEP_TAG = "bulkformer.sweep"
 # By which the run of an evaluation or a sweep is found again.
 UID_TAG = "bulkformer.evaluation"
 _LONGEST_PARAMETER = 500
+
+
+class Tracked(Protocol):
+    """A run in MLflow that lasts as long as a command."""
+
+    def fail(self, status: str) -> None:
+        """End it as FAILED or KILLED."""
+
+
+@contextmanager
+def failing_with(tracked: Tracked) -> Iterator[None]:
+    """End a run as the block ends where that is not well: FAILED after an error, KILLED after an interruption."""
+    try:
+        yield
+    except Exception:
+        tracked.fail("FAILED")
+        raise
+    except BaseException:
+        tracked.fail("KILLED")
+        raise
 
 
 def send_results(
