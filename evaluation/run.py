@@ -85,7 +85,7 @@ def _prepared(context: TaskContext, settings: RunSettings) -> list[tuple[Task[An
                 raise
             log(f"{error}: {name} is left out")
     if not found:
-        raise UserError(f"{context.corpus.folder.uri}: none of the tasks {', '.join(names)} applies to it")
+        raise UserError(f"{context.corpus.address}: none of the tasks {', '.join(names)} applies to it")
     return found
 
 
@@ -101,7 +101,7 @@ def _tags(embedder: Embedder, corpus: Corpus) -> dict[str, str]:
     return {
         "bulkformer.model": embedder.export.folder.uri,
         "bulkformer.model_sha256": embedder.export.folder.sha256(WEIGHTS_FILE),
-        "bulkformer.corpus": corpus.folder.uri,
+        "bulkformer.corpus": corpus.address,
         "bulkformer.corpus_sha256": corpus.fingerprint,
     }
 
@@ -121,7 +121,7 @@ def _data_sets(settings: RunSettings, corpus: Corpus, used: Sequence[Task[Any]])
         given = {name: getattr(task.settings, name) for name in task.files}
         files |= {f"{task.name}.{name}": address for name, address in given.items() if address is not None}
     of_files = [DataSet.of_file(name, address) for name, address in files.items()]
-    return [DataSet("corpus", corpus.folder.uri, corpus.fingerprint), *of_files]
+    return [DataSet("corpus", corpus.address, corpus.fingerprint), *of_files]
 
 
 def _publish(

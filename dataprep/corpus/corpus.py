@@ -28,13 +28,20 @@ _INPUTS = {"corpus": "profiles", "vocabulary": "gene vocabulary", "graph": "gene
 class Corpus:
     """An opened corpus: small and picklable; reads nothing but what it is asked for.
 
-    ``fingerprint`` is the SHA-256 of the manifest's file, which has a checksum of every shard and table.
+    ``fingerprint`` is the SHA-256 of the manifest's file, which has a checksum of every shard and table. ``origin`` is
+    what a corpus that only lasts for one command was made of.
     """
 
     folder: Folder
     manifest: Manifest
     vocabulary: GeneVocabulary
     fingerprint: str
+    origin: str | None = None
+
+    @property
+    def address(self) -> str:
+        """What messages and records of a command call the corpus."""
+        return self.origin or self.folder.uri
 
     @property
     def genes(self) -> int:

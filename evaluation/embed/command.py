@@ -85,7 +85,7 @@ def open_stream(settings: EmbedSettings, embedder: Embedder) -> ProfileStream:
         aliases = read_aliases(settings.gene_aliases) if settings.gene_aliases else {}
         return h5ad_stream(settings.input, source, embedder.vocabulary, aliases, embedder.export.tpm_over)
     corpus = open_corpus(settings.input)
-    require_same_vocabulary(embedder.vocabulary, corpus.vocabulary, corpus.folder.uri)
+    require_same_vocabulary(embedder.vocabulary, corpus.vocabulary, corpus.address)
     say_other_tpm(embedder.export, corpus)
     stream = corpus_stream(corpus, splits_named(settings.split))
     if not stream.sample_ids:

@@ -133,12 +133,12 @@ def require_same_vocabulary(model: GeneVocabulary, other: GeneVocabulary, where:
     raise UserError(f"{where} is over another vocabulary than the model: {'; '.join(parts)}")
 
 
-def say_other_tpm(export: ModelExport, corpus: Corpus) -> None:
-    """Say where the profiles of a corpus are not normalised as those were that the model was trained on."""
+def say_other_tpm(export: ModelExport, corpus: Corpus, name: str = "the model") -> None:
+    """Say where the profiles of a corpus are not normalised as those were that a model was trained on."""
     has, known = corpus.manifest.tpm_over, export.tpm_over
     if has != known:
         log(
-            f"TPM of {corpus.folder.uri} are shares of {TPM_OVER[has]}, those that the model knows of "
+            f"TPM of {corpus.address} are shares of {TPM_OVER[has]}, those that {name} knows of "
             f"{TPM_OVER[known]} (dataprep build --tpm-over {known})"
         )
 

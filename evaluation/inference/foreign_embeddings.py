@@ -51,7 +51,7 @@ def read_foreign_embeddings(name: str, address: str, corpus: Corpus) -> ForeignE
     found = int((rows >= 0).sum())
     if found < _LEAST_SHARE * len(samples):
         raise UserError(
-            f"{address} has {found:,} of the {len(samples):,} samples of {corpus.folder.uri} (there: {samples[0]}; in "
+            f"{address} has {found:,} of the {len(samples):,} samples of {corpus.address} (there: {samples[0]}; in "
             f"the file: {', '.join(ids[:1]) or 'none'}); half are needed"
         )
     aligned = np.full((len(samples), values.shape[1]), np.nan, np.float32)

@@ -17,7 +17,7 @@ from dataprep.corpus import Corpus
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.terminal import log
 from evaluation.config import MODEL, UNTRAINED, RunSettings, named
-from evaluation.inference.embedder import Embedder
+from evaluation.inference.embedder import Embedder, say_other_tpm
 from pretrain.config import Pooling
 
 # A model that knows fewer of the corpus's genes, or finds fewer of its own there, is about something else.
@@ -94,12 +94,13 @@ def open_models(settings: RunSettings, corpus: Corpus) -> list[ScoredModel]:
 
 def _opened(name: str, address: str, settings: RunSettings, corpus: Corpus) -> ScoredModel:
     embedder = Embedder.open(address, settings.kernel, settings.precision, settings.batch_size).load()
+    say_other_tpm(embedder.export, corpus, name)
     found = corpus.vocabulary.column_of
     columns = np.array([found.get(gene, -1) for gene in embedder.vocabulary.ensembl_ids], np.int64)
     shared, own = int((columns >= 0).sum()), embedder.vocabulary.size
     if shared < _LEAST_SHARE_OF_GENES * max(own, corpus.genes):
         raise UserError(
-            f"{corpus.folder.uri} is over another vocabulary than the model {address}: they share {shared:,} genes, of "
+            f"{corpus.address} is over another vocabulary than the model {address}: they share {shared:,} genes, of "
             f"{corpus.genes:,} and {own:,}; half are needed"
         )
     if shared < own or shared < corpus.genes:

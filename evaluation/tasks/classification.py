@@ -166,7 +166,7 @@ class Classification(Task[ClassificationSettings]):
 
     def _chosen_labels(self) -> list[LabelledProfiles]:
         context, settings = self.context, self.settings
-        where = context.corpus.folder.uri
+        where = context.corpus.address
         samples = context.samples
         samples = samples.filter(np.isin(samples.column("split").to_pylist(), splits_named(settings.split)))
         if context.settings.label is not None:
@@ -184,7 +184,7 @@ class Classification(Task[ClassificationSettings]):
         absent = [name for name in names if name not in samples.column_names]
         if absent:
             raise UserError(
-                f"classification.group_columns: {self.context.corpus.folder.uri} has no column {absent[0]!r}; "
+                f"classification.group_columns: {self.context.corpus.address} has no column {absent[0]!r}; "
                 f"it has {', '.join(samples.column_names)}"
             )
         rows = samples.take(pa.array(np.searchsorted(samples.column("row_id").to_numpy(), labelled.row_ids)))

@@ -139,7 +139,7 @@ class DrugResponse(Task[DrugResponseSettings]):
         context = self.context
         return profiles_of_lines(
             context.samples,
-            context.corpus.folder.uri,
+            context.corpus.address,
             self.settings.cell_line_column,
             table.lines,
             f"--{_NAME}.cell_line_column",

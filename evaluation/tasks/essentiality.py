@@ -91,7 +91,7 @@ class Essentiality(Task[EssentialitySettings]):
             self._features = features_for(table, settings.table, settings.features)
             self._choose(table, self._features.lines)
             return Needs()
-        column, where = settings.cell_line_column, context.corpus.folder.uri
+        column, where = settings.cell_line_column, context.corpus.address
         profiles = profiles_of_lines(context.samples, where, column, table.lines, f"--{_NAME}.cell_line_column")
         self._choose(table, profiles.lines)
         self._profiles = profiles.of(self._table.lines)

@@ -89,7 +89,7 @@ class Imputation(Task[ImputationSettings]):
 
     def prepare(self) -> Needs:
         context, settings = self.context, self.settings
-        split, where = context.settings.split, context.corpus.folder.uri
+        split, where = context.settings.split, context.corpus.address
         if split == "validation":
             refuse_without_effect(settings, ("tuning_profiles",), "with split validation, which is scored")
         self._scored = context.row_ids(split, settings.max_profiles)

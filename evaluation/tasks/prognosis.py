@@ -168,7 +168,7 @@ class Prognosis(Task[PrognosisSettings]):
         return results
 
     def _chosen(self) -> list[Patients]:
-        settings, where = self.settings, self.context.corpus.folder.uri
+        settings, where = self.settings, self.context.corpus.address
         samples = self.context.samples
         samples = samples.filter(pa.array(np.isin(samples.column("split").to_pylist(), splits_named(settings.split))))
         kept, excluded = _without_excluded(samples, settings)

@@ -106,6 +106,14 @@ def test_all_models_are_scored_on_the_genes_that_all_of_them_have(place, score):
     assert "fewer (" in err
 
 
+def test_each_model_whose_profiles_were_normalised_otherwise_is_named(place, corpus, tmp_path, capsys):
+    write_model(tmp_path / "published", corpus.vocabulary, "latest", training={"imported_from": "release"})
+    open_models(settings(place, models=[f"published={tmp_path / 'published'}"]), corpus)
+    said = [line for line in capsys.readouterr().err.splitlines() if "TPM of" in line]
+    assert len(said) == 1
+    assert "every gene of the source, those that published knows of the genes of the vocabulary alone" in said[0]
+
+
 def test_an_untrained_model_is_one_of_its_seed(place, corpus):
     _, expression = read_split(corpus, "test", 3)
     models = [open_models(settings(place, untrained=True, seed=seed), corpus) for seed in (0, 0, 1)]
