@@ -25,13 +25,7 @@ from dataprep.runtime.command_line import UserError
 from pretrain.config import BenchSettings, ModelSettings, Recompute
 from pretrain.kernels.device import autocast_to_bf16, retain_freed_memory
 from pretrain.model.bulkformer import BulkFormer
-from pretrain.model.flops import (
-    ACCELERATORS,
-    BANDWIDTH_EFFICIENCY,
-    PRODUCT_EFFICIENCY,
-    estimate,
-    training_flops,
-)
+from pretrain.model.flops import training_flops
 from pretrain.model.linear_prior import LinearPrior
 from pretrain.model.loss import masked_profile_loss
 from pretrain.monitoring.throughput import gemm_peak, peak_memory_bytes, wait_for
@@ -92,7 +86,7 @@ def bench(settings: BenchSettings) -> list[dict[str, Any]]:
             for row, case in zip(rows[-len(of_size) :], of_size, strict=True):
                 row["prior_seconds"] = conditioning_seconds(case, settings.steps)
     _print_rows(console, rows)
-    _print_estimates(console, cases)
+    console.print("What a run would take on GPUs: python -m cluster plan", soft_wrap=True)
     return rows
 
 
@@ -300,22 +294,4 @@ def _print_rows(console: Console, rows: list[dict[str, Any]]) -> None:
             f"{row['gflops']:.0f}", f"{row['gemm_peak_share']:.0%}",
             *([f"{row['prior_seconds'] / row['step_seconds']:.1%}"] if with_prior else []),
         )  # fmt: skip
-    console.print(table)
-
-
-def _print_estimates(console: Console, cases: list[BenchCase]) -> None:
-    console.print(
-        f"Estimates, not measurements: the longer of products at {PRODUCT_EFFICIENCY:.0%} of the dense bf16 peak and "
-        f"memory traffic at {BANDWIDTH_EFFICIENCY:.0%} of the bandwidth (pretrain/model/flops.py has what is counted)."
-    )
-    table = Table(title="Estimated bf16 training on one GPU, 522,769 profiles x 29 epochs")
-    for name in ("size", "batch", "GPU", "profiles/s", "GPU-hours", "memory GB"):
-        table.add_column(name, justify="left" if name in ("size", "GPU") else "right")
-    for case in {(case.size, case.micro_batch): case for case in cases}.values():
-        for accelerator in ACCELERATORS:
-            expected = estimate(case.shape, case.edges, case.micro_batch, accelerator)
-            table.add_row(
-                case.size, str(case.micro_batch), accelerator.name, f"{expected.profiles_per_second:.0f}",
-                f"{expected.published_run_hours:.0f}", f"{expected.memory_bytes / 1e9:.0f}",
-            )  # fmt: skip
     console.print(table)
