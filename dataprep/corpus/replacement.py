@@ -13,6 +13,8 @@ from dataprep.runtime.ownership import mark_begun, require_own
 from dataprep.runtime.storage import Folder
 
 BEGUN_FILE = "unfinished_build.txt"
+# What a build keeps until it has finished.
+STATE_FOLDER = "unfinished_build"
 _TABLES = (SAMPLES_FILE, GENES_FILE, REJECTED_FILE, GRAPH_FILE)
 _SPLIT_FOLDERS = tuple(f"split={split}" for split in SPLITS)
 _SHARD_NAME = re.compile(r"\.?part-\d{5}\.parquet(\..*\.partial)?")
@@ -49,6 +51,12 @@ def begin_corpus(folder: Folder) -> None:
 def finish_corpus(folder: Folder, manifest: Manifest) -> None:
     """Write the manifest, which makes the folder a corpus."""
     folder.write_text(MANIFEST_FILE, manifest_text(manifest))
+    tidy_up(folder)
+
+
+def tidy_up(folder: Folder) -> None:
+    """Remove what only an unfinished build needs."""
+    folder.remove(STATE_FOLDER)
     folder.remove(BEGUN_FILE)
 
 

@@ -1,6 +1,7 @@
 """The command `dataprep build`: sources to a corpus in four steps, listing, reading, deciding, writing.
 
-Nothing is written before all sources have been read.
+Before all sources have been read nothing is written but the state of the build, with which the same command goes on
+after a kill (:mod:`dataprep.pipeline.restart`).
 """
 
 from __future__ import annotations
@@ -8,15 +9,18 @@ from __future__ import annotations
 from typing import Any
 
 from dataprep.config import BuildSettings
-from dataprep.corpus import Manifest, begin_corpus, finish_corpus, require_free
-from dataprep.genes.vocabulary import default_vocabulary, read_vocabulary
+from dataprep.corpus import Manifest, begin_corpus, finish_corpus, manifest_text, open_corpus, require_free
+from dataprep.corpus.replacement import tidy_up
+from dataprep.genes.vocabulary import GeneVocabulary, default_vocabulary, read_vocabulary
 from dataprep.pipeline.coordinator import start_coordinator
 from dataprep.pipeline.deciding import apply_quality_control, assign_splits, require_profiles
 from dataprep.pipeline.gene_rows import gene_tables
 from dataprep.pipeline.listing import list_files, samples_by_source, samples_table
 from dataprep.pipeline.near_duplicates import refuse_near_duplicates
-from dataprep.pipeline.reading import found_by_reading, quiet_ray_data, read_profiles
+from dataprep.pipeline.reading import divided, quiet_ray_data, read_profiles
 from dataprep.pipeline.replicates import join_replicates
+from dataprep.pipeline.restart.inputs import build_inputs
+from dataprep.pipeline.restart.state import finished_but_not_tidied, opened_state
 from dataprep.pipeline.source_report import report_sources
 from dataprep.pipeline.writing import make_manifest, write_shards, write_tables
 from dataprep.runtime.command_line import UserError
@@ -35,45 +39,68 @@ def build(settings: BuildSettings) -> dict[str, Any]:
     Raises :class:`UserError`, with counts and examples, for sources that are not what the settings say they are.
     """
     folder = Folder(settings.corpus)
-    require_free(folder, settings.overwrite)
+    _require_free(folder, settings)
     # also tries whether the folder can be written to, before anything is read
     with Lease(folder, LEASE_FILE, f"the corpus {folder.uri}") as lease:
         # another build may have finished since
-        require_free(folder, settings.overwrite)
+        _require_free(folder, settings)
+        if finished_but_not_tidied(folder):
+            tidy_up(folder)
+            return _told(folder, open_corpus(folder).manifest)
         return _build(settings, folder, lease.key)
 
 
+def _require_free(folder: Folder, settings: BuildSettings) -> None:
+    if not finished_but_not_tidied(folder):
+        require_free(folder, settings.overwrite)
+
+
 def _build(settings: BuildSettings, folder: Folder, lease: LeaseKey) -> dict[str, Any]:
-    vocabulary = default_vocabulary()
-    if settings.vocabulary is not None:
+    vocabulary = _vocabulary(settings)
+    genes = gene_tables(settings, vocabulary)
+    files = list_files(settings)
+    samples = join_replicates(samples_table(settings, files), settings)
+    state = opened_state(folder, build_inputs(settings, files, samples, genes), vocabulary.size)
+    with connected():
+        require_plugins_on_workers(settings.plugins)
+        quiet_ray_data()
+        coordinator = start_coordinator(samples_by_source(files))
+        tasks = divided(files, settings.samples_per_task, samples["summed_into"].to_numpy())
+        found = read_profiles(settings, tasks, genes, state.parts, coordinator)
+        samples = apply_quality_control(samples, found, settings)
+        if settings.max_correlation_between_studies is not None:
+            refuse_near_duplicates(samples, state.parts, settings.max_correlation_between_studies)
+        summaries = report_sources(samples, settings)
+        require_profiles(samples, settings)
+        kept = assign_splits(samples[samples["reason"].isna()], settings)
+        lease.require()
+        if not state.place_is_cleared:
+            begin_corpus(folder)
+            state.note_place_cleared()
+        entries = write_shards(kept, folder, vocabulary, settings, state, coordinator)
+    manifest = make_manifest(
+        settings, vocabulary, samples, summaries, kept, entries, write_tables(folder, samples, kept, vocabulary)
+    )
+    lease.require()
+    state.note_manifest(manifest_text(manifest))
+    finish_corpus(folder, manifest)
+    return _told(folder, manifest)
+
+
+def _vocabulary(settings: BuildSettings) -> GeneVocabulary:
+    if settings.vocabulary is None:
+        vocabulary = default_vocabulary()
+    else:
         vocabulary = read_vocabulary(settings.address(settings.vocabulary))
     if settings.min_nonzero_genes > vocabulary.size:
         raise UserError(
             f"min_nonzero_genes {settings.min_nonzero_genes:,} is more than the vocabulary's {vocabulary.size:,} genes",
             exit_code=2,
         )
-    genes = gene_tables(settings, vocabulary)
-    files = list_files(settings)
-    samples = join_replicates(samples_table(settings, files), settings)
-    with connected():
-        require_plugins_on_workers(settings.plugins)
-        quiet_ray_data()
-        coordinator = start_coordinator(samples_by_source(files))
-        profiles = read_profiles(settings, files, genes, samples["summed_into"].to_numpy(), coordinator)
-        samples = apply_quality_control(samples, found_by_reading(profiles), settings)
-        if settings.max_correlation_between_studies is not None:
-            refuse_near_duplicates(samples, profiles, settings.max_correlation_between_studies)
-        summaries = report_sources(samples, settings)
-        require_profiles(samples, settings)
-        kept = assign_splits(samples[samples["reason"].isna()], settings)
-        lease.require()
-        begin_corpus(folder)
-        entries = write_shards(profiles, kept, folder, vocabulary, settings, coordinator)
-    manifest = make_manifest(
-        settings, vocabulary, samples, summaries, kept, entries, write_tables(folder, samples, kept, vocabulary)
-    )
-    lease.require()
-    finish_corpus(folder, manifest)
+    return vocabulary
+
+
+def _told(folder: Folder, manifest: Manifest) -> dict[str, Any]:
     sizes = ", ".join(f"{name} {split.rows:,}" for name, split in manifest.splits.items())
     log(f"{folder.uri}: {manifest.samples.kept:,} profiles written ({sizes})")
     return summary(folder, manifest)

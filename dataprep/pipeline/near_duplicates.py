@@ -10,15 +10,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from functools import cache, partial
+from functools import cache
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import ray
-import ray.data
 
 from dataprep.pipeline import quality_control as qc
+from dataprep.pipeline.restart.profile_parts import ProfileParts
 
 DIRECTIONS = 512
 _SEED = 20_010
@@ -30,18 +29,14 @@ _MOST_PENDING = 256
 Pair = tuple[int, int, float]
 
 
-def refuse_near_duplicates(samples: pd.DataFrame, profiles: ray.data.Dataset, bound: float) -> None:
-    """Refuse each kept sample whose profile has r over ``bound`` with an earlier kept one of another study."""
-    kept = np.flatnonzero(samples["reason"].isna())
-    tables = profiles.map_batches(
-        partial(_sketch_block, kept=ray.put(kept)), batch_size=None, batch_format="pyarrow"
-    ).to_arrow_refs()
-    found = pa.concat_tables(ray.get(tables))
-    order = np.argsort(found.column("ordinal").to_numpy())
-    packed = found.column("sketch").cast(pa.binary(2 * DIRECTIONS)).combine_chunks()
-    sketches = np.frombuffer(packed.buffers()[1], "<f2").reshape(-1, DIRECTIONS)[order]
-    studies = pd.factorize(samples["study_id"])[0][kept]
-    note_refusals(samples, _all_pairs(kept, sketches, studies, bound))
+def refuse_near_duplicates(samples: pd.DataFrame, parts: ProfileParts, bound: float) -> None:
+    """Refuse each kept sample whose profile has r over ``bound`` with an earlier kept one of another study.
+
+    ``samples`` has the ``part`` and ``place`` of each profile, and its digest in ``profile``.
+    """
+    kept = samples[samples["reason"].isna()]
+    studies = pd.Series(pd.factorize(samples["study_id"])[0], samples.index)[kept.index].to_numpy()
+    note_refusals(samples, _all_pairs(kept.index.to_numpy(), _sketches(kept, parts), studies, bound))
 
 
 def note_refusals(samples: pd.DataFrame, pairs: Iterable[Pair]) -> None:
@@ -89,15 +84,27 @@ def _directions(genes: int) -> np.ndarray:
     return (2 * signs - 1).astype(np.float32)
 
 
-def _sketch_block(block: pa.Table, kept: ray.ObjectRef) -> pa.Table:
-    ordinals = block.column("ordinal").to_numpy()
-    chosen = np.isin(ordinals, ray.get(kept))
-    packed = block.column("expression").filter(pa.array(chosen)).to_pylist()
-    if not packed:
-        return pa.table({"ordinal": pa.array([], pa.int64()), "sketch": pa.array([], pa.large_binary())})
-    sketches = sketch(np.stack([np.frombuffer(profile, "<f2") for profile in packed]))
-    rows = [row.tobytes() for row in sketches]
-    return pa.table({"ordinal": ordinals[chosen], "sketch": pa.array(rows, pa.large_binary())})
+def _sketches(kept: pd.DataFrame, parts: ProfileParts) -> np.ndarray:
+    """Those of kept samples, float16 [N, D] in their order."""
+    sketches = np.empty((len(kept), DIRECTIONS), np.float16)
+    positions = pd.Series(np.arange(len(kept)), kept.index)
+    sketched = ray.remote(_sketches_of_part)
+    pending = {}
+    for _, own in kept.groupby("part"):
+        numbers, places = (own[name].to_numpy(np.int64) for name in ("part", "place"))
+        pending[sketched.remote(parts, numbers, places, own["profile"].to_list())] = positions[own.index].to_numpy()
+    waiting = list(pending)
+    while waiting:
+        done, waiting = ray.wait(waiting)
+        for one in done:
+            sketches[pending.pop(one)] = ray.get(one)
+    return sketches
+
+
+def _sketches_of_part(
+    parts: ProfileParts, numbers: np.ndarray, places: np.ndarray, digests: Sequence[bytes]
+) -> np.ndarray:
+    return sketch(parts.profiles(numbers, places, digests))
 
 
 def _all_pairs(ordinals: np.ndarray, sketches: np.ndarray, studies: np.ndarray, bound: float) -> list[Pair]:

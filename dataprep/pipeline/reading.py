@@ -1,17 +1,16 @@
 """Step 2 of a build: samples to normalised profiles, in Ray tasks.
 
-Each task reads some samples of one file, or of several small ones, checks and normalises them, and yields blocks of
-float16 profiles. The blocks stay in Ray's object store (on its disks where they do not fit: 2 x G bytes per profile).
-The driver gets the other columns alone: some numbers per sample.
+Each task reads some samples of one file, or of several small ones, checks and normalises them, and leaves a part of
+float16 profiles beside the corpus (:mod:`dataprep.pipeline.restart.profile_parts`); no profile passes through Ray's
+object store. The driver reads the other columns alone: some numbers per sample.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from functools import lru_cache, partial
-from hashlib import blake2b
 from itertools import groupby
 from typing import Any
 
@@ -19,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
-from ray.data.context import ShuffleStrategy
 
 from dataprep.config import BuildSettings
 from dataprep.genes.gene_sets import SexGenes, sex_by_genes
@@ -30,6 +28,8 @@ from dataprep.pipeline.gene_rows import GeneTables, rows_of
 from dataprep.pipeline.listing import ReadTask, SourceFile
 from dataprep.pipeline.normalization import normalise
 from dataprep.pipeline.replicates import SumTask, added_up, sum_tasks
+from dataprep.pipeline.restart.profile_parts import ProfileParts, profile_digest
+from dataprep.runtime.terminal import log
 from dataprep.sources import RawProfiles
 
 # What the driver gets to know of every sample.
@@ -63,29 +63,39 @@ _MOST_FILES_PER_TASK = 16
 
 
 def read_profiles(
-    settings: BuildSettings,
-    files: Sequence[SourceFile],
-    genes: GeneTables,
-    summed_into: np.ndarray,
-    coordinator: Any,
-) -> ray.data.Dataset:
-    """Read all files: blocks of :data:`BLOCK_SCHEMA`, kept in Ray's object store. Raises the tasks' UserError.
+    settings: BuildSettings, tasks: Sequence[Task], genes: GeneTables, parts: ProfileParts, coordinator: Any
+) -> pa.Table:
+    """Carry out the tasks that no earlier start has, each of which leaves a part, and return what all of them found.
 
-    ``summed_into`` int64 [N] is the ordinal of the sample that each is added to, mostly its own.
+    The table has the columns of :data:`BLOCK_SCHEMA` without the profiles, whose ``part`` and ``place`` it has instead.
+    Raises the tasks' UserError.
     """
-    tasks = divided(files, settings.samples_per_task, summed_into)
+    before = sorted(parts.present() & set(range(len(tasks))))
+    found = dict(zip(before, parts.found(before), strict=True))
+    if before:
+        log(f"going on with an interrupted build: {sum(map(len, found.values())):,} samples were read already")
+    ray.get([coordinator.add.remote(_source_of(tasks[number]), *_counts(found[number])) for number in before])
+    waiting = [number for number in range(len(tasks)) if number not in found]
     read = partial(
-        _profile_blocks,
+        _write_parts,
         tasks=ray.put(tasks),
         genes=ray.put(genes),
         thresholds=thresholds(settings),
+        parts=parts,
         coordinator=coordinator,
     )
-    numbers = ray.data.from_items([{"task": number} for number in range(len(tasks))], override_num_blocks=len(tasks))
     with progress_shown(coordinator):
-        profiles = numbers.map_batches(read, batch_size=1, batch_format="pyarrow").materialize()
+        carry_out(waiting, read)
     raise_mistake(coordinator)
-    return profiles
+    found |= dict(zip(waiting, parts.found(waiting), strict=True))
+    return pa.concat_tables(found[number] for number in range(len(tasks)))
+
+
+def carry_out(numbers: Sequence[int], act: Callable[[pa.Table], pa.Table]) -> None:
+    """Call ``act`` for each of the numbers, in a column ``number``, in Ray tasks. What it returns is dropped."""
+    if numbers:
+        given = ray.data.from_items([{"number": number} for number in numbers], override_num_blocks=len(numbers))
+        given.map_batches(act, batch_size=1, batch_format="pyarrow").materialize()
 
 
 def divided(files: Sequence[SourceFile], samples_per_task: int, summed_into: np.ndarray) -> list[Task]:
@@ -121,24 +131,37 @@ def thresholds(settings: BuildSettings) -> qc.Thresholds:
     return qc.Thresholds(**{field.name: getattr(settings, field.name) for field in fields(qc.Thresholds)})
 
 
-def _profile_blocks(
+def _write_parts(
     batch: pa.Table,
     tasks: ray.ObjectRef,
     genes: ray.ObjectRef,
     thresholds: qc.Thresholds,
+    parts: ProfileParts,
     coordinator: Any,
-) -> Iterator[pa.Table]:
+) -> pa.Table:
     tables = _gene_tables(genes)
     all_tasks: list[Task] = ray.get(tasks)
-    for number in batch.column("task").to_pylist():
+    for number in batch.column("number").to_pylist():
         if has_failed(coordinator):
-            return
+            break
         with reporting(coordinator):
+            blocks = []
             for source, block in task_blocks(all_tasks[number], tables, thresholds):
-                refused = len(block) - block.column("reason").null_count
                 # waiting keeps the counts true when the last task ends
-                ray.get(coordinator.add.remote(source, len(block), refused))
-                yield block
+                ray.get(coordinator.add.remote(source, *_counts(block)))
+                blocks.append(block)
+            parts.write(number, pa.concat_tables(blocks))
+    return batch
+
+
+def _counts(block: pa.Table) -> tuple[int, int]:
+    """How many samples were read, and how many of them refused."""
+    return len(block), len(block) - block.column("reason").null_count
+
+
+def _source_of(task: Task) -> str:
+    part = task.parts[0] if isinstance(task, SumTask) else task[0]
+    return part.file.source.name
 
 
 @lru_cache(maxsize=1)
@@ -201,7 +224,7 @@ def profile_block(
             "ordinal": ordinals,
             "reason": [refused[0] if refused else None for refused in refusals],
             "value": [refused[1] if refused else None for refused in refusals],
-            "profile": [None if p is None else blake2b(p, digest_size=16).digest() for p in profiles],
+            "profile": [None if p is None else profile_digest(p) for p in profiles],
             "missing_values": np.rint(found.missing_share * genes.counted.sum()).astype(np.int64),
             "outside_share": found.outside_share,
             "unrecognised_share": found.unrecognised_share,
@@ -214,12 +237,6 @@ def profile_block(
     )
 
 
-def found_by_reading(profiles: ray.data.Dataset) -> pa.Table:
-    """What the driver gets to know: all columns but the profiles themselves."""
-    columns = [name for name in BLOCK_SCHEMA.names if name != "expression"]
-    return pa.concat_tables(ray.get(profiles.select_columns(columns).to_arrow_refs()))
-
-
 def _place(file: SourceFile) -> str:
     return f"source {file.source.name} ({file.address})"
 
@@ -229,6 +246,4 @@ def quiet_ray_data() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    # the default shuffle starts a pool of aggregators, which takes longer than a small build
-    context.shuffle_strategy = ShuffleStrategy.SORT_SHUFFLE_PULL_BASED
     logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -1,12 +1,13 @@
 """Step 4 of a build: shards, tables and manifest.
 
-Blocks are shuffled by shard; one Ray task puts the profiles of a shard in order and writes it. The manifest comes last:
-without it the folder is not a corpus.
+A Ray task for each shard fetches its profiles from the parts that reading left, in their order, and writes it. The
+manifest comes last: without it the folder is not a corpus.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,11 +15,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import ray
-import ray.data
 
 from dataprep.config import BuildSettings
 from dataprep.corpus import (
-    BYTES_PER_VALUE,
     GENES_FILE,
     REJECTED_FILE,
     SAMPLE_COLUMNS,
@@ -33,102 +32,91 @@ from dataprep.corpus import (
     write_shard,
 )
 from dataprep.genes.vocabulary import GeneVocabulary
-from dataprep.pipeline.coordinator import raise_mistake, reporting
+from dataprep.pipeline.coordinator import has_failed, raise_mistake, reporting
 from dataprep.pipeline.listing import LABEL
+from dataprep.pipeline.reading import carry_out
+from dataprep.pipeline.restart.state import BuildState
 from dataprep.runtime.storage import Folder
+from dataprep.runtime.terminal import log
 
-_ENTRY_SCHEMA = pa.schema(
-    [
-        ("path", pa.string()),
-        ("split", pa.string()),
-        ("rows", pa.int64()),
-        ("first_row_id", pa.int64()),
-        ("bytes", pa.int64()),
-        ("sha256", pa.string()),
-        ("content_sha256", pa.string()),
-    ]
-)
+
+@dataclass(frozen=True)
+class PlannedShard:
+    """Where a shard goes, and its profiles: their parts, places and digests, in the order of their row ids."""
+
+    path: str
+    split: str
+    first_row_id: int
+    parts: np.ndarray
+    places: np.ndarray
+    digests: Sequence[bytes]
 
 
 def write_shards(
-    profiles: ray.data.Dataset,
     kept: pd.DataFrame,
     folder: Folder,
     vocabulary: GeneVocabulary,
     settings: BuildSettings,
+    state: BuildState,
     coordinator: Any,
 ) -> list[ShardEntry]:
-    """Write the kept profiles and return the shards in the order of their row ids."""
-    rows_per_shard = settings.rows_per_shard(vocabulary.size)
-    shard_of_row, plan = _shard_plan(kept["split"].to_numpy(), rows_per_shard)
-    by_ordinal = np.argsort(kept.index.to_numpy())
-    placement = ray.put((kept.index.to_numpy()[by_ordinal], by_ordinal, shard_of_row[by_ordinal]))
+    """Write the shards of the kept profiles that no earlier start has written, and return all in the order of their
+    row ids."""
+    shards = planned_shards(kept, settings.rows_per_shard(vocabulary.size))
+    done = state.sound_shards(len(shards), settings.rows_per_row_group, vocabulary.fingerprint)
+    if done:
+        log(f"going on with an interrupted build: {len(done):,} of {len(shards):,} shards were written already")
     write = partial(
         _write_shard,
-        plan=plan,
+        shards=[ray.put(shard) for shard in shards],
         folder=folder,
         vocabulary=ray.put(vocabulary),
         rows_per_row_group=settings.rows_per_row_group,
+        state=state,
         coordinator=coordinator,
     )
-    written = (
-        profiles.map_batches(partial(assign_shards, placement=placement), batch_size=None, batch_format="pyarrow")
-        .groupby("shard")
-        .map_groups(write, batch_format="pyarrow")
-    )
-    rows = [row for ref in written.to_arrow_refs() for row in ray.get(ref).to_pylist()]
+    carry_out([number for number in range(len(shards)) if number not in done], write)
     raise_mistake(coordinator)
-    entries = [ShardEntry(**row) for row in sorted(rows, key=lambda row: row["first_row_id"])]
-    assert [entry.path for entry in entries] == [path for path, _, _ in plan]
-    return entries
+    entries = state.shards(len(shards))
+    return [entries[number] for number in range(len(shards))]
 
 
-def _shard_plan(splits: np.ndarray, rows_per_shard: int) -> tuple[np.ndarray, list[tuple[str, str, int]]]:
-    """The shard number of every row id, int64 [N], and (path, split, first_row_id) of every shard."""
-    shard_of_row = np.empty(len(splits), np.int64)
-    plan: list[tuple[str, str, int]] = []
+def planned_shards(kept: pd.DataFrame, rows_per_shard: int) -> list[PlannedShard]:
+    """The shards of the kept profiles, a row for each in the order of row ids."""
+    shards = []
     for split in SPLITS:
-        rows = np.flatnonzero(splits == split)
-        for part, start in enumerate(range(0, len(rows), rows_per_shard)):
-            shard_of_row[rows[start : start + rows_per_shard]] = len(plan)
-            plan.append((f"split={split}/part-{part:05d}.parquet", split, int(rows[start])))
-    return shard_of_row, plan
-
-
-def assign_shards(block: pa.Table, placement: ray.ObjectRef) -> pa.Table:
-    """The kept profiles of a block with their row id and the number of their shard."""
-    ordinals, row_ids, shards = ray.get(placement)
-    wanted = block.column("ordinal").to_numpy()
-    position = np.minimum(np.searchsorted(ordinals, wanted), len(ordinals) - 1)
-    kept = ordinals[position] == wanted
-    return pa.table(
-        {
-            "shard": shards[position[kept]],
-            "row_id": row_ids[position[kept]],
-            "expression": block.column("expression").filter(pa.array(kept)),
-        }
-    )
+        own = kept[kept["split"] == split]
+        for number, start in enumerate(range(0, len(own), rows_per_shard)):
+            rows = own.iloc[start : start + rows_per_shard]
+            parts, places = (rows[name].to_numpy(np.int64) for name in ("part", "place"))
+            path = f"split={split}/part-{number:05d}.parquet"
+            shards.append(
+                PlannedShard(path, split, int(rows["row_id"].iloc[0]), parts, places, rows["profile"].to_list())
+            )
+    return shards
 
 
 def _write_shard(
-    group: pa.Table,
-    plan: Sequence[tuple[str, str, int]],
+    batch: pa.Table,
+    shards: Sequence[ray.ObjectRef],
     folder: Folder,
     vocabulary: ray.ObjectRef,
     rows_per_row_group: int,
+    state: BuildState,
     coordinator: Any,
 ) -> pa.Table:
-    path, split, first_row_id = plan[group.column("shard")[0].as_py()]
-    order = np.argsort(group.column("row_id").to_numpy())
     genes: GeneVocabulary = ray.get(vocabulary)
-    width = BYTES_PER_VALUE * genes.size
-    packed = group.column("expression").cast(pa.binary(width)).combine_chunks()
-    expression = np.frombuffer(packed.buffers()[1], "<f2").reshape(-1, genes.size)[order]
-    written: list[dict[str, Any]] = []
-    with reporting(coordinator):
-        entry = write_shard(folder, path, split, first_row_id, expression, genes, rows_per_row_group)
-        written.append(entry.model_dump())
-    return pa.Table.from_pylist(written, schema=_ENTRY_SCHEMA)
+    for number in batch.column("number").to_pylist():
+        if has_failed(coordinator):
+            break
+        with reporting(coordinator):
+            shard: PlannedShard = ray.get(shards[number])
+            profiles = state.parts.profiles(shard.parts, shard.places, shard.digests)
+            entry = write_shard(
+                folder, shard.path, shard.split, shard.first_row_id, profiles, genes, rows_per_row_group
+            )
+            state.note_shard(number, entry)
+    return batch
 
 
 def write_tables(

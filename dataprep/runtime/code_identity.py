@@ -10,11 +10,11 @@ _PACKAGES = ("dataprep", "pretrain")
 
 
 @cache
-def code_fingerprint() -> str:
-    """SHA-256 over the Python files that training imports, as this process found them."""
+def code_fingerprint(packages: tuple[str, ...] = _PACKAGES) -> str:
+    """SHA-256 over the Python files of packages, by default all that training imports, as this process found them."""
     root = Path(__file__).parents[2]
     digest = hashlib.sha256()
-    for package in _PACKAGES:
+    for package in packages:
         for path in sorted((root / package).rglob("*.py")):
             digest.update(str(path.relative_to(root)).encode())
             digest.update(path.read_bytes())

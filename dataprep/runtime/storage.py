@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, TypeVar
 
@@ -216,6 +217,31 @@ class Folder:
             answer = self.filesystem.call_s3("delete_objects", Bucket=bucket, Delete={"Objects": objects})
             if errors := answer.get("Errors"):
                 raise UserError(f"{self.uri}: {len(errors):,} objects were not removed, e.g. {errors[0]}")
+
+    def read_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
+        """Parts of files: name, first byte, and the byte after the last. An object store is asked for many at a time.
+        Raises FileNotFoundError."""
+        if not self.is_local:
+            paths, starts, ends = zip(*((self._file(name), start, end) for name, start, end in ranges), strict=True)
+            return self.attempt(
+                lambda: self.filesystem.cat_ranges(list(paths), list(starts), list(ends), on_error="raise")
+            )
+        contents = []
+        for name, own in groupby(ranges, key=lambda one: one[0]):
+            with self.open(name) as stream:
+                for _, start, end in own:
+                    stream.seek(start)
+                    contents.append(stream.read(end - start))
+        return contents
+
+    def revision(self, name: str) -> str:
+        """What changes where a file, or a file in a folder, is written anew, without reading it: sizes with ETags or
+        times. Raises FileNotFoundError."""
+        info = self.attempt(lambda: self.filesystem.info(self._file(name)))
+        if info["type"] == "directory":
+            inside = self / name
+            return version_of("".join(f"{file} {inside.revision(file)}\n" for file in inside.files()).encode())
+        return f"{info['size']} {info.get('ETag') or info.get('mtime')}"
 
     def sha256(self, name: str) -> str:
         """Checksum of a file, read in pieces. Raises FileNotFoundError."""

@@ -46,6 +46,11 @@ class MatrixMarketSource(Source):
     sample_names: str = Field(description="file with a line per sample, in the folder of the matrix")
     gene_column: int = Field(default=1, ge=1, description="the column of gene_names with the ids, counted from 1")
 
+    def files_of(self, address: str) -> tuple[str, ...]:
+        """The matrix and its names."""
+        folder = address.rpartition("/")[0]
+        return (address, f"{folder}/{self.sample_names}", f"{folder}/{self.gene_names}")
+
     def list_samples(self, address: str) -> SampleList:
         """The lines of ``sample_names``. Raises :class:`UserError` where there are not as many as in the matrix."""
         samples, genes = self._names(address)
@@ -80,11 +85,8 @@ class MatrixMarketSource(Source):
         return values
 
     def _names(self, address: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        folder = address.rpartition("/")[0]
-        return (
-            _column(f"{folder}/{self.sample_names}", 1, self.encoding),
-            _column(f"{folder}/{self.gene_names}", self.gene_column, self.encoding),
-        )
+        _, samples, genes = self.files_of(address)
+        return _column(samples, 1, self.encoding), _column(genes, self.gene_column, self.encoding)
 
     def _require_names(self, address: str, size: _Size, samples: tuple[str, ...], genes: tuple[str, ...]) -> None:
         named = (len(genes), len(samples)) if self.orientation == "genes_x_samples" else (len(samples), len(genes))

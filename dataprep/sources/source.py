@@ -195,6 +195,11 @@ class Source(Settings, ABC):
             raise ValueError("replicates is a column of the samples table, which is not given")
         refuse_without_effect(self, ("missing_labels",), "without a samples table")
 
+    def files_of(self, address: str) -> tuple[str, ...]:
+        """The files that one file is read with, itself among them: where one changes, a build that was killed begins
+        anew."""
+        return (address,)
+
     @abstractmethod
     def list_samples(self, address: str) -> SampleList:
         """The samples of one file, without reading their values where that can be avoided."""

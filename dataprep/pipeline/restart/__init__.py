@@ -1,0 +1,1 @@
+"""What a build keeps while it runs, so that the same command goes on where it was killed."""
