@@ -31,7 +31,7 @@ def build_gene_graph(settings: GraphSettings) -> dict[str, Any]:
     runs resume and export with the graph of their corpus, so it is replaced only with ``overwrite``.
     """
     corpus = open_corpus(settings.corpus)
-    corpus.folder.require_writable(GRAPH_FILE)
+    corpus.folder.require_writable(corpus.own_file(GRAPH_FILE))
     _, expression = read_split(corpus, "train", settings.max_samples)
     if len(expression) < settings.min_common_samples:
         raise UserError(
@@ -43,7 +43,7 @@ def build_gene_graph(settings: GraphSettings) -> dict[str, Any]:
         raise UserError(f"{corpus.folder.uri}: no two genes correlate with |r| of {settings.min_correlation} or more")
     unchanged = _is_there(corpus, graph, settings.overwrite)
     if not unchanged:
-        graph.write(corpus.folder)
+        graph.write(corpus.folder, corpus.own_file(GRAPH_FILE))
     connected = len(np.unique(graph.target))
     write_result(
         f"{graph.edges:,} edges from {len(expression):,} training profiles; {connected:,} of {corpus.genes:,} genes "
@@ -61,7 +61,7 @@ def build_gene_graph(settings: GraphSettings) -> dict[str, Any]:
 
 def _is_there(corpus: Corpus, graph: GeneGraph, overwrite: bool) -> bool:
     """Whether the corpus has this graph already. Raises :class:`UserError` for another one, unless ``overwrite``."""
-    if overwrite or not corpus.folder.exists(GRAPH_FILE):
+    if overwrite or not corpus.folder.exists(corpus.own_file(GRAPH_FILE)):
         return False
     try:
         present = corpus.graph()

@@ -119,6 +119,15 @@ class BuildSettings(ExtensibleSettings):
     shard_bytes: int = Field(default=SHARD_BYTES, ge=1, description="size a shard should have, about")
     samples_per_task: int = Field(default=512, ge=1, description="samples that one task holds in memory")
     overwrite: bool = Field(default=False, description="replace a corpus that is there already")
+    grow: bool = Field(
+        default=False, description="add the samples that the corpus does not have yet, as a new version of it"
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> BuildSettings:
+        if self.grow and self.overwrite:
+            raise ValueError("overwrite replaces a corpus, and grow adds to it: give one of them")
+        return self
 
     @model_validator(mode="after")
     def _unique_sources(self) -> BuildSettings:

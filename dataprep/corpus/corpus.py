@@ -14,6 +14,7 @@ from dataprep.corpus.graph_file import GRAPH_FILE, GeneGraph
 from dataprep.corpus.manifest import MANIFEST_FILE, SPLITS, Manifest, Shard, parsed_manifest
 from dataprep.corpus.shards import decode_expression, read_row_groups
 from dataprep.corpus.tables import GENES_FILE, REJECTED_FILE, SAMPLES_FILE, parsed_table, read_content, read_table
+from dataprep.corpus.versions import newest_with, own_file, version_content, version_in
 from dataprep.genes.vocabulary import GeneVocabulary
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder
@@ -47,6 +48,20 @@ class Corpus:
     def genes(self) -> int:
         """G, the number of genes of every profile."""
         return self.manifest.genes
+
+    @property
+    def version(self) -> int:
+        """1, and one more each time that the corpus has grown."""
+        return self.manifest.version
+
+    @property
+    def versioned_address(self) -> str:
+        """That of this very version, also when the corpus grows."""
+        return f"{self.folder.uri}@{self.version}"
+
+    def own_file(self, name: str) -> str:
+        """Where this version has a file, below the folder."""
+        return own_file(self.version, name)
 
     def inputs(self) -> dict[str, str]:
         """Fingerprints of all that a run takes from here: ``corpus`` (profiles and splits), ``vocabulary``, ``graph``.
@@ -91,32 +106,46 @@ class Corpus:
 
     def graph(self) -> GeneGraph:
         """The gene graph. Raises :class:`UserError` where `dataprep graph` has not been run."""
-        if not self.folder.exists(GRAPH_FILE):
+        place = newest_with(self.folder, self.version, GRAPH_FILE)
+        if place is None:
             raise UserError(
                 f"{self.folder.uri} has no gene graph: run python -m dataprep graph --corpus {self.folder.uri}"
             )
-        graph = GeneGraph.read(self.folder)
+        graph = GeneGraph.read(self.folder, place)
         graph.require_vocabulary(self.vocabulary)
         return graph
 
+    @property
+    def has_graph(self) -> bool:
+        return newest_with(self.folder, self.version, GRAPH_FILE) is not None
+
+    def table_file(self, name: str) -> str:
+        """Where a metadata table is; the genes never change."""
+        return name if name == GENES_FILE else self.own_file(name)
+
     def _table(self, name: str) -> pa.Table:
         """A metadata table, after comparing its checksum with the manifest's."""
-        content = read_content(self.folder, name)
+        place = self.table_file(name)
+        content = read_content(self.folder, place)
         found, expected = hashlib.sha256(content).hexdigest(), self.manifest.tables_sha256.get(name)
         if expected not in (None, found):
             raise UserError(
-                f"{self.folder.uri}/{name} is not the one that the manifest names: its checksum should be {expected} "
+                f"{self.folder.uri}/{place} is not the one that the manifest names: its checksum should be {expected} "
                 f"and is {found}"
             )
-        return parsed_table(self.folder, name, content)
+        return parsed_table(self.folder, place, content)
 
 
 def open_corpus(folder: Folder | str) -> Corpus:
-    """Open the corpus at ``folder``. Raises :class:`UserError` where there is none, or one of another format."""
+    """Open the corpus at ``folder``, or one of its versions: ``CORPUS@2``; without a number it is the newest.
+
+    Raises :class:`UserError` where there is none, or one of another format.
+    """
     folder = folder if isinstance(folder, Folder) else Folder(folder)
     folder.require_reachable()
+    folder, version = version_in(folder)
     try:
-        content = folder.read_bytes(MANIFEST_FILE)
+        content = version_content(folder, version)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder.uri} is not a corpus: it has no {MANIFEST_FILE}") from None
     manifest = parsed_manifest(folder, content)

@@ -127,6 +127,8 @@ class Manifest(Settings):
     format_version: Literal[1] = 1
     genes: int = Field(ge=1)
     vocabulary_sha256: str
+    # counted up each time that the corpus grows
+    version: int = Field(default=1, ge=1)
     unit: str = UNIT
     tpm_over: TpmOver = "source"
     rows_per_row_group: int = Field(ge=1)

@@ -76,6 +76,7 @@ def _manifest(
 ) -> Manifest:
     return corpus.manifest.model_copy(
         update={
+            "version": 1,
             "splits": split_summaries(kept),
             "shards": entries,
             "tables_sha256": {name: folder.sha256(name) for name in tables},

@@ -8,6 +8,7 @@ from pathlib import Path
 from dataprep.corpus.graph_file import GRAPH_FILE
 from dataprep.corpus.manifest import MANIFEST_FILE, SPLITS, Manifest, manifest_text, parsed_manifest
 from dataprep.corpus.tables import GENES_FILE, REJECTED_FILE, SAMPLES_FILE
+from dataprep.corpus.versions import VERSIONS_FOLDER, manifest_of
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.ownership import mark_begun, require_own
 from dataprep.runtime.storage import Folder
@@ -15,7 +16,7 @@ from dataprep.runtime.storage import Folder
 BEGUN_FILE = "unfinished_build.txt"
 # What a build keeps until it has finished.
 STATE_FOLDER = "unfinished_build"
-_TABLES = (SAMPLES_FILE, GENES_FILE, REJECTED_FILE, GRAPH_FILE)
+_TABLES = (SAMPLES_FILE, GENES_FILE, REJECTED_FILE, GRAPH_FILE, VERSIONS_FOLDER)
 _SPLIT_FOLDERS = tuple(f"split={split}" for split in SPLITS)
 _SHARD_NAME = re.compile(r"\.?part-\d{5}\.parquet(\..*\.partial)?")
 _MAKER = "a build"
@@ -52,6 +53,25 @@ def finish_corpus(folder: Folder, manifest: Manifest) -> None:
     """Write the manifest, which makes the folder a corpus."""
     folder.write_text(MANIFEST_FILE, manifest_text(manifest))
     tidy_up(folder)
+
+
+def finish_growth(folder: Folder, before: bytes, manifest: Manifest) -> None:
+    """Put a grown corpus's manifest in place of that of the version before, with content ``before``, which stays
+    readable as a version of its own."""
+    folder.write_bytes(manifest_of(manifest.version - 1), before)
+    folder.write_text(manifest_of(manifest.version), manifest_text(manifest))
+    folder.write_text(MANIFEST_FILE, manifest_text(manifest))
+    tidy_up(folder)
+
+
+def remove_unlisted_shards(folder: Folder, manifest: Manifest) -> None:
+    """Remove the shards that an interrupted growth left, which no version lists."""
+    listed = {entry.path for entry in manifest.shards}
+    for name in _SPLIT_FOLDERS:
+        shards = [f"{name}/{file}" for file in (folder / name).files() if _SHARD_NAME.fullmatch(file)]
+        for path in shards:
+            if path not in listed:
+                folder.remove(path)
 
 
 def tidy_up(folder: Folder) -> None:

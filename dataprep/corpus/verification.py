@@ -27,7 +27,8 @@ def verify(corpus: Corpus, shards: Sequence[Shard] | None = None) -> None:
 def verify_tables(corpus: Corpus) -> None:
     """Check the checksums of the metadata tables; see :func:`verify`."""
     for name, expected in corpus.manifest.tables_sha256.items():
-        _require_equal(corpus, name, "checksum", expected, _sha256(corpus, name))
+        place = corpus.table_file(name)
+        _require_equal(corpus, place, "checksum", expected, _sha256(corpus, place))
 
 
 def verify_shard(corpus: Corpus, shard: Shard) -> None:

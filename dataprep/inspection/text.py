@@ -10,7 +10,6 @@ import numpy as np
 
 from dataprep.config import InspectSettings
 from dataprep.corpus import (
-    GRAPH_FILE,
     SPLITS,
     Corpus,
     Shard,
@@ -76,9 +75,10 @@ def _write_page(address: str, corpus: Corpus, report: dict[str, Any]) -> None:
 def describe(corpus: Corpus, values: ValueSummary) -> dict[str, Any]:
     """The corpus as plain data."""
     manifest = corpus.manifest
-    graph = corpus.graph() if corpus.folder.exists(GRAPH_FILE) else None
+    graph = corpus.graph() if corpus.has_graph else None
     return {
         "corpus": corpus.folder.uri,
+        "version": corpus.version,
         "fingerprint": corpus.fingerprint,
         "genes": corpus.genes,
         "vocabulary_sha256": manifest.vocabulary_sha256,
@@ -101,7 +101,7 @@ def as_text(report: dict[str, Any]) -> str:
     """The report for a reader."""
     samples, edges = report["samples"], report["graph_edges"]
     lines = [
-        f"corpus       {report['corpus']}",
+        f"corpus       {report['corpus']}, version {report['version']}",
         f"profiles     {samples['kept']:,} of {samples['read']:,} samples read, {report['genes']:,} genes, "
         f"{report['shards']:,} shards, {report['bytes'] / 1e6:,.1f} MB, every checksum right",
         f"values       {report['unit']}: {report['smallest']:.3f} to {report['largest']:.3f}, "

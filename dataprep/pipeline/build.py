@@ -8,21 +8,33 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from dataprep.config import BuildSettings
-from dataprep.corpus import Manifest, begin_corpus, finish_corpus, manifest_text, open_corpus, require_free
-from dataprep.corpus.replacement import tidy_up
+from dataprep.corpus import (
+    MANIFEST_FILE,
+    Manifest,
+    begin_corpus,
+    finish_corpus,
+    manifest_text,
+    open_corpus,
+    require_free,
+)
+from dataprep.corpus.replacement import finish_growth, remove_unlisted_shards, tidy_up
 from dataprep.genes.vocabulary import GeneVocabulary, default_vocabulary, read_vocabulary
 from dataprep.pipeline.coordinator import start_coordinator
 from dataprep.pipeline.deciding import apply_quality_control, assign_splits, require_profiles
 from dataprep.pipeline.gene_rows import gene_tables
-from dataprep.pipeline.listing import list_files, samples_by_source, samples_table
+from dataprep.pipeline.growth.earlier import Earlier
+from dataprep.pipeline.growth.version import grown_manifest, write_grown_tables
+from dataprep.pipeline.listing import list_files, samples_table
 from dataprep.pipeline.near_duplicates import refuse_near_duplicates
 from dataprep.pipeline.reading import divided, quiet_ray_data, read_profiles
 from dataprep.pipeline.replicates import join_replicates
 from dataprep.pipeline.restart.inputs import build_inputs
-from dataprep.pipeline.restart.state import finished_but_not_tidied, opened_state
+from dataprep.pipeline.restart.state import BuildState, finished_but_not_tidied, opened_state
 from dataprep.pipeline.source_report import report_sources
-from dataprep.pipeline.writing import make_manifest, write_shards, write_tables
+from dataprep.pipeline.writing import make_manifest, metadata_tables, write_shards, write_tables
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.lease import Lease, LeaseKey
 from dataprep.runtime.ray_session import connected, require_plugins_on_workers
@@ -51,40 +63,71 @@ def build(settings: BuildSettings) -> dict[str, Any]:
 
 
 def _require_free(folder: Folder, settings: BuildSettings) -> None:
-    if not finished_but_not_tidied(folder):
+    if not settings.grow and not finished_but_not_tidied(folder):
         require_free(folder, settings.overwrite)
 
 
 def _build(settings: BuildSettings, folder: Folder, lease: LeaseKey) -> dict[str, Any]:
+    earlier = Earlier.in_folder(folder) if settings.grow else None
     vocabulary = _vocabulary(settings)
     genes = gene_tables(settings, vocabulary)
     files = list_files(settings)
     samples = join_replicates(samples_table(settings, files), settings)
-    state = opened_state(folder, build_inputs(settings, files, samples, genes), vocabulary.size)
+    inputs = build_inputs(settings, files, samples, genes)
+    wanted = np.ones(len(samples), bool)
+    if earlier is not None:
+        earlier.require_same(settings, vocabulary)
+        wanted = earlier.lacks(samples)
+        inputs["corpus"] = earlier.corpus.fingerprint
+        if not wanted.any():
+            log(f"{folder.uri} has all {len(samples):,} samples already: nothing to add")
+            return summary(folder, earlier.corpus.manifest)
+        log(f"adding to version {earlier.corpus.version}: {wanted.sum():,} of {len(samples):,} samples are new")
+    state = opened_state(folder, inputs, vocabulary.size)
     with connected():
         require_plugins_on_workers(settings.plugins)
         quiet_ray_data()
-        coordinator = start_coordinator(samples_by_source(files))
-        tasks = divided(files, settings.samples_per_task, samples["summed_into"].to_numpy())
+        tasks = divided(files, settings.samples_per_task, samples["summed_into"].to_numpy(), wanted)
+        samples = samples[wanted]
+        coordinator = start_coordinator(samples.groupby("source", sort=False).size().to_dict())
         found = read_profiles(settings, tasks, genes, state.parts, coordinator)
-        samples = apply_quality_control(samples, found, settings)
-        if settings.max_correlation_between_studies is not None:
-            refuse_near_duplicates(samples, state.parts, settings.max_correlation_between_studies)
+        bound = settings.max_correlation_between_studies
+        present, sketches = earlier.with_digests(bound is not None) if earlier is not None else (None, None)
+        samples = apply_quality_control(samples, found, settings, present)
+        if bound is not None:
+            refuse_near_duplicates(samples, state.parts, bound, present, sketches)
         summaries = report_sources(samples, settings)
         require_profiles(samples, settings)
-        kept = assign_splits(samples[samples["reason"].isna()], settings)
+        kept = assign_splits(samples[samples["reason"].isna()], settings, present)
         lease.require()
-        if not state.place_is_cleared:
-            begin_corpus(folder)
-            state.note_place_cleared()
-        entries = write_shards(kept, folder, vocabulary, settings, state, coordinator)
-    manifest = make_manifest(
-        settings, vocabulary, samples, summaries, kept, entries, write_tables(folder, samples, kept, vocabulary)
-    )
+        _clear_place(folder, state, earlier)
+        shards = earlier.corpus.manifest.shards if earlier is not None else ()
+        entries = write_shards(kept, folder, vocabulary, settings, state, coordinator, shards)
+    tables = metadata_tables(samples, kept, vocabulary)
+    if earlier is None:
+        checksums = write_tables(folder, tables)
+        manifest = make_manifest(settings, vocabulary, samples, summaries, kept, entries, checksums)
+    else:
+        checksums, everyone = write_grown_tables(earlier, tables)
+        added = make_manifest(settings, vocabulary, samples, summaries, kept, entries, checksums)
+        manifest = grown_manifest(earlier.corpus.manifest, added, checksums, everyone)
     lease.require()
     state.note_manifest(manifest_text(manifest))
-    finish_corpus(folder, manifest)
+    if earlier is None:
+        finish_corpus(folder, manifest)
+    else:
+        finish_growth(folder, earlier.content, manifest)
     return _told(folder, manifest)
+
+
+def _clear_place(folder: Folder, state: BuildState, earlier: Earlier | None) -> None:
+    """Remove what is in the way of new shards, once; what an earlier start of this build has written stays."""
+    if earlier is not None:
+        if not state.place_is_cleared:
+            remove_unlisted_shards(folder, earlier.corpus.manifest)
+    elif not state.place_is_cleared or folder.exists(MANIFEST_FILE):
+        begin_corpus(folder)
+    state.note_place_cleared()
 
 
 def _vocabulary(settings: BuildSettings) -> GeneVocabulary:
@@ -102,7 +145,8 @@ def _vocabulary(settings: BuildSettings) -> GeneVocabulary:
 
 def _told(folder: Folder, manifest: Manifest) -> dict[str, Any]:
     sizes = ", ".join(f"{name} {split.rows:,}" for name, split in manifest.splits.items())
-    log(f"{folder.uri}: {manifest.samples.kept:,} profiles written ({sizes})")
+    version = f", version {manifest.version}" if manifest.version > 1 else ""
+    log(f"{folder.uri}{version}: {manifest.samples.kept:,} profiles written ({sizes})")
     return summary(folder, manifest)
 
 
@@ -110,6 +154,7 @@ def summary(folder: Folder, manifest: Manifest) -> dict[str, Any]:
     """The corpus in a few numbers, as ``--json`` prints them."""
     return {
         "corpus": folder.uri,
+        "version": manifest.version,
         "genes": manifest.genes,
         "samples": manifest.samples.model_dump(),
         "splits": {name: {"rows": s.rows, "studies": len(s.studies)} for name, s in manifest.splits.items()},

@@ -21,8 +21,13 @@ from dataprep.runtime.command_line import UserError
 from dataprep.runtime.terminal import log
 
 
-def apply_quality_control(samples: pd.DataFrame, found: pa.Table, settings: BuildSettings) -> pd.DataFrame:
-    """The samples with what reading found, and the reason why each refused one was refused."""
+def apply_quality_control(
+    samples: pd.DataFrame, found: pa.Table, settings: BuildSettings, earlier: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """The samples with what reading found, and the reason why each refused one was refused.
+
+    ``earlier``: those that the corpus has already, with negative numbers and ``profile``; they win over duplicates.
+    """
     frame = found.to_pandas().set_index("ordinal").sort_index()
     assert len(frame) == len(samples), f"{len(frame)} profiles for {len(samples)} samples"
     samples = samples.assign(**{name: frame[name] for name in frame.columns if name not in ("reason", "value")})
@@ -31,7 +36,7 @@ def apply_quality_control(samples: pd.DataFrame, found: pa.Table, settings: Buil
     samples.loc[by_quality, ["reason", "value"]] = frame.loc[by_quality, ["reason", "value"]]
     refuse_by_labels(samples, settings)
     for column, reason in (("sample_id", qc.DUPLICATE_SAMPLE), ("profile", qc.DUPLICATE_PROFILE)):
-        _refuse_duplicates(samples, column, reason)
+        _refuse_duplicates(samples, column, reason, earlier)
     return samples
 
 
@@ -45,9 +50,11 @@ def require_profiles(samples: pd.DataFrame, settings: BuildSettings) -> None:
         )
 
 
-def _refuse_duplicates(samples: pd.DataFrame, column: str, reason: str) -> None:
+def _refuse_duplicates(samples: pd.DataFrame, column: str, reason: str, earlier: pd.DataFrame | None) -> None:
     """Of kept samples with the same value the first stays; sources come in the order of the settings."""
-    kept = samples[samples["reason"].isna()]
+    kept = samples.loc[samples["reason"].isna(), ["source", "sample_id", "profile"]]
+    if earlier is not None:
+        kept = pd.concat([earlier[kept.columns], kept])
     repeated = kept[kept[column].duplicated()]
     first = kept.drop_duplicates(column).set_index(column)
     samples.loc[repeated.index, "reason"] = reason
@@ -57,8 +64,27 @@ def _refuse_duplicates(samples: pd.DataFrame, column: str, reason: str) -> None:
     ]
 
 
-def assign_splits(kept: pd.DataFrame, settings: BuildSettings) -> pd.DataFrame:
-    """The kept samples with their split, in the order of their row ids: by split, shuffled inside each."""
+def assign_splits(kept: pd.DataFrame, settings: BuildSettings, earlier: pd.DataFrame | None = None) -> pd.DataFrame:
+    """The kept samples with their split, in the order of their row ids: by split, shuffled inside each.
+
+    Row ids follow on those of ``earlier``, which the corpus has already. Raises :class:`UserError` where one of them
+    would be in another split with the new samples than it is in.
+    """
+    if earlier is None:
+        return _in_order(_divided(kept, settings), settings, 0)
+    everyone = _divided(pd.concat([earlier, kept]), settings)
+    moved = earlier[everyone.loc[earlier.index, "split"] != earlier["split"]]
+    if len(moved):
+        one = moved.iloc[0]
+        raise UserError(
+            f"the corpus cannot grow: {len(moved):,} of its {len(earlier):,} profiles would change their split, e.g. "
+            f"{one['sample_id']} of study {one['study_id']} from {one['split']} to "
+            f"{everyone.at[moved.index[0], 'split']}; splits by name, or split.stable, stay when samples are added"
+        )
+    return _in_order(everyone.loc[kept.index], settings, len(earlier))
+
+
+def _divided(kept: pd.DataFrame, settings: BuildSettings) -> pd.DataFrame:
     groups = _groups(kept, settings.split.by)
     split_of = split_groups(
         groups.value_counts().to_dict(), settings.split, settings.seed, _strata(kept, groups, settings)
@@ -75,9 +101,13 @@ def assign_splits(kept: pd.DataFrame, settings: BuildSettings) -> pd.DataFrame:
         kept.loc[(kept["split"] == "train") & chosen, "split"] = IN_DISTRIBUTION
         if not (kept["split"] == "train").any():
             raise UserError(f"no sample is left to train on: in_distribution_fraction {fraction} took all")
+    return kept
+
+
+def _in_order(kept: pd.DataFrame, settings: BuildSettings, first_row_id: int) -> pd.DataFrame:
     shuffled = kept.iloc[np.random.default_rng(settings.seed).permutation(len(kept))]
     ordered = shuffled.sort_values("split", key=lambda split: split.map(SPLITS.index), kind="stable")
-    return ordered.assign(row_id=np.arange(len(ordered)))
+    return ordered.assign(row_id=first_row_id + np.arange(len(ordered)))
 
 
 def _groups(kept: pd.DataFrame, by: Sequence[str]) -> pd.Series:

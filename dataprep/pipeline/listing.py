@@ -177,11 +177,3 @@ def _require_no_ignored_samples(source: Source, files: Sequence[SourceFile], met
             f"source {source.name}: {named[0]!r} is a sample in {source.samples}, but its column holds text or has the "
             f"name of an annotation (drop_annotation: false reads it)"
         )
-
-
-def samples_by_source(files: Sequence[SourceFile]) -> dict[str, int]:
-    """The number of samples of each source."""
-    samples: Counter[str] = Counter()
-    for file in files:
-        samples[file.source.name] += len(file.sample_ids)
-    return dict(samples)

@@ -29,18 +29,32 @@ _MOST_PENDING = 256
 Pair = tuple[int, int, float]
 
 
-def refuse_near_duplicates(samples: pd.DataFrame, parts: ProfileParts, bound: float) -> None:
+def refuse_near_duplicates(
+    samples: pd.DataFrame,
+    parts: ProfileParts,
+    bound: float,
+    earlier: pd.DataFrame | None = None,
+    earlier_sketches: np.ndarray | None = None,
+) -> None:
     """Refuse each kept sample whose profile has r over ``bound`` with an earlier kept one of another study.
 
-    ``samples`` has the ``part`` and ``place`` of each profile, and its digest in ``profile``.
+    ``samples`` has the ``part`` and ``place`` of each profile, and its digest in ``profile``. ``earlier``: those that
+    the corpus has already, with negative numbers; none of them is refused.
     """
     kept = samples[samples["reason"].isna()]
-    studies = pd.Series(pd.factorize(samples["study_id"])[0], samples.index)[kept.index].to_numpy()
-    note_refusals(samples, _all_pairs(kept.index.to_numpy(), _sketches(kept, parts), studies, bound))
+    sketches = _sketches(kept, parts)
+    if earlier is None or earlier_sketches is None:
+        everyone = kept
+    else:
+        everyone, sketches = pd.concat([earlier, kept]), np.concatenate([earlier_sketches, sketches])
+    studies = pd.factorize(everyone["study_id"])[0]
+    pairs = _all_pairs(everyone.index.to_numpy(), sketches, studies, bound)
+    note_refusals(samples, [pair for pair in pairs if pair[1] >= 0], everyone)
 
 
-def note_refusals(samples: pd.DataFrame, pairs: Iterable[Pair]) -> None:
-    """Refuse the later one of each pair whose earlier one stays."""
+def note_refusals(samples: pd.DataFrame, pairs: Iterable[Pair], everyone: pd.DataFrame | None = None) -> None:
+    """Refuse the later one of each pair whose earlier one stays. ``everyone`` has the names of both."""
+    everyone = samples if everyone is None else everyone
     earlier_of: dict[int, list[tuple[int, float]]] = defaultdict(list)
     for earlier, later, r in pairs:
         earlier_of[later].append((earlier, r))
@@ -52,7 +66,7 @@ def note_refusals(samples: pd.DataFrame, pairs: Iterable[Pair]) -> None:
             refused.add(later)
             samples.loc[later, "reason"] = qc.NEAR_DUPLICATE
             samples.loc[later, "value"] = (
-                f"{samples.at[earlier, 'source']}: {samples.at[earlier, 'sample_id']}, r {r:.4f}"
+                f"{everyone.at[earlier, 'source']}: {everyone.at[earlier, 'sample_id']}, r {r:.4f}"
             )
 
 

@@ -98,32 +98,53 @@ def carry_out(numbers: Sequence[int], act: Callable[[pa.Table], pa.Table]) -> No
         given.map_batches(act, batch_size=1, batch_format="pyarrow").materialize()
 
 
-def divided(files: Sequence[SourceFile], samples_per_task: int, summed_into: np.ndarray) -> list[Task]:
-    """What each Ray task reads: some samples of one file, or several files of few samples; replicates together."""
+def divided(
+    files: Sequence[SourceFile], samples_per_task: int, summed_into: np.ndarray, wanted: np.ndarray | None = None
+) -> list[Task]:
+    """What each Ray task reads: some samples of one file, or several files of few samples; replicates together.
+
+    ``summed_into`` int64 [N] is the ordinal of the sample that each is added to, mostly its own; ``wanted``
+    boolean [N], by default all, says which are read at all.
+    """
+    wanted = np.ones(len(summed_into), bool) if wanted is None else wanted
     tasks: list[Task] = []
     for source, own in groupby(files, key=lambda file: file.source):
         if source.replicates is not None:
-            tasks += sum_tasks(list(own), summed_into, samples_per_task)
+            tasks += sum_tasks(list(own), summed_into, samples_per_task, wanted)
         else:
-            tasks += _divided(own, samples_per_task)
+            tasks += _divided(own, samples_per_task, wanted)
     return tasks
 
 
-def _divided(files: Iterable[SourceFile], samples_per_task: int) -> list[list[ReadTask]]:
+def _divided(files: Iterable[SourceFile], samples_per_task: int, wanted: np.ndarray) -> list[list[ReadTask]]:
     tasks: list[list[ReadTask]] = []
     free_samples = 0
     for file in files:
-        samples = len(file.sample_ids)
+        stretches = _stretches(file, wanted)
+        samples = sum(stop - start for start, stop in stretches)
+        if not samples:
+            continue
         if samples <= free_samples and len(tasks[-1]) < _MOST_FILES_PER_TASK:
-            tasks[-1].append(ReadTask(file, 0, samples))
+            tasks[-1] += [ReadTask(file, start, stop) for start, stop in stretches]
             free_samples -= samples
             continue
         # whole pieces of the file, where one is not more than a task may hold
         step = max(1, samples_per_task // file.stored_together) * min(file.stored_together, samples_per_task)
-        parts = [ReadTask(file, start, min(start + step, samples)) for start in range(0, samples, step)]
+        parts = [
+            ReadTask(file, start, min(start + step, stop))
+            for first, stop in stretches
+            for start in range(first, stop, step)
+        ]
         tasks += [[part] for part in parts]
         free_samples = samples_per_task - (parts[-1].stop - parts[-1].start)
     return tasks
+
+
+def _stretches(file: SourceFile, wanted: np.ndarray) -> list[tuple[int, int]]:
+    """The wanted samples of a file, as first and last + 1 of those that stand together."""
+    own = wanted[file.first_ordinal : file.first_ordinal + len(file.sample_ids)]
+    borders = np.flatnonzero(np.diff(np.r_[False, own, False]))
+    return [(int(start), int(stop)) for start, stop in borders.reshape(-1, 2)]
 
 
 def thresholds(settings: BuildSettings) -> qc.Thresholds:

@@ -61,13 +61,19 @@ def _join(samples: pd.DataFrame, source: Source, column: str) -> None:
         samples.loc[first, [label for label in labels if group[label].nunique(dropna=False) > 1]] = None
 
 
-def sum_tasks(files: Sequence[SourceFile], summed_into: np.ndarray, samples_per_task: int) -> list[SumTask]:
+def sum_tasks(
+    files: Sequence[SourceFile], summed_into: np.ndarray, samples_per_task: int, wanted: np.ndarray
+) -> list[SumTask]:
     """Divide the files of a source so that all replicates of a sample are in one task.
 
-    ``summed_into`` is by ordinal. A task has about ``samples_per_task`` samples, and reads as many at a time.
+    ``summed_into`` and ``wanted``, all replicates of a sample or none, are by ordinal. A task has about
+    ``samples_per_task`` samples, and reads as many at a time.
     """
     first, last = files[0], files[-1]
     ordinals = np.arange(first.first_ordinal, last.first_ordinal + len(last.sample_ids))
+    ordinals = ordinals[wanted[ordinals]]
+    if not len(ordinals):
+        return []
     into = summed_into[ordinals]
     by_sum = ordinals[np.argsort(into, kind="stable")]
     starts_sum = np.r_[True, np.diff(summed_into[by_sum]) != 0]

@@ -12,8 +12,12 @@ from dataprep.runtime.terminal import log
 
 
 def report_sources(samples: pd.DataFrame, settings: BuildSettings) -> list[SourceSummary]:
-    """The summaries of all sources, after saying what is odd about them; raises UserError where it is too much."""
-    summaries = [source_summary(source.name, samples) for source in settings.sources]
+    """The summaries of all sources that have samples, after saying what is odd about them.
+
+    Raises UserError where it is too much.
+    """
+    read = set(samples["source"])
+    summaries = [source_summary(source.name, samples) for source in settings.sources if source.name in read]
     for summary in summaries:
         for line in describe(summary, samples):
             log(line)

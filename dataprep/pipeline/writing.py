@@ -6,6 +6,7 @@ manifest comes last: without it the folder is not a corpus.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -59,10 +60,11 @@ def write_shards(
     settings: BuildSettings,
     state: BuildState,
     coordinator: Any,
+    present: Sequence[ShardEntry] = (),
 ) -> list[ShardEntry]:
     """Write the shards of the kept profiles that no earlier start has written, and return all in the order of their
-    row ids."""
-    shards = planned_shards(kept, settings.rows_per_shard(vocabulary.size))
+    row ids. ``present`` are those of the version that the corpus grows from."""
+    shards = planned_shards(kept, settings.rows_per_shard(vocabulary.size), present)
     done = state.sound_shards(len(shards), settings.rows_per_row_group, vocabulary.fingerprint)
     if done:
         log(f"going on with an interrupted build: {len(done):,} of {len(shards):,} shards were written already")
@@ -81,15 +83,16 @@ def write_shards(
     return [entries[number] for number in range(len(shards))]
 
 
-def planned_shards(kept: pd.DataFrame, rows_per_shard: int) -> list[PlannedShard]:
-    """The shards of the kept profiles, a row for each in the order of row ids."""
+def planned_shards(kept: pd.DataFrame, rows_per_shard: int, present: Sequence[ShardEntry] = ()) -> list[PlannedShard]:
+    """The shards of the kept profiles, a row for each in the order of row ids; numbers follow on those ``present``."""
     shards = []
+    before: Counter[str] = Counter(entry.split for entry in present)
     for split in SPLITS:
         own = kept[kept["split"] == split]
         for number, start in enumerate(range(0, len(own), rows_per_shard)):
             rows = own.iloc[start : start + rows_per_shard]
             parts, places = (rows[name].to_numpy(np.int64) for name in ("part", "place"))
-            path = f"split={split}/part-{number:05d}.parquet"
+            path = f"split={split}/part-{before[split] + number:05d}.parquet"
             shards.append(
                 PlannedShard(path, split, int(rows["row_id"].iloc[0]), parts, places, rows["profile"].to_list())
             )
@@ -119,22 +122,24 @@ def _write_shard(
     return batch
 
 
-def write_tables(
-    folder: Folder, samples: pd.DataFrame, kept: pd.DataFrame, vocabulary: GeneVocabulary
-) -> dict[str, str]:
+def write_tables(folder: Folder, tables: Mapping[str, pa.Table]) -> dict[str, str]:
     """Write the metadata tables and return their checksums."""
+    for name, content in tables.items():
+        folder.write_bytes(name, table_bytes(content))
+    return {name: folder.sha256(name) for name in tables}
+
+
+def metadata_tables(samples: pd.DataFrame, kept: pd.DataFrame, vocabulary: GeneVocabulary) -> dict[str, pa.Table]:
+    """The metadata tables by the names of their files."""
     labels = {name: name.removeprefix(LABEL) for name in kept.columns if name.startswith(LABEL)}
     rejected = samples[samples["reason"].notna()]
-    tables = {
+    return {
         SAMPLES_FILE: _arrow(
             kept[[*SAMPLE_COLUMNS, *labels]].rename(columns=labels), [*SAMPLE_COLUMNS, *labels.values()]
         ),
         REJECTED_FILE: _arrow(rejected, ["sample_id", "source", "reason", "value"]),
         GENES_FILE: vocabulary.to_arrow(),
     }
-    for name, content in tables.items():
-        folder.write_bytes(name, table_bytes(content))
-    return {name: folder.sha256(name) for name in tables}
 
 
 def _arrow(frame: pd.DataFrame, columns: Sequence[str]) -> pa.Table:

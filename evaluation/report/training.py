@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from dataprep.corpus import GRAPH_FILE, SPLITS, Corpus
+from dataprep.corpus import SPLITS, Corpus
 from dataprep.inspection.page import (
     Block,
     Facts,
@@ -100,7 +100,7 @@ def corpus_tables(corpus: Corpus) -> list[Block]:
         "genes": corpus.genes,
         "unit": manifest.unit,
         "samples kept": f"{manifest.samples.kept:,} of {manifest.samples.read:,}",
-        "gene graph": "yes" if corpus.folder.exists(GRAPH_FILE) else "none",
+        "gene graph": "yes" if corpus.has_graph else "none",
     }
     splits = [
         [name, f"{manifest.splits[name].rows:,}", f"{len(manifest.splits[name].studies):,}"]

@@ -7,6 +7,7 @@ import uuid
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from dataprep.corpus.versions import version_in
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder
 from pretrain.config import RunSettings
@@ -51,8 +52,8 @@ def store_settings(folder: Folder, settings: RunSettings) -> RunIdentity:
     Raises UserError where the run has other settings that must not change. To be called by who holds the run's lease.
     """
     before = _read(folder) if folder.exists(SETTINGS_FILE) else None
-    # the first version stored relative addresses as they were given
-    if before is not None and (changed := settings.changed_since(before | {"corpus": Folder(before["corpus"]).uri})):
+    now = settings.model_copy(update={"corpus": _versioned(settings.corpus)})
+    if before is not None and (changed := now.changed_since(before | {"corpus": _versioned(before["corpus"])})):
         differences = "; ".join(f"{name}: {then} -> {now}" for name, (then, now) in changed.items())
         raise UserError(f"run {settings.name} exists with other settings ({differences}); choose another --name", 2)
     known = (before or {}).get(_IDENTITY)
@@ -60,6 +61,22 @@ def store_settings(folder: Folder, settings: RunSettings) -> RunIdentity:
     content = settings.resolved() | {_IDENTITY: asdict(identity)}
     folder.write_text(SETTINGS_FILE, json.dumps(content, indent=1) + "\n")
     return identity
+
+
+def corpus_of_run(folder: Folder, given: str) -> str:
+    """The address of a corpus that a run is given, in the version that the run was begun on if it says none."""
+    address = Folder(given).uri
+    if not folder.exists(SETTINGS_FILE):
+        return address
+    begun_on = _versioned(_read(folder)["corpus"])
+    return begun_on if begun_on.rpartition("@")[0] == address else address
+
+
+def _versioned(recorded: str) -> str:
+    """An address that a run has recorded, with a version: earlier runs recorded none, when corpora did not grow, and
+    the first ones relative addresses as they were given."""
+    folder, version = version_in(Folder(recorded))
+    return f"{folder.uri}@{version or 1}"
 
 
 def _read(folder: Folder) -> dict[str, Any]:

@@ -130,14 +130,14 @@ class Position:
 class Ledger:
     """One worker's record of the profiles it has used in the running epoch, and the union over all workers."""
 
-    def __init__(self, position: Position, first_row_id: int) -> None:
+    def __init__(self, position: Position, layout: SplitLayout) -> None:
         self._before = position.consumed
-        self._first_row_id = first_row_id
+        self._layout = layout
         self._mine = np.zeros(len(position.consumed), np.uint8)
 
     def record(self, row_ids: np.ndarray) -> None:
         """Profiles of one step; a profile recorded twice counts twice."""
-        np.add.at(self._mine, row_ids - self._first_row_id, 1)
+        np.add.at(self._mine, self._layout.positions_of(row_ids), 1)
 
     def union(self, sum_over_workers: SumOverWorkers) -> np.ndarray:
         """Boolean N: used in this epoch by any worker. ``sum_over_workers`` maps a uint8 tensor to its sum.
@@ -147,7 +147,7 @@ class Ledger:
         total = sum_over_workers(torch.from_numpy(self._mine.copy())).numpy() + self._before
         repeated = np.flatnonzero(total > 1)
         if len(repeated):
-            examples = ", ".join(str(row + self._first_row_id) for row in repeated[:5])
+            examples = ", ".join(map(str, self._layout.row_ids_at(repeated[:5])))
             raise RuntimeError(f"{len(repeated)} profiles were used more than once in an epoch, e.g. row_id {examples}")
         return total.astype(bool)
 
@@ -155,11 +155,11 @@ class Ledger:
 class Progress:
     """Where a run stands while it is under way: its position, and one worker's ledger of the running epoch."""
 
-    def __init__(self, position: Position, first_row_id: int, sum_over_workers: SumOverWorkers) -> None:
+    def __init__(self, position: Position, layout: SplitLayout, sum_over_workers: SumOverWorkers) -> None:
         self._position = position
-        self._first_row_id = first_row_id
+        self._layout = layout
         self._sum = sum_over_workers
-        self._ledger = Ledger(position, first_row_id)
+        self._ledger = Ledger(position, layout)
 
     @property
     def position(self) -> Position:
@@ -175,7 +175,7 @@ class Progress:
         self._position = self._position.after_step()
         if batch.last_of_epoch:
             self._position = self._position.next_epoch(self._ledger.union(self._sum))
-            self._ledger = Ledger(self._position, self._first_row_id)
+            self._ledger = Ledger(self._position, self._layout)
 
     def confirmed(self) -> Position:
         """The position with what the workers really used. Sums over workers, so all of them call it.

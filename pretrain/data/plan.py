@@ -19,19 +19,30 @@ from dataprep.corpus import Shard
 
 @dataclass(frozen=True)
 class SplitLayout:
-    """Where each row group of a split is. Arrays have length R; ``first`` counts from the split's first profile."""
+    """Where each row group of a split is. Arrays have length R; ``first`` counts from the split's first profile, and
+    ``first_row_id`` is over the corpus, where other splits may lie between: those of an earlier version of it."""
 
     shards: tuple[Shard, ...]
     shard: np.ndarray
     group: np.ndarray
     first: np.ndarray
     rows: np.ndarray
-    first_row_id: int
+    first_row_id: np.ndarray
 
     @property
     def profiles(self) -> int:
         """N."""
         return int(self.rows.sum())
+
+    def row_ids_at(self, positions: np.ndarray) -> np.ndarray:
+        """Row ids of profiles by their positions in the split, from 0 to N."""
+        group = np.searchsorted(self.first, positions, side="right") - 1
+        return self.first_row_id[group] + positions - self.first[group]
+
+    def positions_of(self, row_ids: np.ndarray) -> np.ndarray:
+        """The inverse of :meth:`row_ids_at`."""
+        group = np.searchsorted(self.first_row_id, row_ids, side="right") - 1
+        return self.first[group] + row_ids - self.first_row_id[group]
 
 
 @dataclass(frozen=True)
@@ -68,13 +79,14 @@ def layout_of(shards: Sequence[Shard]) -> SplitLayout:
     """Lay out the shards of one split (at least one), in manifest order."""
     rows = [np.asarray(shard.row_group_rows, dtype=np.int64) for shard in shards]
     flat = np.concatenate(rows)
+    starts = [shard.first_row_id + np.cumsum(groups) - groups for shard, groups in zip(shards, rows, strict=True)]
     return SplitLayout(
         shards=tuple(shards),
         shard=np.repeat(np.arange(len(shards)), [len(groups) for groups in rows]),
         group=np.concatenate([np.arange(len(groups)) for groups in rows]),
         first=np.cumsum(flat) - flat,
         rows=flat,
-        first_row_id=shards[0].first_row_id,
+        first_row_id=np.concatenate(starts),
     )
 
 
@@ -129,7 +141,7 @@ def _window(layout: SplitLayout, epoch: int, positions: np.ndarray) -> Window:
     for shard in np.unique(layout.shard[groups]):
         members = layout.group[groups[layout.shard[groups] == shard]]
         reads.append((layout.shards[shard], tuple(int(group) for group in members)))
-    return Window(epoch, positions + layout.first_row_id, tuple(reads))
+    return Window(epoch, layout.row_ids_at(positions), tuple(reads))
 
 
 def _generator(seed: int, epoch: int, worker: int, window: int) -> np.random.Generator:

@@ -28,7 +28,7 @@ from dataprep.runtime.ray_session import connected, user_error_in
 from dataprep.runtime.storage import Folder
 from dataprep.runtime.terminal import log, write_result
 from pretrain.artifacts.run_inputs import keep_inputs, require_same_inputs
-from pretrain.artifacts.run_settings import LEASE_FILE, require_run_folder, store_settings
+from pretrain.artifacts.run_settings import LEASE_FILE, corpus_of_run, require_run_folder, store_settings
 from pretrain.config import RunSettings
 from pretrain.data.window_reader import READ_TASK_CPUS
 from pretrain.driver.coordinator import start_coordinator
@@ -52,12 +52,14 @@ def run(settings: RunSettings) -> dict[str, Any]:
     process has the run in hand.
     """
     # workers have working directories of their own, where a relative path would name another folder
-    settings = settings.model_copy(
-        update={"corpus": Folder(settings.corpus).uri, "storage": Folder(settings.storage).uri}
-    )
-    corpus = _checked_corpus(settings)
     folder = Folder(settings.storage) / settings.name
     folder.require_reachable()
+    settings = settings.model_copy(
+        update={"corpus": corpus_of_run(folder, settings.corpus), "storage": Folder(settings.storage).uri}
+    )
+    corpus = _checked_corpus(settings)
+    # the corpus may grow while the run goes on
+    settings = settings.model_copy(update={"corpus": corpus.versioned_address})
     if require_run_folder(folder):
         settings.require_effects()
         if settings.model.prior == "ppca":

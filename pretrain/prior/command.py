@@ -32,7 +32,7 @@ def fit_prior(settings: PriorSettings) -> dict[str, Any]:
     profiles = corpus.rows("train")
     if profiles < _FEWEST_PROFILES:
         raise UserError(f"{corpus.folder.uri}: {profiles} train profiles are too few for a prior ({_FEWEST_PROFILES})")
-    corpus.folder.require_writable(PRIOR_FILE)
+    corpus.folder.require_writable(corpus.own_file(PRIOR_FILE))
     held_out = _validation(corpus, settings)
     if profiles <= settings.in_memory_profiles:
         fitted, chosen_on = _in_memory(corpus, held_out, settings)
@@ -49,7 +49,8 @@ def fit_prior(settings: PriorSettings) -> dict[str, Any]:
     }
     write_prior(corpus, fitted.prior, {name: str(value) for name, value in found.items()})
     write_result(
-        f"{corpus.folder.uri}/{PRIOR_FILE}: {choice.rank} components, noise {choice.noise:g} of a gene's variance"
+        f"{corpus.folder.uri}/{corpus.own_file(PRIOR_FILE)}: {choice.rank} components, "
+        f"noise {choice.noise:g} of a gene's variance"
         f"{', rectified at zero' if fitted.prior.rectified else ''}; MSE {choice.mse:.4f} on {chosen_on}"
     )
     return {"corpus": corpus.folder.uri, **found}

@@ -21,18 +21,19 @@ def write_prior(corpus: Corpus, prior: LinearPrior, facts: Mapping[str, str]) ->
     """Write the prior into the corpus's folder, in place of an earlier one. ``facts`` say how it was fitted."""
     origin = {"corpus_sha256": corpus.fingerprint, "vocabulary_sha256": corpus.vocabulary.fingerprint}
     tensors = {name: tensor.float().contiguous() for name, tensor in prior.state_dict().items()}
-    corpus.folder.write_bytes(PRIOR_FILE, save_tensors(tensors, metadata={**facts, **origin}))
+    corpus.folder.write_bytes(corpus.own_file(PRIOR_FILE), save_tensors(tensors, metadata={**facts, **origin}))
 
 
 def corpus_prior(corpus: Corpus) -> LinearPrior:
     """Read the prior of a corpus. Raises UserError where it has none, or one that was fitted on other profiles."""
-    address = f"{corpus.folder.uri}/{PRIOR_FILE}"
-    if not corpus.folder.exists(PRIOR_FILE):
+    name = corpus.own_file(PRIOR_FILE)
+    address = f"{corpus.folder.uri}/{name}"
+    if not corpus.folder.exists(name):
         raise UserError(
             f"{corpus.folder.uri} has no linear prior: run python -m pretrain prior --corpus {corpus.folder.uri}, "
             "or train with --model.prior none"
         )
-    content = corpus.folder.read_bytes(PRIOR_FILE)
+    content = corpus.folder.read_bytes(name)
     try:
         tensors = load_tensors(content)
         rank = tensors["loadings"].shape[1]

@@ -41,7 +41,7 @@ STEPS_AHEAD = 2
 def train(job: TrainingJob) -> None:
     """Train to the last step, or until asked to stop; then export the model. All ranks call it."""
     setup = set_up(job)
-    progress = Progress(setup.position, setup.layout.first_row_id, setup.ranks.sum)
+    progress = Progress(setup.position, setup.layout, setup.ranks.sum)
     record = _record(setup)
     metrics = Metrics(record, job.coordinator, job.settings.log_every_steps)
     observers = _observers(setup, progress, metrics, record)
@@ -191,6 +191,7 @@ def _record(setup: Setup) -> RunRecord | None:
     if os.environ.get("MLFLOW_TRACKING_URI"):
         tags = {
             "corpus": setup.corpus.fingerprint,
+            "corpus_version": str(setup.corpus.version),
             "code": job.code_fingerprint,
             PARAMETERS_TAG: str(parameters(setup.shape)),
             PROFILES_TAG: str(setup.corpus.rows("train")),

@@ -43,8 +43,8 @@ class BuildState:
 
     @property
     def place_is_cleared(self) -> bool:
-        """Whether what was in the way of the corpus is gone, so that all shards there are this build's."""
-        return self.folder.exists(_PLACE_FILE) and not self.corpus.exists(MANIFEST_FILE)
+        """Whether what was in the way of its shards is gone."""
+        return self.folder.exists(_PLACE_FILE)
 
     def note_place_cleared(self) -> None:
         self.folder.write_text(_PLACE_FILE, "\n")

@@ -67,7 +67,7 @@ class SkippedProfiles(Observer):
 
     def _shards_of(self, row_ids: np.ndarray) -> str:
         layout = self._layout
-        groups = np.searchsorted(layout.first, row_ids - layout.first_row_id, side="right") - 1
+        groups = np.searchsorted(layout.first_row_id, row_ids, side="right") - 1
         return ", ".join(sorted({layout.shards[shard].path for shard in layout.shard[groups]}))
 
 

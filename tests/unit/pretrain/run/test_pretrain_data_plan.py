@@ -107,9 +107,26 @@ def test_epochs_and_seeds_have_orders_of_their_own():
     assert len(set(orders)) == 3
 
 
+def test_a_split_may_have_others_between_its_row_ids():
+    """As it has in a corpus that has grown."""
+    shards = [Shard("a", "train", 10, 0, 1, "", (4, 4, 2)), Shard("b", "train", 7, 25, 1, "", (4, 3))]
+    layout, share = layout_of(shards), StepShare(6, 2)
+    slices = [rows_of(worker_windows(layout, 0, 0, worker, share, 5)) for worker in range(2)]
+    ids = np.concatenate(slices)
+    assert sorted(ids) == [*range(10), *range(25, 32)]
+    assert sorted(layout.positions_of(ids)) == list(range(17))
+    assert layout.row_ids_at(layout.positions_of(ids)).tolist() == ids.tolist()
+    ledger = Ledger(Position.start(17, PlanKey(2, 6, 5)), layout)
+    ledger.record(ids)
+    assert ledger.union(lambda counts: counts).all()
+    ledger.record(np.array([26]))
+    with pytest.raises(RuntimeError, match="row_id 26"):
+        ledger.union(lambda counts: counts)
+
+
 def test_a_profile_used_twice_stops_the_run():
     position = Position.start(10, PlanKey(1, 4, 8))
-    ledger = Ledger(position, first_row_id=100)
+    ledger = Ledger(position, make_layout([10], 4, first_row_id=100))
     ledger.record(np.array([103, 104]))
     ledger.record(np.array([104]))
     with pytest.raises(RuntimeError, match=r"1 profiles were used more than once in an epoch, e.g. row_id 104"):

@@ -19,7 +19,7 @@ from dataprep.runtime.lease import Holder, Lease, LeaseLostError, Process
 from dataprep.runtime.storage import Folder
 from pretrain.artifacts.checkpoint import Checkpoint, CheckpointStore
 from pretrain.artifacts.run_inputs import keep_inputs, read_inputs
-from pretrain.artifacts.run_settings import LEASE_FILE, SETTINGS_FILE, require_run_folder, store_settings
+from pretrain.artifacts.run_settings import LEASE_FILE, SETTINGS_FILE, corpus_of_run, require_run_folder, store_settings
 from pretrain.config import RunSettings
 from pretrain.driver import progress
 from pretrain.driver import run as driver
@@ -252,3 +252,19 @@ def test_no_error_ends_the_display_which_also_passes_on_that_the_run_shall_stop(
     assert "text [/with] :smile: [bold]markup" in shown
     assert shown.count("progress is not shown in full") == 1
     assert "asked to stop" in shown
+
+
+def test_a_run_stays_on_the_version_of_the_corpus_that_it_began_with(settings, folder):
+    corpus = settings.corpus
+    assert corpus_of_run(folder, corpus) == corpus
+    store_settings(folder, settings.model_copy(update={"corpus": f"{corpus}@2"}))
+    assert corpus_of_run(folder, corpus) == f"{corpus}@2"
+    assert corpus_of_run(folder, f"{corpus}@3") == f"{corpus}@3"
+    assert corpus_of_run(folder, f"{corpus}-other") == f"{corpus}-other"
+    with pytest.raises(UserError, match=r"other settings \(corpus: .*corpus@2 -> .*corpus@3\)"):
+        store_settings(folder, settings.model_copy(update={"corpus": f"{corpus}@3"}))
+
+
+def test_a_run_that_recorded_no_version_is_of_the_first(settings, folder):
+    folder.write_text(SETTINGS_FILE, json.dumps(settings.resolved()))
+    assert corpus_of_run(folder, settings.corpus) == f"{settings.corpus}@1"

@@ -1,0 +1,1 @@
+"""Building into a corpus: what is not there yet becomes a new version of it."""

@@ -1,0 +1,28 @@
+"""A build that is killed at 20 random moments: `make soak`."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from killed_builds import RunningBuild, build_with_kills, files_of, write_many_sources
+from running_jobs import RayCluster
+
+KILLS = 20
+
+
+@pytest.mark.timeout(1800)
+def test_a_build_killed_at_20_random_moments_ends_with_the_bytes_of_an_undisturbed_one(
+    tmp_path: Path, start_cluster: Callable[..., RayCluster]
+) -> None:
+    write_many_sources(tmp_path, studies=30)
+    cluster, corpus = start_cluster(1), tmp_path / "corpus"
+    undisturbed = RunningBuild(tmp_path, str(corpus), cluster)
+    assert undisturbed.process.wait(300) == 0, undisturbed.output
+    expected = files_of(corpus)
+    shutil.rmtree(corpus)
+    killed, said = build_with_kills(tmp_path, corpus, cluster, KILLS, expected)
+    print(f"{killed}; {said.count('going on with an interrupted build')} times something was used again", flush=True)
+    assert killed["build"] > 5
+    assert "going on with an interrupted build" in said
+    assert files_of(corpus) == expected
