@@ -101,3 +101,17 @@ def _pausing_callback() -> type[Any]:
             time.sleep(PAUSE_SECONDS)
 
     return Pause
+
+
+def object_store_bytes() -> tuple[int, int]:
+    """How many bytes were put into the object stores of all nodes so far, and how many of them were spilled to disk
+    (``get_memory_info_reply``, ``global_state``).
+
+    Ray tells what is in them now and what was spilled, in a text for the eye; not what has passed through.
+    """
+    # takes seconds, and only measurements need it
+    from ray._private.internal_api import get_memory_info_reply
+    from ray._private.state import state
+
+    stats = get_memory_info_reply(state).store_stats
+    return int(stats.cumulative_created_bytes), int(stats.spilled_bytes_total)

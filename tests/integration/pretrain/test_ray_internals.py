@@ -14,7 +14,12 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.train import ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from dataprep.runtime.ray_internals import PAUSE_SECONDS, pause_scheduling_loop, with_needed_callbacks
+from dataprep.runtime.ray_internals import (
+    PAUSE_SECONDS,
+    object_store_bytes,
+    pause_scheduling_loop,
+    with_needed_callbacks,
+)
 
 
 class CountRounds(ExecutionCallback):
@@ -71,3 +76,13 @@ def test_ray_train_starts_actors_that_are_not_needed_unless_they_are_left_out(ra
     needless = {"PlacementGroupCleanerCallback", "DatasetsCallback"}
     assert needless <= set(usual), "Ray Train does without some by itself: with_needed_callbacks may leave out less"
     assert names(with_needed_callbacks(TorchTrainer)) == [name for name in usual if name not in needless]
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_what_passes_through_the_object_store_is_counted() -> None:
+    before, _ = object_store_bytes()
+    kept = ray.put(bytes(3_000_000))
+    after, spilled = object_store_bytes()
+    assert 3_000_000 <= after - before < 4_000_000
+    assert spilled >= 0
+    del kept
