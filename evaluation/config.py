@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from dataprep.genes.identifiers import GeneId, RepeatedGenes
 from dataprep.runtime.command_line import CommandSettings, Settings, refuse_without_effect
@@ -20,16 +20,74 @@ Splits = Literal["train", "validation", "test", "all"]
 MODEL = "BulkFormer"
 UNTRAINED = "untrained"
 
-# Settings of embedding that are about one kind of input.
-_OF_H5AD = ("units", "layer", "gene_id", "gene_column", "gene_aliases", "repeated_genes", "log_offset")
-_OF_CORPORA = ("split",)
+Origin = Literal["corpus", "h5ad", "sources"]
+
+# Settings of reading that are about one kind of profiles.
+_OF_H5AD = ("units", "layer", "gene_id", "gene_column", "repeated_genes", "log_offset")
+_OF_SOURCES = ("root",)
+_OF_BOTH = ("gene_aliases",)
 
 
-class EmbedSettings(CommandSettings):
+def origin_of(address: str) -> Origin:
+    """What profiles are read from: a corpus, an .h5ad file, or the sources that a build file names."""
+    if address.endswith(".h5ad"):
+        return "h5ad"
+    return "sources" if address.endswith((".yaml", ".yml")) else "corpus"
+
+
+class ReadingSettings(BaseModel):
+    """How profiles are read that are no corpus."""
+
+    units: Units | None = Field(None, description="what the values of an .h5ad are; checked, never guessed")
+    layer: str | None = Field(None, description="layer of an .h5ad that holds the values; default: X")
+    gene_id: GeneId = Field("ensembl", description="how an .h5ad names its genes, as in a build file")
+    gene_column: str | None = Field(None, description="column of an .h5ad's var with the genes' names; default: index")
+    repeated_genes: RepeatedGenes = Field(
+        "refuse", description="several rows of an .h5ad with the name of one gene: refuse, sum them, or take the first"
+    )
+    log_offset: float = Field(1.0, gt=0, le=1, description="what was added before the logarithm, for log units")
+    root: str | None = Field(None, description="what relative paths of a .yaml start from; default: its folder")
+    gene_aliases: str | None = Field(
+        None, description="CSV of former symbols and Entrez ids, for an .h5ad or .yaml with such: name, ensembl_id"
+    )
+
+    def require_fitting(self, address: str) -> None:
+        """Raise an error of settings that are missing, or would do nothing, for what is at an address."""
+        origin = origin_of(address)
+        others = {"h5ad": _OF_SOURCES, "sources": _OF_H5AD, "corpus": (*_OF_H5AD, *_OF_SOURCES, *_OF_BOTH)}
+        refuse_without_effect(self, others[origin], f"for {address}")
+        if origin != "h5ad":
+            return
+        if self.units is None:
+            raise ValueError(f"{address} does not say what its values are: give units (counts, tpm, ...)")
+        if not self.units.startswith("log"):
+            refuse_without_effect(self, ("log_offset",), f"with units {self.units}, which are no logarithms")
+        if self.gene_id == "ensembl":
+            refuse_without_effect(self, ("gene_aliases",), "with gene_id ensembl")
+
+
+class CohortSettings(ReadingSettings, Settings):
+    """How labelled profiles are read that are no corpus: an .h5ad, or a .yaml that names sources."""
+
+    study_column: str | None = Field(
+        None, description="column of an .h5ad's obs that names the study; default: all samples are of one"
+    )
+    min_nonzero_genes: int | None = Field(
+        None, ge=1, description="genes a profile must express; default: 14,000, or what the .yaml says"
+    )
+
+    def require_fitting(self, address: str) -> None:
+        """As of all readings."""
+        others = {"h5ad": (), "sources": ("study_column",), "corpus": ("study_column", "min_nonzero_genes")}
+        refuse_without_effect(self, others[origin_of(address)], f"for {address}")
+        super().require_fitting(address)
+
+
+class EmbedSettings(ReadingSettings, CommandSettings):
     """Embed profiles with a pretrained model, streamed: memory is bounded by one batch."""
 
     model: str = Field(description="model export: a folder or s3:// address")
-    input: str = Field(description="corpus (folder or s3://) or .h5ad file")
+    input: str = Field(description="corpus (folder or s3://), .h5ad file, or .yaml that names sources as a build file")
     output: str = Field(description="file to write: .parquet, or .h5ad (levels sample and expression)")
     level: Level = Field("sample", description="pooled embedding, embedding of every gene, or corrected expression")
     pooling: Pooling = Field("mean", description="over genes, for level sample; all = max + mean + median")
@@ -45,17 +103,6 @@ class EmbedSettings(CommandSettings):
         ge=0,
         description="embed a corpus with so many Ray workers, a GPU each where there are any; 0: in this process",
     )
-    units: Units | None = Field(None, description="what the values of an .h5ad are; checked, never guessed")
-    layer: str | None = Field(None, description="layer of an .h5ad that holds the values; default: X")
-    gene_id: GeneId = Field("ensembl", description="how an .h5ad names its genes, as in a build file")
-    gene_aliases: str | None = Field(
-        None, description="CSV of former symbols and Entrez ids, for an .h5ad that names its genes so: name, ensembl_id"
-    )
-    repeated_genes: RepeatedGenes = Field(
-        "refuse", description="several rows of an .h5ad with the name of one gene: refuse, sum them, or take the first"
-    )
-    log_offset: float = Field(1.0, gt=0, le=1, description="what was added before the logarithm, for log units")
-    gene_column: str | None = Field(None, description="column of an .h5ad's var with the genes' names; default: index")
     kernel: Kernel = Field("fused", description="how attention and graph product are computed")
     precision: Precision = Field("fp32", description="bf16: bfloat16 autocast over fp32 parameters")
     compile: bool = Field(
@@ -71,24 +118,14 @@ class EmbedSettings(CommandSettings):
             raise ValueError("level gene has one vector per profile and gene: give an output that ends in .parquet")
         if self.protein_embeddings is not None and self.level != "gene":
             raise ValueError("protein embeddings stand beside those of genes: give --level gene")
-        if self.reads_h5ad and self.workers:
-            raise ValueError("an .h5ad is embedded in this process: --workers is for a corpus")
-        if self.reads_h5ad and self.units is None:
-            raise ValueError("an .h5ad does not say what its values are: give --units (counts, tpm, ...)")
-        refuse_without_effect(self, _OF_CORPORA if self.reads_h5ad else _OF_H5AD, f"for input {self.input}")
-        if self.units is not None and not self.units.startswith("log"):
-            refuse_without_effect(self, ("log_offset",), f"with units {self.units}, which are no logarithms")
+        self.require_fitting(self.input)
+        if origin_of(self.input) != "corpus":
+            refuse_without_effect(self, ("split", "workers"), f"for {self.input}, which is no corpus")
         if self.level != "sample":
             refuse_without_effect(self, ("pooling",), f"for level {self.level}, which pools nothing")
         if self.kernel != "fused" and self.compile:
             refuse_without_effect(self, ("compile",), f"with kernel {self.kernel}")
-        if self.gene_id == "ensembl":
-            refuse_without_effect(self, ("gene_aliases",), "with gene_id ensembl")
         return self
-
-    @property
-    def reads_h5ad(self) -> bool:
-        return self.input.endswith(".h5ad")
 
 
 class TrackingSettings(Settings):
@@ -129,7 +166,11 @@ class RunSettings(ExtensibleSettings):
     """
 
     model: str = Field(description="model export: a folder or s3:// address")
-    corpus: str = Field(description="corpus folder or s3:// address")
+    corpus: str = Field(
+        description="corpus (folder or s3://), or labelled profiles that are none: an .h5ad, or a .yaml that names "
+        "sources as a build file"
+    )
+    cohort: CohortSettings = Field(CohortSettings(), description="how profiles are read that are no corpus")
     models: list[str] = Field([], description="further exports to score beside it, as NAME=ADDRESS with commas")
     untrained: bool = Field(False, description="also score a model of the same shape with random weights")
     embeddings: list[str] = Field(
@@ -151,6 +192,7 @@ class RunSettings(ExtensibleSettings):
     def _check(self) -> RunSettings:
         if self.output and not self.output.endswith((".json", ".parquet")):
             raise ValueError(f"output {self.output!r} must end in .json or .parquet")
+        self.cohort.require_fitting(self.corpus)
         taken = {MODEL, UNTRAINED}
         for entry in (*self.models, *self.embeddings):
             name, _, address = entry.partition("=")

@@ -7,11 +7,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dataprep.corpus import Corpus, open_corpus
+from dataprep.corpus import Corpus
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder
 from dataprep.runtime.terminal import log
 from evaluation.config import UNTRAINED, RunSettings, named
+from evaluation.inference.cohort import opened_profiles
 from evaluation.inference.embedder import Embedder
 from evaluation.inference.foreign_embeddings import ForeignEmbeddings, read_foreign_embeddings
 from evaluation.inference.scored_models import ScoredModel, open_models
@@ -26,7 +27,7 @@ from evaluation.tasks.task import Needs, NotApplicableError, Task
 from evaluation.tracking.data_sets import DataSet
 from evaluation.tracking.mlflow_results import metric_values, send_results
 from evaluation.tracking.registration import try_to_register
-from pretrain.model.export_file import WEIGHTS_FILE
+from pretrain.model.export_file import WEIGHTS_FILE, open_export
 
 
 def run(settings: RunSettings) -> dict[str, Any]:
@@ -35,7 +36,11 @@ def run(settings: RunSettings) -> dict[str, Any]:
         require_replaceable(settings.output)
     if settings.tracking.register_as and not os.environ.get("MLFLOW_TRACKING_URI"):
         raise UserError("--tracking.register-as needs an MLflow server: set MLFLOW_TRACKING_URI", exit_code=2)
-    corpus = open_corpus(settings.corpus)
+    with opened_profiles(settings.corpus, settings.cohort, open_export(settings.model)) as corpus:
+        return _run(settings, corpus)
+
+
+def _run(settings: RunSettings, corpus: Corpus) -> dict[str, Any]:
     models = open_models(settings, corpus)
     embedder = models[0].embedder
     foreign = [read_foreign_embeddings(name, address, corpus) for name, address in named(settings.embeddings).items()]

@@ -6,16 +6,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import yaml
 
 from dataprep.config import BuildSettings
 from dataprep.genes.vocabulary import default_vocabulary, read_vocabulary
-from dataprep.pipeline.deciding import apply_quality_control, require_profiles
-from dataprep.pipeline.gene_rows import gene_tables
-from dataprep.pipeline.listing import list_files, samples_table
-from dataprep.pipeline.reading import divided, task_blocks, thresholds
-from dataprep.pipeline.replicates import join_replicates
+from dataprep.pipeline.build import read_decided
+from dataprep.pipeline.deciding import require_profiles
 from dataprep.pipeline.source_report import report_sources
 from dataprep.runtime.command_line import read_settings
 
@@ -86,13 +82,7 @@ def read_without_ray(settings: BuildSettings) -> tuple[pd.DataFrame, dict[str, n
     vocabulary = default_vocabulary()
     if settings.vocabulary is not None:
         vocabulary = read_vocabulary(settings.address(settings.vocabulary))
-    files = list_files(settings)
-    samples = join_replicates(samples_table(settings, files), settings)
-    tasks = divided(files, settings.samples_per_task, samples["summed_into"].to_numpy())
-    genes = gene_tables(settings, vocabulary)
-    blocks = [block for task in tasks for _, block in task_blocks(task, genes, thresholds(settings))]
-    found = pa.concat_tables(blocks)
-    decided = apply_quality_control(samples, found, settings)
+    decided, found = read_decided(settings, vocabulary)
     report_sources(decided, settings)
     require_profiles(decided, settings)
     profiles = {

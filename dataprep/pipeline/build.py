@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 
 from dataprep.config import BuildSettings
 from dataprep.corpus import (
@@ -29,13 +31,13 @@ from dataprep.pipeline.growth.earlier import Earlier
 from dataprep.pipeline.growth.version import grown_manifest, write_grown_tables
 from dataprep.pipeline.listing import list_files, samples_table
 from dataprep.pipeline.near_duplicates import refuse_near_duplicates
-from dataprep.pipeline.reading import divided, quiet_ray_data, read_profiles
+from dataprep.pipeline.reading import FOUND_COLUMNS, divided, quiet_ray_data, read_here, read_profiles
 from dataprep.pipeline.replicates import join_replicates
 from dataprep.pipeline.restart.inputs import build_inputs
 from dataprep.pipeline.restart.state import BuildState, finished_but_not_tidied, opened_state
 from dataprep.pipeline.source_report import report_sources
-from dataprep.pipeline.writing import make_manifest, metadata_tables, write_shards, write_tables
-from dataprep.runtime.command_line import UserError
+from dataprep.pipeline.writing import make_manifest, metadata_tables, write_shards, write_shards_here, write_tables
+from dataprep.runtime.command_line import UserError, refuse_without_effect
 from dataprep.runtime.lease import Lease, LeaseKey
 from dataprep.runtime.ray_session import connected, require_plugins_on_workers
 from dataprep.runtime.storage import Folder
@@ -135,12 +137,51 @@ def _vocabulary(settings: BuildSettings) -> GeneVocabulary:
         vocabulary = default_vocabulary()
     else:
         vocabulary = read_vocabulary(settings.address(settings.vocabulary))
+    _require_enough_genes(settings, vocabulary)
+    return vocabulary
+
+
+def _require_enough_genes(settings: BuildSettings, vocabulary: GeneVocabulary) -> None:
     if settings.min_nonzero_genes > vocabulary.size:
         raise UserError(
             f"min_nonzero_genes {settings.min_nonzero_genes:,} is more than the vocabulary's {vocabulary.size:,} genes",
             exit_code=2,
         )
-    return vocabulary
+
+
+def read_decided(settings: BuildSettings, vocabulary: GeneVocabulary) -> tuple[pd.DataFrame, pa.Table]:
+    """Listing, reading and quality control in this process, without Ray: what became of each sample, by ordinal, and
+    the blocks of profiles. All profiles are in memory, 2 x G bytes each."""
+    _require_enough_genes(settings, vocabulary)
+    refuse_without_effect(settings, ("max_correlation_between_studies",), "without dataprep build, which compares them")
+    genes = gene_tables(settings, vocabulary)
+    files = list_files(settings)
+    samples = join_replicates(samples_table(settings, files), settings)
+    tasks = divided(files, settings.samples_per_task, samples["summed_into"].to_numpy())
+    profiles = read_here(settings, tasks, genes, len(samples))
+    return apply_quality_control(samples, profiles.select(FOUND_COLUMNS), settings), profiles
+
+
+def build_here(settings: BuildSettings, folder: Folder, vocabulary: GeneVocabulary) -> Manifest:
+    """As :func:`build`, in this process and without Ray, for sources that fit in memory.
+
+    Where the settings say nothing of splits, all profiles are held out, in the test split. Raises UserError as
+    :func:`build` does.
+    """
+    samples, profiles = read_decided(settings, vocabulary)
+    summaries = report_sources(samples, settings)
+    require_profiles(samples, settings)
+    kept = samples[samples["reason"].isna()]
+    if "split" in settings.model_fields_set:
+        kept = assign_splits(kept, settings)
+    else:
+        kept = kept.assign(split="test", row_id=range(len(kept)))
+    begin_corpus(folder)
+    entries = write_shards_here(profiles, kept, folder, vocabulary, settings)
+    tables = write_tables(folder, metadata_tables(samples, kept, vocabulary))
+    manifest = make_manifest(settings, vocabulary, samples, summaries, kept, entries, tables)
+    finish_corpus(folder, manifest)
+    return manifest
 
 
 def _told(folder: Folder, manifest: Manifest) -> dict[str, Any]:

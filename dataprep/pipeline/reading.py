@@ -29,7 +29,7 @@ from dataprep.pipeline.listing import ReadTask, SourceFile
 from dataprep.pipeline.normalization import normalise
 from dataprep.pipeline.replicates import SumTask, added_up, sum_tasks
 from dataprep.pipeline.restart.profile_parts import ProfileParts, profile_digest
-from dataprep.runtime.terminal import log
+from dataprep.runtime.terminal import log, tracked
 from dataprep.sources import RawProfiles
 
 # What the driver gets to know of every sample.
@@ -54,6 +54,7 @@ _FOUND = [
     ("sex_by_genes", pa.string()),
 ]
 BLOCK_SCHEMA = pa.schema([("ordinal", pa.int64()), *_FOUND, ("expression", pa.large_binary())])
+FOUND_COLUMNS = [name for name in BLOCK_SCHEMA.names if name != "expression"]
 
 
 Task = list[ReadTask] | SumTask
@@ -96,6 +97,12 @@ def carry_out(numbers: Sequence[int], act: Callable[[pa.Table], pa.Table]) -> No
     if numbers:
         given = ray.data.from_items([{"number": number} for number in numbers], override_num_blocks=len(numbers))
         given.map_batches(act, batch_size=1, batch_format="pyarrow").materialize()
+
+
+def read_here(settings: BuildSettings, tasks: Sequence[Task], genes: GeneTables, samples: int) -> pa.Table:
+    """Carry out the tasks in this process: a table of :data:`BLOCK_SCHEMA`."""
+    blocks = ((len(block), block) for task in tasks for _, block in task_blocks(task, genes, thresholds(settings)))
+    return pa.concat_tables(tracked(blocks, samples, "reading samples"))
 
 
 def divided(

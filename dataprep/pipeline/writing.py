@@ -19,6 +19,7 @@ import ray
 
 from dataprep.config import BuildSettings
 from dataprep.corpus import (
+    BYTES_PER_VALUE,
     GENES_FILE,
     REJECTED_FILE,
     SAMPLE_COLUMNS,
@@ -81,6 +82,24 @@ def write_shards(
     raise_mistake(coordinator)
     entries = state.shards(len(shards))
     return [entries[number] for number in range(len(shards))]
+
+
+def write_shards_here(
+    profiles: pa.Table, kept: pd.DataFrame, folder: Folder, vocabulary: GeneVocabulary, settings: BuildSettings
+) -> list[ShardEntry]:
+    """Write the shards of the kept profiles, which are in memory with their ordinals, in this process."""
+    places = pd.Index(profiles.column("ordinal").to_numpy()).get_indexer(kept.index)
+    entries = []
+    for shard in planned_shards(kept.assign(part=0, place=places), settings.rows_per_shard(vocabulary.size)):
+        packed = profiles.column("expression").take(pa.array(shard.places))
+        rows = packed.cast(pa.binary(BYTES_PER_VALUE * vocabulary.size)).combine_chunks()
+        expression = np.frombuffer(rows.buffers()[1], "<f2").reshape(-1, vocabulary.size)
+        entries.append(
+            write_shard(
+                folder, shard.path, shard.split, shard.first_row_id, expression, vocabulary, settings.rows_per_row_group
+            )
+        )
+    return entries
 
 
 def planned_shards(kept: pd.DataFrame, rows_per_shard: int, present: Sequence[ShardEntry] = ()) -> list[PlannedShard]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,7 @@ from dataprep.corpus import open_corpus
 from dataprep.genes.vocabulary import read_aliases
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.terminal import log, tracked
-from dataprep.sources import H5adSource
-from evaluation.config import EmbedSettings
+from evaluation.config import EmbedSettings, origin_of
 from evaluation.embed.content import Content, content_of, open_embedder
 from evaluation.embed.embedding_file import (
     AnnDataWriter,
@@ -25,6 +24,7 @@ from evaluation.embed.embedding_file import (
     whole_file,
 )
 from evaluation.embed.workers import embedded_by_workers
+from evaluation.inference.cohort import h5ad_source, opened_profiles
 from evaluation.inference.embedder import Embedder, require_same_vocabulary, say_other_tpm
 from evaluation.inference.profiles import ProfileStream, corpus_stream, h5ad_stream, splits_named
 
@@ -36,15 +36,15 @@ def embed(settings: EmbedSettings) -> dict[str, Any]:
     embedder = open_embedder(settings)
     if not settings.workers:
         embedder.load()
-    stream = open_stream(settings, embedder)
     content = content_of(settings, embedder)
     where = f"{settings.workers} workers" if settings.workers else embedder.device.type
-    log(f"embedding on {where}, {embedder.batch_size} profiles in a batch")
-    with whole_file(settings.output) as path, _writer(settings, path, embedder, stream, content) as writer:
-        names = iter(stream.sample_ids)
-        pieces = ((len(piece), piece) for piece in _pieces(settings, embedder, stream, content))
-        for piece in tracked(pieces, len(stream.sample_ids), "embedding"):
-            writer.write(list(itertools.islice(names, len(piece))), piece)
+    with opened_stream(settings, embedder) as stream:
+        log(f"embedding on {where}, {embedder.batch_size} profiles in a batch")
+        with whole_file(settings.output) as path, _writer(settings, path, embedder, stream, content) as writer:
+            names = iter(stream.sample_ids)
+            pieces = ((len(piece), piece) for piece in _pieces(settings, embedder, stream, content))
+            for piece in tracked(pieces, len(stream.sample_ids), "embedding"):
+                writer.write(list(itertools.islice(names, len(piece))), piece)
     log(f"{settings.output}: {len(stream.sample_ids):,} profiles written")
     return {
         "output": settings.output,
@@ -67,30 +67,21 @@ def _pieces(
             yield content.compute(batch)
 
 
-def open_stream(settings: EmbedSettings, embedder: Embedder) -> ProfileStream:
+@contextmanager
+def opened_stream(settings: EmbedSettings, embedder: Embedder) -> Iterator[ProfileStream]:
     """The profiles to embed. Raises UserError where their genes are not the model's, or there are none."""
-    if settings.reads_h5ad:
-        assert settings.units is not None  # the settings ask for it
-        source = H5adSource(
-            name=settings.input,
-            path=settings.input,
-            gene_id=settings.gene_id,
-            repeated_genes=settings.repeated_genes,
-            log_offset=settings.log_offset,
-            units=settings.units,
-            layer=settings.layer,
-            gene_column=settings.gene_column,
-            study="embedded",
-        )
+    if origin_of(settings.input) == "h5ad":
+        source = h5ad_source(settings.input, settings, "embedded")
         aliases = read_aliases(settings.gene_aliases) if settings.gene_aliases else {}
-        return h5ad_stream(settings.input, source, embedder.vocabulary, aliases, embedder.export.tpm_over)
-    corpus = open_corpus(settings.input)
-    require_same_vocabulary(embedder.vocabulary, corpus.vocabulary, corpus.address)
-    say_other_tpm(embedder.export, corpus)
-    stream = corpus_stream(corpus, splits_named(settings.split))
-    if not stream.sample_ids:
-        raise UserError(f"{settings.input}: the {settings.split} split has no profiles")
-    return stream
+        yield h5ad_stream(settings.input, source, embedder.vocabulary, aliases, embedder.export.tpm_over)
+        return
+    with opened_profiles(settings.input, settings, embedder.export) as corpus:
+        require_same_vocabulary(embedder.vocabulary, corpus.vocabulary, corpus.address)
+        say_other_tpm(embedder.export, corpus)
+        stream = corpus_stream(corpus, splits_named(settings.split))
+        if not stream.sample_ids:
+            raise UserError(f"{settings.input}: the {settings.split} split has no profiles")
+        yield stream
 
 
 def _writer(

@@ -24,7 +24,7 @@ from evaluation.scores.imputation_scores import MethodSums, error_by_level, scor
 from evaluation.scores.results import TaskResult
 from evaluation.tasks.context import Predictor
 from evaluation.tasks.registry import register_task
-from evaluation.tasks.task import Needs, Task
+from evaluation.tasks.task import Needs, NotApplicableError, Task
 
 if TYPE_CHECKING:
     from pretrain.prior.fit import LinearFits
@@ -94,10 +94,12 @@ class Imputation(Task[ImputationSettings]):
             refuse_without_effect(settings, ("tuning_profiles",), "with split validation, which is scored")
         self._scored = context.row_ids(split, settings.max_profiles)
         if not len(self._scored):
-            raise UserError(f"{where}: the {split} split has no profiles to score imputation on")
+            raise NotApplicableError(f"{where}: the {split} split has no profiles to score imputation on")
         self._fit = context.row_ids("train", settings.fit_profiles)
         if len(self._fit) < _FEWEST_FIT_PROFILES:
-            raise UserError(f"{where}: {len(self._fit)} train profiles; the baselines need {_FEWEST_FIT_PROFILES}")
+            raise NotApplicableError(
+                f"{where}: {len(self._fit)} train profiles; the simple methods need {_FEWEST_FIT_PROFILES}"
+            )
         self._hidden = self._ways_to_hide()
         # profiles that are scored cannot choose anything
         self._tuning = context.row_ids("validation", settings.tuning_profiles if split != "validation" else 0)

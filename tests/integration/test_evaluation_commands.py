@@ -321,7 +321,7 @@ def test_failing_keeps_the_file_that_was_there(folder, evaluation, tmp_path):
         (("run", "--model", "model", "--corpus", "corpus", "--tasks", "palmistry"), 2, "tasks"),
         (("run", "--model", "model", "--corpus", "corpus", "--output", "x.txt"), 2, "must end in .json or .parquet"),
         (("embed", "--model", "model", "--input", "corpus", "--output", "x.csv"), 2, "must end in .parquet"),
-        (("embed", "--model", "model", "--input", "in.h5ad", "--output", "x.parquet"), 2, "give --units"),
+        (("embed", "--model", "model", "--input", "in.h5ad", "--output", "x.parquet"), 2, "give units"),
         (
             ("embed", "--model", "model", "--input", "in.h5ad", "--units", "counts", "--output", "x.parquet"),
             1,
@@ -330,7 +330,7 @@ def test_failing_keeps_the_file_that_was_there(folder, evaluation, tmp_path):
         (
             ("embed", "--model", "model", "--input", "corpus", "--output", "x.parquet", "--units", "counts"),
             2,
-            "--units would have no effect for input corpus",
+            "--units would have no effect for corpus",
         ),
         (
             ("embed", "--model", "model", "--input", "corpus", "--output", "x.h5ad", "--level", "gene"),
