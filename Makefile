@@ -18,7 +18,7 @@ help:
 	@echo 'make down      end them; their data stays in .local'
 	@echo 'make test      the whole test suite'
 	@echo 'make test-failures   pretraining under kills, lost machines and outages; eight minutes'
-	@echo 'make soak      a run killed at 50 random moments, one that meets every fault, one that shrinks and grows; 25 to 40 minutes'
+	@echo 'make soak      a run killed at 50 random moments, one that meets every fault, one that shrinks and grows, a build killed at 20; 30 to 50 minutes'
 	@echo 'make lint      what CI checks beside the tests'
 	@echo 'make bench     benchmarks'
 

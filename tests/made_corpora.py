@@ -18,6 +18,8 @@ from dataprep.corpus import (
     table_bytes,
     write_shard,
 )
+from dataprep.corpus.replacement import finish_growth
+from dataprep.corpus.versions import own_file
 from dataprep.genes.vocabulary import GeneVocabulary
 from dataprep.runtime.storage import Folder
 
@@ -117,4 +119,13 @@ def write_corpus(
     )
     make_graph(vocabulary).write(folder)
     folder.write_text(MANIFEST_FILE, manifest_text(manifest))
+    return open_corpus(folder)
+
+
+def grow(corpus: Corpus) -> Corpus:
+    """The next version of a corpus, with the same profiles."""
+    folder, manifest = corpus.folder, corpus.manifest.model_copy(update={"version": corpus.version + 1})
+    for name in (SAMPLES_FILE, REJECTED_FILE):
+        folder.write_bytes(own_file(manifest.version, name), folder.read_bytes(corpus.table_file(name)))
+    finish_growth(folder, folder.read_bytes(MANIFEST_FILE), manifest)
     return open_corpus(folder)

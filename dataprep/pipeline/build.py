@@ -56,11 +56,13 @@ def build(settings: BuildSettings) -> dict[str, Any]:
     _require_free(folder, settings)
     # also tries whether the folder can be written to, before anything is read
     with Lease(folder, LEASE_FILE, f"the corpus {folder.uri}") as lease:
-        # another build may have finished since
-        _require_free(folder, settings)
         if finished_but_not_tidied(folder):
             tidy_up(folder)
-            return _told(folder, open_corpus(folder).manifest)
+            manifest = open_corpus(folder).manifest
+            if manifest.settings == settings.resolved():
+                return _told(folder, manifest)
+        # another build may have finished since
+        _require_free(folder, settings)
         return _build(settings, folder, lease.key)
 
 

@@ -33,6 +33,9 @@ def embed(settings: EmbedSettings) -> dict[str, Any]:
     """Write embeddings and return what was written. Raises UserError before anything is written where inputs are wrong
     at first sight; nothing half-written stays in any case."""
     require_replaceable(settings.output)
+    if settings.workers:
+        # each worker opens the corpus, which may grow meanwhile
+        settings = settings.model_copy(update={"input": open_corpus(settings.input).versioned_address})
     embedder = open_embedder(settings)
     if not settings.workers:
         embedder.load()

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from dataprep.config import BuildSettings
-from dataprep.corpus import Corpus, iterate_rows, open_corpus, read_split, verify
+from dataprep.corpus import Corpus, iterate_rows, open_corpus, read_split, replacement, verify
+from dataprep.pipeline import build as build_module
 from dataprep.pipeline.build import build
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder
@@ -147,6 +148,39 @@ def test_growth_that_would_move_a_study_is_refused(tmp_path: Path) -> None:
     build(settings_of(tmp_path, 5, split=fractions))
     with pytest.raises(UserError, match=r"profiles would change their split, e\.g\. .* split\.stable, stay when"):
         build(settings_of(tmp_path, 15, split=fractions, grow=True))
+
+
+def test_a_growth_that_was_cut_off_leaves_the_old_version_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build(settings_of(tmp_path, 6))
+    before = open_corpus(str(tmp_path / "corpus"))
+    undisturbed = settings_of(tmp_path, 9, grow=True)
+
+    def cut_off(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build_module, "finish_growth", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            build(undisturbed)
+    there = open_corpus(str(tmp_path / "corpus"))
+    verify(there)
+    assert there.fingerprint == before.fingerprint
+    with monkeypatch.context() as patch:
+        # the manifest is written, and what the build kept is still there
+        patch.setattr(replacement, "tidy_up", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            build(undisturbed)
+    said = capsys.readouterr().err
+    assert "27 samples were read already" in said
+    assert "shards were written already" in said
+    grown = open_corpus(str(tmp_path / "corpus"))
+    verify(grown)
+    assert grown.version == 2
+    build(undisturbed)
+    assert open_corpus(str(tmp_path / "corpus")).fingerprint == grown.fingerprint
+    assert not (tmp_path / "corpus" / replacement.STATE_FOLDER).exists()
 
 
 def test_there_has_to_be_a_corpus(tmp_path: Path) -> None:

@@ -3,29 +3,18 @@
 from pathlib import Path
 
 import pytest
-from made_corpora import make_corpus, make_graph, make_vocabulary
+from made_corpora import grow, make_corpus, make_graph, make_vocabulary
 
-from dataprep.corpus import GRAPH_FILE, SAMPLES_FILE, Corpus, open_corpus
-from dataprep.corpus.replacement import finish_growth
+from dataprep.corpus import GRAPH_FILE, SAMPLES_FILE, open_corpus
 from dataprep.runtime.command_line import UserError
-
-
-def grown(corpus: Corpus) -> Corpus:
-    """The next version, with the same profiles."""
-    folder, manifest = corpus.folder, corpus.manifest
-    manifest = manifest.model_copy(update={"version": manifest.version + 1})
-    for name in ("samples.parquet", "rejected.parquet"):
-        folder.write_bytes(f"versions/{manifest.version}/{name}", folder.read_bytes(corpus.table_file(name)))
-    finish_growth(folder, folder.read_bytes("manifest.json"), manifest)
-    return open_corpus(folder)
 
 
 def test_every_version_is_read_under_its_number(tmp_path: Path) -> None:
     first = make_corpus(str(tmp_path / "corpus"))
     address = first.folder.uri
     assert open_corpus(f"{address}@1").fingerprint == first.fingerprint
-    second = grown(first)
-    third = grown(second)
+    second = grow(first)
+    third = grow(second)
     found = [open_corpus(f"{address}@{number}").fingerprint for number in (1, 2, 3)]
     assert found == [first.fingerprint, second.fingerprint, third.fingerprint]
     assert open_corpus(address).versioned_address == f"{address}@3"
@@ -44,7 +33,7 @@ def test_a_folder_may_be_called_as_a_version_is(tmp_path: Path) -> None:
 
 def test_a_version_has_its_own_graph_or_that_of_the_one_before(tmp_path: Path) -> None:
     first = make_corpus(str(tmp_path))
-    second = grown(first)
+    second = grow(first)
     assert second.graph().fingerprint == first.graph().fingerprint
     make_graph(make_vocabulary(60), neighbours=5).write(second.folder, second.own_file(GRAPH_FILE))
     assert open_corpus(f"{tmp_path}@2").graph().edges == 59 * 5
@@ -53,7 +42,7 @@ def test_a_version_has_its_own_graph_or_that_of_the_one_before(tmp_path: Path) -
 
 def test_tables_are_those_of_the_version(tmp_path: Path) -> None:
     first = make_corpus(str(tmp_path))
-    second = grown(first)
+    second = grow(first)
     second.folder.write_bytes(f"versions/2/{SAMPLES_FILE}", b"other")
     assert open_corpus(f"{tmp_path}@1").samples().num_rows == 140
     with pytest.raises(UserError, match=r"versions/2/samples.parquet is not the one that the manifest names"):

@@ -4,6 +4,7 @@ import json
 import signal
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import ray
 import torch
-from made_corpora import make_corpus, make_graph
+from made_corpora import grow, make_corpus, make_graph
 
 from dataprep.corpus import Corpus, GeneGraph
 from dataprep.runtime.command_line import UserError
@@ -263,6 +264,22 @@ def test_a_run_stays_on_the_version_of_the_corpus_that_it_began_with(settings, f
     assert corpus_of_run(folder, f"{corpus}-other") == f"{corpus}-other"
     with pytest.raises(UserError, match=r"other settings \(corpus: .*corpus@2 -> .*corpus@3\)"):
         store_settings(folder, settings.model_copy(update={"corpus": f"{corpus}@3"}))
+
+
+def test_workers_are_given_the_version_and_a_resumed_run_its_own(settings, folder, corpus, monkeypatch):
+    given: list[str] = []
+    monkeypatch.setattr(driver, "connected", lambda min_cpus: nullcontext())
+    monkeypatch.setattr(driver, "_require_resources", lambda _: None)
+    monkeypatch.setattr(driver, "start_coordinator", lambda: None)
+    monkeypatch.setattr(driver, "_train", lambda job, _: given.append(job.settings.corpus))
+    run(settings)
+    grow(corpus)
+    run(settings)
+    run(settings.model_copy(update={"name": "second"}))
+    assert given == [f"{settings.corpus}@1", f"{settings.corpus}@1", f"{settings.corpus}@2"]
+    assert json.loads(folder.read_text(SETTINGS_FILE))["corpus"] == f"{settings.corpus}@1"
+    with pytest.raises(UserError, match=r"corpus@1 -> .*corpus@2"):
+        run(settings.model_copy(update={"corpus": f"{settings.corpus}@2"}))
 
 
 def test_a_run_that_recorded_no_version_is_of_the_first(settings, folder):
