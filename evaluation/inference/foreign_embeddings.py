@@ -1,4 +1,4 @@
-"""Embeddings of profiles that were made elsewhere, matched with the samples of a corpus by their ids."""
+"""Embeddings and predictions that were made elsewhere, matched with the samples of a corpus by their ids."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataprep.corpus import Corpus
+from dataprep.genes.identifiers import strip_version
+from dataprep.genes.vocabulary import GeneVocabulary
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder, split_file_address
+from dataprep.sources import H5adSource
+from dataprep.sources.columnar import ParquetSource
 
 # Ids of fewer samples of the corpus than this share mean that the file is about others, or names them otherwise.
 _LEAST_SHARE = 0.5
@@ -107,3 +111,55 @@ def _matrix(values: Sequence[object] | np.ndarray, address: str) -> np.ndarray:
     if matrix.ndim != 2 or not matrix.shape[1]:
         raise UserError(f"{address}: embeddings are no rows of equally many numbers")
     return matrix
+
+
+def write_hidden(
+    folder: str, name: str, sample_ids: Sequence[str], visible_NG: np.ndarray, vocabulary: GeneVocabulary
+) -> None:
+    """Write what is visible of profiles, log1p(TPM) with NaN where hidden or not measured, to ``FOLDER/NAME.parquet``.
+
+    Columns: ``sample_id``, then a gene each by Ensembl id.
+    """
+    columns = {"sample_id": pa.array(sample_ids)}
+    columns |= dict(zip(vocabulary.ensembl_ids, map(pa.array, visible_NG.T.astype(np.float32)), strict=True))
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink, use_dictionary=["sample_id"])
+    Folder(folder).write_bytes(f"{name}.parquet", sink.getvalue().to_pybytes())
+
+
+def predictions_file(address: str, name: str, is_first: bool) -> str | None:
+    """The file of predictions for a way to hide genes: in a folder by its name; a single file is for the first way."""
+    if address.endswith((".parquet", ".h5ad")):
+        return address if is_first else None
+    folder = Folder(address)
+    return next((f"{address}/{name}{end}" for end in (".parquet", ".h5ad") if folder.exists(f"{name}{end}")), None)
+
+
+def read_predictions(address: str, sample_ids: Sequence[str], vocabulary: GeneVocabulary) -> np.ndarray:
+    """Predicted log1p(TPM), float32 N x G for these samples, NaN where the file has no prediction.
+
+    Parquet with a column of sample names and one for each gene, or the X of an ``.h5ad``; genes by Ensembl id. Raises
+    UserError for a file of another form, samples named twice, and where it has none of the samples or genes.
+    """
+    kind = H5adSource if address.endswith(".h5ad") else ParquetSource
+    more = {} if kind is H5adSource else {"orientation": "samples_x_genes"}
+    source = kind.model_validate(
+        {"name": "predictions", "path": address, "gene_id": "ensembl", "units": "log1p_tpm", "study": "x", **more}
+    )
+    ids = source.list_samples(address).sample_ids
+    repeated = [sample for sample, times in Counter(ids).items() if times > 1]
+    if repeated:
+        raise UserError(f"{address} has {len(repeated):,} samples twice, e.g. {', '.join(repeated[:3])}")
+    row_of = {sample: row for row, sample in enumerate(sample_ids)}
+    found = np.full((len(sample_ids), vocabulary.size), np.nan, np.float32)
+    for raw in source.read_samples(address, 0, len(ids)):
+        columns = np.array([vocabulary.column_of.get(strip_version(gene), -1) for gene in raw.gene_ids])
+        rows = np.array([row_of.get(sample, -1) for sample in raw.sample_ids])
+        known = np.ix_(rows[rows >= 0], columns[columns >= 0])
+        found[known] = raw.values[rows >= 0][:, columns >= 0]
+    if np.isnan(found).all():
+        raise UserError(
+            f"{address} predicts nothing of the {len(sample_ids):,} profiles that are scored (there: {sample_ids[0]} "
+            f"and {vocabulary.ensembl_ids[0]}; in the file: {', '.join(ids[:1]) or 'none'})"
+        )
+    return found

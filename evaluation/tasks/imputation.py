@@ -9,8 +9,9 @@ profiles.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,8 @@ from pydantic import Field, model_validator
 
 from dataprep.runtime.command_line import Settings, UserError, refuse_without_effect
 from dataprep.runtime.terminal import log, tracked
+from evaluation.config import named
+from evaluation.inference.foreign_embeddings import predictions_file, read_predictions, write_hidden
 from evaluation.inference.gene_choice import chosen_columns
 from evaluation.methods.hidden_genes import AllButPanel, HiddenGenes, RandomGenes, WholeGeneSets, read_gene_sets
 from evaluation.scores.imputation_scores import MethodSums, error_by_level, scores_of, summarise
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 
 PCA = "probabilistic PCA"
 RECTIFIED = "rectified Gaussian"
+BASELINES = (RECTIFIED, PCA, "ridge regression", "nearest profiles", "gene median", "gene mean")
 _FEWEST_FIT_PROFILES = 10
 
 
@@ -46,6 +50,14 @@ class ImputationSettings(Settings):
     )
     gene_sets: str | None = Field(
         None, description="GMT file: mask whole gene sets, drawn until mask_rate of all genes are hidden"
+    )
+    write_inputs: str | None = Field(
+        None, description="folder or s3:// address to write what methods see to, for predictions made elsewhere"
+    )
+    predictions: list[str] = Field(
+        [],
+        description="predictions made elsewhere, as NAME=FILE with commas (.parquet or .h5ad, samples x genes), or as "
+        "NAME=FOLDER with files named as write_inputs names them",
     )
     max_profiles: int | None = Field(None, ge=1, description="profiles to score, from the start of the split")
     fit_profiles: int = Field(3000, ge=3, description="train profiles that the baselines are fitted on, at the most")
@@ -66,6 +78,8 @@ class ImputationSettings(Settings):
                 raise ValueError(f"imputation.other_mask_rates: {rate:g} is not a share between 0 and 1")
         if len({self.mask_rate, *self.other_mask_rates}) < 1 + len(self.other_mask_rates):
             raise ValueError("imputation.other_mask_rates: a share is named twice, or is mask_rate")
+        if bad := [entry for entry in self.predictions if not all(entry.partition("="))]:
+            raise ValueError(f"imputation.predictions: {bad[0]!r} is not NAME=ADDRESS")
         return self
 
 
@@ -103,6 +117,7 @@ class Imputation(Task[ImputationSettings]):
         self._hidden = self._ways_to_hide()
         # profiles that are scored cannot choose anything
         self._tuning = context.row_ids("validation", settings.tuning_profiles if split != "validation" else 0)
+        self._foreign = [self._read_predictions(hidden) for hidden in self._hidden]
         return Needs(expression=np.concatenate([self._scored, self._fit, self._tuning]))
 
     def score(self) -> Sequence[TaskResult]:
@@ -112,7 +127,12 @@ class Imputation(Task[ImputationSettings]):
         train = self._profiles(self._fit)
         tuning = self._profiles(self._tuning) if len(self._tuning) else None
         fits = LinearFits(train.expression, train.studies, self.settings.ranks)
-        results = [self._scored_with(hidden, train, tuning, fits) for hidden in self._hidden]
+        for hidden in self._hidden if self.settings.write_inputs is not None else []:
+            self._write_input(hidden)
+        results = [
+            self._scored_with(hidden, train, tuning, fits, foreign)
+            for hidden, foreign in zip(self._hidden, self._foreign, strict=True)
+        ]
         if self.settings.other_mask_rates:
             random = [
                 result for hidden, result in zip(self._hidden, results, strict=True) if isinstance(hidden, RandomGenes)
@@ -135,15 +155,49 @@ class Imputation(Task[ImputationSettings]):
             ways.append(AllButPanel(visible))
         return ways
 
+    def _sample_ids(self) -> list[str]:
+        samples = self.context.samples
+        rows = np.searchsorted(samples.column("row_id").to_numpy(), self._scored)
+        ids: list[str] = samples.column("sample_id").take(rows).to_pylist()
+        return ids
+
+    def _read_predictions(self, hidden: HiddenGenes) -> dict[str, np.ndarray]:
+        """By name, those made elsewhere for one way to hide genes, float32 N x G of the profiles that are scored."""
+        addresses = named(self.settings.predictions)
+        if taken := [name for name in addresses if name in (*self.context.predictors(), *BASELINES)]:
+            raise UserError(f"imputation.predictions: the name {taken[0]!r} is taken: choose another", exit_code=2)
+        files = {
+            name: predictions_file(address, file_name(hidden), hidden is self._hidden[0])
+            for name, address in addresses.items()
+        }
+        ids, vocabulary = self._sample_ids(), self.context.corpus.vocabulary
+        return {name: read_predictions(file, ids, vocabulary) for name, file in files.items() if file is not None}
+
+    def _write_input(self, hidden: HiddenGenes) -> None:
+        assert self.settings.write_inputs is not None
+        visible = np.concatenate(
+            [np.where(hidden.mask(rows, truth.shape[1]), np.nan, truth) for rows, truth in self._batches()]
+        )
+        vocabulary = self.context.corpus.vocabulary
+        write_hidden(self.settings.write_inputs, file_name(hidden), self._sample_ids(), visible, vocabulary)
+
     def _scored_with(
-        self, hidden: HiddenGenes, train: Profiles, tuning: Profiles | None, fits: LinearFits
+        self,
+        hidden: HiddenGenes,
+        train: Profiles,
+        tuning: Profiles | None,
+        fits: LinearFits,
+        foreign: Mapping[str, np.ndarray],
     ) -> TaskResult:
         context, settings = self.context, self.settings
         if hidden.subject:
             log(f"imputation, {hidden.subject}")
         baselines, facts = fit_baselines(train, tuning, settings, hidden, fits)
         methods = {**context.predictors(), **baselines}
-        sums = score_methods(methods, self._batches(), len(self._scored), hidden, context.genes_scored)
+        given = Given(self._scored, foreign)
+        sums = score_methods(methods, self._batches(), len(self._scored), hidden, context.genes_scored, given)
+        if foreign:
+            facts["without_prediction"] = given.lacking
         summary = summarise(sums, context.studies(self._scored), settings.resamples, context.settings.seed)
         share = hidden.rate if isinstance(hidden, RandomGenes) else summary.facts["hidden_share"]
         facts = {**summary.facts, **facts, "split": context.settings.split, "mask_rate": share}
@@ -177,21 +231,56 @@ class Imputation(Task[ImputationSettings]):
             yield row_ids, self.context.expression(row_ids).astype(np.float32)
 
 
+def file_name(hidden: HiddenGenes) -> str:
+    """What files about one way to hide genes are called, without ending."""
+    rate = f"{100 * hidden.rate:g} % masked" if isinstance(hidden, RandomGenes) else hidden.subject
+    return re.sub(r"[^0-9a-z.]+", "-", rate.lower())
+
+
+@dataclass
+class Given:
+    """Predictions made elsewhere of the profiles ``row_ids`` (ascending): float32 N x G each, NaN where there is none.
+
+    Entries that one of them lacks are scored for no method; ``lacking`` counts them.
+    """
+
+    row_ids: np.ndarray
+    predictions: Mapping[str, np.ndarray]
+    lacking: dict[str, int] = field(default_factory=dict)
+
+    def of(self, row_ids: np.ndarray) -> dict[str, np.ndarray]:
+        rows = np.searchsorted(self.row_ids, row_ids)
+        return {name: values[rows] for name, values in self.predictions.items()}
+
+    def present(self, row_ids: np.ndarray, counted: np.ndarray) -> np.ndarray:
+        """``counted`` (boolean B x G) without the entries that one of the predictions lacks."""
+        left = counted
+        for name, predicted in self.of(row_ids).items():
+            there = np.isfinite(predicted)
+            self.lacking[name] = self.lacking.get(name, 0) + int((counted & ~there).sum())
+            left = left & there
+        return left
+
+
 def score_methods(
     methods: Mapping[str, Predictor],
     batches: Iterable[tuple[np.ndarray, np.ndarray]],
     profiles: int,
     hidden: HiddenGenes,
     genes_scored: np.ndarray | bool = True,
+    given: Given | None = None,
 ) -> dict[str, MethodSums]:
     """Hide, predict and sum, one batch in memory at a time; only ``genes_scored`` (boolean [G]) count.
 
     Raises UserError where a method predicts what is not a number: that would otherwise vanish from its scores.
     """
-    sums = {name: MethodSums() for name in methods}
+    given = given or Given(np.empty(0, np.int64), {})
+    sums = {name: MethodSums() for name in (*methods, *given.predictions)}
     for row_ids, truth in tracked(((len(batch[0]), batch) for batch in batches), profiles, "imputing"):
         mask = hidden.mask(row_ids, truth.shape[1])
-        counted = mask & np.isfinite(truth) & genes_scored
+        counted = given.present(row_ids, mask & np.isfinite(truth) & genes_scored)
+        for name, predicted in given.of(row_ids).items():
+            sums[name].add(truth, predicted, counted)
         visible = np.where(mask, np.float32(np.nan), truth)
         for name, predict in methods.items():
             predicted = predict(visible)
@@ -231,14 +320,15 @@ def fit_baselines(
     linear = chosen_linear_baselines(fits, trials, chosen_on)
     ridge, penalty = fit_ridge(train.expression, trials, mask_of)
     nearest, neighbours = fit_nearest(train.expression, trials)
-    baselines: dict[str, Predictor] = {
-        RECTIFIED: Linear(linear.rectified.prior).predict,
-        PCA: Linear(linear.ppca.prior).predict,
-        "ridge regression": ridge,
-        "nearest profiles": nearest,
-        "gene median": gene_medians(train.expression).predict,
-        "gene mean": gene_means(train.expression).predict,
-    }
+    predictors: tuple[Predictor, ...] = (
+        Linear(linear.rectified.prior).predict,
+        Linear(linear.ppca.prior).predict,
+        ridge,
+        nearest,
+        gene_medians(train.expression).predict,
+        gene_means(train.expression).predict,
+    )
+    baselines = dict(zip(BASELINES, predictors, strict=True))
     facts: dict[str, object] = {
         "fit_profiles": len(train.row_ids),
         "pca_rank": linear.ppca.choice.rank,

@@ -4,7 +4,9 @@ import json
 
 import anndata
 import numpy as np
+import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -19,6 +21,7 @@ from evaluation.config import RunSettings
 from evaluation.inference.embedder import Embedder
 from evaluation.inference.foreign_embeddings import read_foreign_embeddings
 from evaluation.inference.scored_models import open_models
+from evaluation.methods.baselines import gene_means
 from pretrain.model.bulkformer import BulkFormer
 
 GENES = 60
@@ -176,3 +179,68 @@ def test_names_are_given_and_differ(score, given):
     code, _, err = score(*given)
     assert code == 2
     assert "NAME=ADDRESS" in err or "is taken" in err
+
+
+def means_of_train(corpus):
+    _, train = read_split(corpus, "train")
+    return gene_means(train.astype(np.float32)).values
+
+
+@pytest.mark.parametrize("end", [".parquet", ".h5ad"])
+def test_predictions_filled_in_elsewhere_are_scored_as_the_same_method_of_ours(place, corpus, score, tmp_path, end):
+    fast = ("--tasks", "imputation", "--imputation.resamples", 100, "--imputation.ranks", 2)
+    shares = ("--imputation.mask-rate", 0.2, "--imputation.other-mask-rates", 0.4)
+    code, _, err = score(*fast, *shares, "--imputation.write-inputs", tmp_path / "inputs")
+    assert code == 0, err
+    (tmp_path / "filled").mkdir()
+    means = means_of_train(corpus)
+    for name, share in (("20-masked", 0.2), ("40-masked", 0.4)):
+        frame = pd.read_parquet(tmp_path / "inputs" / f"{name}.parquet").set_index("sample_id")
+        assert list(frame.columns) == list(corpus.vocabulary.ensembl_ids)
+        assert abs(np.isnan(frame.to_numpy()).mean() - share) < 0.1
+        # what was visible stays as it was; samples and genes in another order
+        filled = frame.fillna(dict(zip(frame.columns, means, strict=True))).iloc[::-1, ::-1].astype(np.float32)
+        if end == ".parquet":
+            filled.reset_index().to_parquet(tmp_path / "filled" / f"{name}.parquet")
+        else:
+            anndata.AnnData(filled).write_h5ad(tmp_path / "filled" / f"{name}.h5ad")
+    code, results, err = score(*fast, *shares, "--imputation.predictions", f"theirs={tmp_path / 'filled'}")
+    assert code == 0, err
+    for result in results:
+        values = {(s["method"], s["metric"]): s["value"] for s in result["scores"]}
+        for metric in ("pearson", "mse", "pearson_per_profile"):
+            assert values["theirs", metric] == values["gene mean", metric]
+        assert result["facts"]["without_prediction"] == {"theirs": 0}
+    assert len(results) == 2
+
+
+def test_entries_without_a_prediction_are_counted_and_scored_for_no_method(corpus, score, tmp_path):
+    fast = ("--tasks", "imputation", "--imputation.resamples", 100, "--imputation.ranks", 2)
+    samples = corpus.samples().filter(pc.field("split") == "test").column("sample_id").to_pylist()
+    frame = pd.DataFrame(1.0, index=[*samples[2:], "unknown"], columns=corpus.vocabulary.ensembl_ids[5:])
+    frame.rename_axis("sample_id").reset_index().to_parquet(tmp_path / "p.parquet")
+    entries = []
+    for more in ((), ("--imputation.predictions", f"theirs={tmp_path / 'p.parquet'}")):
+        code, results, err = score(*fast, *more)
+        assert code == 0, err
+        entries.append(results[0]["facts"])
+    lacking = entries[1]["without_prediction"]["theirs"]
+    assert lacking > 0
+    assert entries[0]["masked_entries"] - lacking == entries[1]["masked_entries"]
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "complaint"),
+    [
+        ("x", 2, "'x' is not NAME=ADDRESS"),
+        ("BulkFormer={file}", 2, "the name 'BulkFormer' is taken"),
+        ("gene mean={file}", 2, "the name 'gene mean' is taken"),
+        ("a={file}", 1, "predicts nothing"),
+    ],
+)
+def test_predictions_of_nothing_are_refused(score, tmp_path, given, code, complaint):
+    pd.DataFrame({"sample_id": ["other"], "ENSG1": [1.0]}).to_parquet(tmp_path / "p.parquet")
+    found, _, err = score(
+        "--tasks", "imputation", "--imputation.predictions", given.format(file=tmp_path / "p.parquet")
+    )
+    assert (found, complaint in err.splitlines()[-1]) == (code, True), err
