@@ -8,7 +8,7 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down status test test-units test-pretrain-units test-other-units test-failures soak lint lint-launch bench
+.PHONY: help install demo up down status test test-units test-pretrain-units test-other-units test-failures test-gpu soak lint lint-launch bench
 
 help:
 	@echo 'make install   make $(VENV) and install everything into it'
@@ -18,6 +18,7 @@ help:
 	@echo 'make down      end them; their data stays in .local'
 	@echo 'make test      the whole test suite'
 	@echo 'make test-failures   pretraining under kills, lost machines and outages; eight minutes'
+	@echo 'make test-gpu   what a worker does, on a GPU; says so and does nothing where torch sees none'
 	@echo 'make soak      a run killed at 50 random moments, one that meets every fault, one that shrinks and grows, a build killed at 20; 30 to 50 minutes'
 	@echo 'make lint      what CI checks beside the tests'
 	@echo 'make bench     benchmarks'
@@ -63,6 +64,11 @@ test-other-units: install
 
 test-failures: install
 	$(BIN)/python -m pytest tests/failures
+
+test-gpu: install
+	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
+		TEST_WITH_GPU=1 $(BIN)/python -m pytest tests/integration/pretrain/test_pretrain_worker.py; \
+	else echo 'tests on GPUs skipped: torch sees no GPU here'; fi
 
 soak: install
 	$(BIN)/python -m pytest -s tests/soak
