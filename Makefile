@@ -8,7 +8,7 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down status test test-units test-pretrain-units test-other-units test-failures test-gpu soak lint lint-launch bench
+.PHONY: help install demo up down status test test-units test-pretrain-units test-other-units test-failures test-gpu soak lint lint-launch docs docs-links bench
 
 help:
 	@echo 'make install   make $(VENV) and install everything into it'
@@ -21,6 +21,8 @@ help:
 	@echo 'make test-gpu   what a worker does, on a GPU; says so and does nothing where torch sees none'
 	@echo 'make soak      a run killed at 50 random moments, one that meets every fault, one that shrinks and grows, a build killed at 20; 30 to 50 minutes'
 	@echo 'make lint      what CI checks beside the tests'
+	@echo 'make docs      the documentation as a site, in docs/_build/html; every warning is an error'
+	@echo 'make docs-links   ask whether the addresses in it answer; takes the internet'
 	@echo 'make bench     benchmarks'
 
 install: $(INSTALLED)
@@ -33,7 +35,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@test -n '$(PYTHON)' || { echo 'error: Python 3.11 or later is needed' >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
-		--constraint constraints.txt --editable '.[evaluation,proteins,services,test]'
+		--constraint constraints.txt --editable '.[docs,evaluation,proteins,services,test]'
 	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	@touch $@
 
@@ -73,7 +75,7 @@ test-gpu: install
 soak: install
 	$(BIN)/python -m pytest -s tests/soak
 
-lint: install lint-launch
+lint: install lint-launch docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -92,6 +94,13 @@ $(SKYPILOT)/.installed: cluster/cloud/skypilot.yaml
 	$(SKYPILOT)/bin/python -m pip install --quiet --disable-pip-version-check \
 		$$(sed -n 's/.*pip install .\(skypilot\)\[aws\]\(==[0-9.]*\).*/\1\2/p' cluster/cloud/skypilot.yaml)
 	@touch $@
+
+# Links between pages and to their headings are checked on the way.
+docs: install
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs/site . docs/_build/html
+
+docs-links: install
+	$(BIN)/python -m sphinx -q -b linkcheck -c docs/site . docs/_build/links
 
 bench: install
 	@set -e; for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python $$script; done

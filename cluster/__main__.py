@@ -23,13 +23,9 @@ def _plan(settings: PlanSettings) -> dict[str, Any]:
     return plan_command(settings)
 
 
-def run(argv: list[str]) -> int:
-    """Run one command. What follows ``--`` is the job's command line and reaches it untouched."""
-    own, entrypoint = argv, []
-    if "--" in argv:
-        split = argv.index("--")
-        own, entrypoint = argv[:split], argv[split + 1 :]
-    commands = {
+def commands(entrypoint: list[str]) -> dict[str, Command]:
+    """All commands; ``entrypoint`` is the command line of the job that ``submit`` sends."""
+    return {
         "up": Command(UpSettings, up, "start the embedded object store, MLflow and Ray on this machine"),
         "down": Command(DownSettings, down, "end them"),
         "status": Command(StatusSettings, status, "show where they are and whether they answer"),
@@ -40,7 +36,15 @@ def run(argv: list[str]) -> int:
         "jobs": Command(JobsSettings, jobs, "list the jobs of the cluster, and how far they are"),
         "plan": Command(PlanSettings, _plan, "predict memory, time, cost and checkpoints of a run on GPUs"),
     }
-    return main("cluster", SUMMARY, commands, own)
+
+
+def run(argv: list[str]) -> int:
+    """Run one command. What follows ``--`` is the job's command line and reaches it untouched."""
+    own, entrypoint = argv, []
+    if "--" in argv:
+        split = argv.index("--")
+        own, entrypoint = argv[:split], argv[split + 1 :]
+    return main("cluster", SUMMARY, commands(entrypoint), own)
 
 
 if __name__ == "__main__":
