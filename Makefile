@@ -17,7 +17,7 @@ help:
 	@echo 'make status    show where they are and whether they answer'
 	@echo 'make down      end them; their data stays in .local'
 	@echo 'make test      the whole test suite'
-	@echo 'make test-failures   pretraining under kills, lost machines and outages; eight minutes'
+	@echo 'make test-failures   kills, lost machines, outages and planted faults: runs, searches, sweeps, checks; ten minutes'
 	@echo 'make test-gpu   what a worker does, on a GPU; says so and does nothing where torch sees none'
 	@echo 'make soak      a run killed at 50 random moments, one that meets every fault, one that shrinks and grows, a build killed at 20; 30 to 50 minutes'
 	@echo 'make lint      what CI checks beside the tests'

@@ -23,7 +23,7 @@ def test_a_search_survives_a_killed_trial_and_a_killed_command(tmp_path):
     fits.mkdir()
     environment = {
         **os.environ,
-        "PYTHONPATH": f"{Path(__file__).parents[3]}:{Path(__file__).parents[2]}",
+        "PYTHONPATH": f"{Path(__file__).parents[2]}:{Path(__file__).parents[1]}",
         "MLFLOW_TRACKING_URI": address,
         "SEARCHED_TASK_LOG": str(fits),
         # else they get only what other processes of the machine leave

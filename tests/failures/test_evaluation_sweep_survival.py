@@ -25,7 +25,7 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path):
     address, output = f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "out"
     environment = {
         **os.environ,
-        "PYTHONPATH": str(Path(__file__).parents[3]),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
         "MLFLOW_TRACKING_URI": address,
         "RAY_worker_niceness": "0",
     }
