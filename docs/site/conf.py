@@ -13,7 +13,6 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 project = "bulkformer-ray"
 author = "the authors of bulkformer-ray"
-copyright = "MIT licence"
 version = release = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "settings_reference", "mathml"]
@@ -41,7 +40,7 @@ html_theme_options = {
     "header_links_before_dropdown": 7,
     "navigation_with_keys": False,
     "secondary_sidebar_items": ["page-toc"],
-    "footer_start": ["copyright"],
+    "footer_start": [],
     "footer_end": [],
 }
 html_context = {"default_mode": "auto"}
