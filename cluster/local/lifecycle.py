@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shlex
 import socket
 import time
@@ -43,7 +45,7 @@ def up(settings: UpSettings, services: Sequence[Service] = SERVICES) -> dict[str
     with _one_line_for_file_errors(folder):
         is_earlier = folder.exists and folder.is_unmarked_state
         folder.make()
-        with folder.locked():
+        with folder.locked(), ExitStack() as starting:
             state = folder.read()
             nodes = _nodes_to_be(settings, state)
             services = [*services, *nodes]
@@ -53,20 +55,15 @@ def up(settings: UpSettings, services: Sequence[Service] = SERVICES) -> dict[str
                 log("what runs is of an earlier version, and other users can reach it: `down`, then `up` again")
             for service in reversed(fresh):
                 stop(service, folder, state)
+            if fresh:
+                starting.enter_context(_only_one_starting(settings.timeout_seconds))
             state = _with_ports(state, folder, [*SERVICES, *nodes], fresh)
             folder.write(state)
             place = Place(folder, state.ports, folder.credentials(), settings)
             folder.write_private(folder.environment_file.name, shell_lines(job_environment(place), FOREIGN_VARIABLES))
-            began = time.monotonic()
             # nodes would give up before the head is ready
             for group in ([service for service in services if service not in nodes], nodes):
-                for service in group:
-                    if service in fresh:
-                        _start(service, place, state)
-                for service in group:
-                    _wait_for(service, place, state)
-                    how = f"started in {time.monotonic() - began:.1f} s" if service in fresh else "already running"
-                    log(f"{service.name}: {how}")
+                _start_group(group, fresh, place, state)
     addresses = {service.name: _address(service, state) for service in services}
     if not settings.json_line:
         for name, address in addresses.items():
@@ -99,6 +96,7 @@ def down(settings: DownSettings) -> dict[str, Any]:
         if is_state and settings.delete_data:
             folder.delete()
         elif is_state:
+            folder.delete_partial_files()
             folder.write(State(ports=state.ports))
     log(f"ended {ended} processes" if ended else "nothing was running")
     return {"ended": ended}
@@ -161,6 +159,43 @@ def _lose(number: int, nodes: Sequence[RayNode], folder: StateFolder, state: Sta
         folder.write(state)
     log(f"ended {ended} processes of node {number}")
     return ended
+
+
+@contextmanager
+def _only_one_starting(patience_seconds: float) -> Iterator[None]:
+    """Keep every other `up` of this machine from choosing ports that are chosen here and not yet listened on.
+
+    The lock is on the folder of temporary files itself, which every user can open, so that no file is left. Whoever
+    holds it for longer than our patience is passed by.
+    """
+    lock = os.open("/tmp", os.O_RDONLY)  # noqa: S108
+    try:
+        give_up_at = time.monotonic() + patience_seconds
+        while not _is_locked(lock) and time.monotonic() < give_up_at:
+            time.sleep(_POLL_SECONDS)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _is_locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _start_group(group: Sequence[Service], fresh: Sequence[Service], place: Place, state: State) -> None:
+    """Start those of the group that do not run, at once, and wait for all of it."""
+    began = time.monotonic()
+    for service in group:
+        if service in fresh:
+            _start(service, place, state)
+    for service in group:
+        _wait_for(service, place, state)
+        how = f"started in {time.monotonic() - began:.1f} s" if service in fresh else "already running"
+        log(f"{service.name}: {how}")
 
 
 def _start(service: Service, place: Place, state: State) -> None:

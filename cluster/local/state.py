@@ -157,11 +157,16 @@ class StateFolder:
                 shutil.rmtree(self.path / name)
         for name in (*_FILES, MARKER):
             (self.path / name).unlink(missing_ok=True)
-        for partial in self.path.glob(f".*{_PARTIAL}"):
-            if partial.name.startswith(tuple(f".{name}." for name in (*_FILES, MARKER))):
-                partial.unlink()
+        self.delete_partial_files()
         with suppress(OSError):  # other files are in it, or it is where a disk is mounted
             self.path.rmdir()
+
+    def delete_partial_files(self) -> None:
+        """Delete what a command that was killed was about to put in place."""
+        ours = tuple(f".{name}." for name in (*_FILES, MARKER))
+        partial = [path for path in self.path.glob(f".*{_PARTIAL}") if path.name.startswith(ours)]
+        for path in (*partial, *(self.path / "s3").glob(f".*.{'[0-9a-f]' * 16}{_PARTIAL}")):
+            path.unlink(missing_ok=True)
 
     def _require_own(self) -> None:
         if self.exists and self.path.stat().st_uid != os.geteuid():

@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -173,3 +175,39 @@ def test_a_folder_that_cannot_be_written_to_is_one_line(services, tmp_path: Path
 
     with pytest.raises(UserError, match=r"file.*Not a directory"):
         up(UpSettings(state=tmp_path / "file" / "state"), services)
+
+
+class Slow(Sleeper):
+    """Takes its time to answer, and keeps when."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def prepare(self, place: Place) -> list[str]:
+        self.times.append(time.monotonic())
+        return super().prepare(place)
+
+    def answers(self, place: Place) -> bool:
+        time.sleep(0.3)
+        self.times.append(time.monotonic())
+        return True
+
+
+def test_a_state_chooses_ports_only_once_the_services_of_another_have_theirs(services, tmp_path: Path):
+    slow, states = [Slow(), Slow()], [tmp_path / "first", tmp_path / "second"]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda number: up(UpSettings(state=states[number]), [slow[number]]), range(2)))
+    for state in states:
+        down(DownSettings(state=state, grace_seconds=1))
+    first, second = sorted(service.times for service in slow)
+    assert first[-1] <= second[0]
+
+
+def test_down_deletes_what_a_killed_up_was_writing(services, tmp_path: Path):
+    up(UpSettings(state=tmp_path / "s"), services)
+    (tmp_path / "s" / "s3").mkdir()
+    partial = [tmp_path / "s" / name for name in (".env.12.partial", "s3/.tls.key.0123456789abcdef.partial")]
+    for path in partial:
+        path.touch()
+    down(DownSettings(state=tmp_path / "s", grace_seconds=1))
+    assert not [path for path in partial if path.exists()]
