@@ -39,8 +39,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	@touch $@
 
+# The commands of the tutorial, as they are printed there.
 demo: install
-	PATH="$(abspath $(BIN)):$$PATH" examples/demo.sh
+	@commands=$$($(BIN)/python docs/printed_commands.py docs/tutorials/counts-to-report.md) && bash -c "$$commands"
 
 up: install
 	$(BIN)/python -m cluster up

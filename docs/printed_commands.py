@@ -1,6 +1,6 @@
 """The commands of a page of the documentation, as they are printed there, to be run or to be checked.
 
-    bash -c "$(python docs/printed_commands.py docs/tutorials/counts-to-report.md)"
+    bash -c "$(python docs/printed_commands.py docs/tutorials/counts-to-report.md)"      # make demo
 
 Blocks marked ``sh`` are commands, in order, of one shell in the root of the repository. A comment in front of a block
 says why it is not run, where it cannot be: ``<!-- not run: takes a cloud -->``.
