@@ -87,7 +87,7 @@ def build_with_kills(
 
 def _wait_until_further(build: RunningBuild, corpus: Path) -> None:
     done = len(_kept(corpus))
-    wait_until(lambda: len(_kept(corpus)) != done or not build.is_running, 120, lambda: build.output)
+    wait_until(lambda: len(_kept(corpus)) != done or not build.is_running, 300, lambda: build.output)
 
 
 def _kept(corpus: Path) -> list[Path]:
