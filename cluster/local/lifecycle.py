@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import shlex
+import shutil
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -127,7 +128,10 @@ def status(settings: StatusSettings) -> list[dict[str, Any]]:
 def stop(service: Service, folder: StateFolder, state: State, grace_seconds: float = 5.0) -> int:
     """End all processes of one service and return how many there were."""
     mark, root = folder.mark(service.name), state.processes.get(service.name)
+    temporary = processes.multiprocessing_folders(processes.belonging_to(mark, root))
     ended = processes.end(lambda: processes.belonging_to(mark, root), grace_seconds)
+    for path in temporary:
+        shutil.rmtree(path, ignore_errors=True)
     service.clean(folder, state.ports)
     return ended
 

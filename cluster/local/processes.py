@@ -12,6 +12,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,6 +158,19 @@ def end(members: Callable[[], list[psutil.Process]], grace_seconds: float) -> in
         _signal(waiting, signal.SIGKILL)
         time.sleep(_POLL_SECONDS)
     return len(known)
+
+
+def multiprocessing_folders(members: Sequence[psutil.Process]) -> set[Path]:
+    """The folders of temporary files in which these processes listen by Python's multiprocessing.
+
+    A process that is killed leaves its own behind, as processes of Ray's dashboard do.
+    """
+    found = set()
+    for member in members:
+        with suppress(psutil.Error, OSError):
+            sockets = (Path(str(connection.laddr)) for connection in member.net_connections("unix") if connection.laddr)
+            found |= {path.parent for path in sockets if path.parent.name.startswith("pymp-")}
+    return found
 
 
 def _descendants(process: psutil.Process) -> list[psutil.Process]:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -211,3 +212,26 @@ def test_down_deletes_what_a_killed_up_was_writing(services, tmp_path: Path):
         path.touch()
     down(DownSettings(state=tmp_path / "s", grace_seconds=1))
     assert not [path for path in partial if path.exists()]
+
+
+class Listener(Sleeper):
+    def prepare(self, place: Place) -> list[str]:
+        code = (
+            "import multiprocessing.connection, time\n"
+            "listener = multiprocessing.connection.Listener(family='AF_UNIX')\n"
+            "time.sleep(300)"
+        )
+        return [sys.executable, "-c", code]
+
+    def environment(self, place: Place) -> dict[str, str]:
+        return {**os.environ, "TMPDIR": str(place.folder.path / "sleeper")}
+
+    def answers(self, place: Place) -> bool:
+        return any((place.folder.path / "sleeper").glob("pymp-*/listener-*"))
+
+
+def test_folders_of_sockets_of_what_was_ended_are_deleted(services, tmp_path_factory: pytest.TempPathFactory):
+    state = tmp_path_factory.mktemp("l") / "s"
+    up(UpSettings(state=state), [Listener()])
+    down(DownSettings(state=state, grace_seconds=0))
+    assert not list((state / "sleeper").glob("pymp-*"))
