@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from dataprep.coexpression import build_gene_graph
 from dataprep.config import (
     BuildSettings,
     ExportSettings,
@@ -28,6 +27,12 @@ def _build(settings: BuildSettings) -> dict[str, Any]:
     return build(settings)
 
 
+def _graph(settings: GraphSettings) -> dict[str, Any]:
+    from dataprep.coexpression.command import build_gene_graph
+
+    return build_gene_graph(settings)
+
+
 def _export(settings: ExportSettings) -> dict[str, Any]:
     # the same holds of anndata
     from dataprep.anndata_export import export
@@ -45,7 +50,7 @@ def _proteins(settings: ProteinsSettings) -> dict[str, Any]:
 COMMANDS = {
     "probe": Command(ProbeSettings, probe, "guess the settings of sources from the beginnings of files"),
     "build": Command(BuildSettings, _build, "turn sources into a corpus"),
-    "graph": Command(GraphSettings, build_gene_graph, "build the gene graph of a corpus from its train split"),
+    "graph": Command(GraphSettings, _graph, "build the gene graph of a corpus from its train split or a table"),
     "proteins": Command(ProteinsSettings, _proteins, "embed the genes' proteins with ESM2, into a corpus"),
     "inspect": Command(InspectSettings, inspect_corpus, "check a corpus and summarise it"),
     "export": Command(ExportSettings, _export, "write a corpus as AnnData"),

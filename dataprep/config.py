@@ -165,8 +165,26 @@ class GraphSettings(CommandSettings):
     max_neighbours: int = Field(default=20, ge=1, description="strongest edges kept per gene")
     max_samples: int = Field(default=20_000, ge=3, description="profiles used at the most, the first of the split")
     min_common_samples: int = Field(default=20, ge=3, description="profiles that must measure both genes of an edge")
-    genes_per_block: int = Field(default=1_000, ge=1, description="genes correlated with all others at a time")
+    balance_studies: bool = Field(default=False, description="each study weighs the same, however many profiles it has")
+    symmetric: bool = Field(
+        default=False,
+        description="keep an edge in both directions where it is among the strongest of either gene, as the second "
+        "family of models has it",
+    )
+    edge_table: str | None = Field(
+        default=None,
+        description="make the graph from this table instead, text or Parquet, local or s3://, with columns gene1 and "
+        "gene2 (symbols or Ensembl ids) and perhaps weight",
+    )
+    genes_per_block: int = Field(default=2_000, ge=1, description="genes of which a task correlates two blocks")
     overwrite: bool = Field(default=False, description="replace another graph that the corpus has already")
+
+    @model_validator(mode="after")
+    def _check(self) -> GraphSettings:
+        if self.edge_table is not None:
+            of_correlations = ("min_correlation", "max_samples", "min_common_samples", "balance_studies")
+            refuse_without_effect(self, of_correlations, "where a table has the edges")
+        return self
 
 
 class InspectSettings(CommandSettings):

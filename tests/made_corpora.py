@@ -129,3 +129,9 @@ def grow(corpus: Corpus) -> Corpus:
         folder.write_bytes(own_file(manifest.version, name), folder.read_bytes(corpus.table_file(name)))
     finish_growth(folder, folder.read_bytes(MANIFEST_FILE), manifest)
     return open_corpus(folder)
+
+
+def pairs_in_turn(function, blocks, limits):
+    """What `dataprep.coexpression.correlation.on_ray` does, in this process, and the last pair first."""
+    kept = list(blocks)
+    return [function(left, right, limits) for number, left in enumerate(kept) for right in kept[: number + 1]][::-1]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import grpc
 import ray
@@ -14,6 +15,8 @@ from ray.exceptions import RayError, RayTaskError
 from dataprep.runtime.allocator import ONE_ARENA
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.plugins import load_plugins
+
+T = TypeVar("T")
 
 # How long a cluster may take to accept a connection.
 _ANSWER_SECONDS = 10.0
@@ -127,3 +130,29 @@ def _require_short_temporary_folder() -> None:
     folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR", "")
     if len(os.fsencode(folder)) > _LONGEST_TEMPORARY_FOLDER:
         os.environ["RAY_TMPDIR"] = "/tmp"  # noqa: S108
+
+
+def results_of(function: Callable[..., T], calls: Iterable[tuple[Any, ...]], of_what: str) -> Iterator[T]:
+    """``function(*call)`` for each call, as tasks of one CPU each, in the order in which they end.
+
+    What `ray.put` returned among the arguments reaches the function as the value itself. At most two results for a CPU
+    wait. Raises the UserError of a task, and one where a task dies ("a task of ``of_what`` died").
+    """
+    task: Any = ray.remote(num_cpus=1)(function)
+    at_once = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    waiting: list[ray.ObjectRef] = []
+    left, more = iter(calls), True
+    try:
+        while waiting or more:
+            while more and len(waiting) < at_once:
+                call = next(left, None)
+                if call is None:
+                    more = False
+                else:
+                    waiting.append(task.remote(*call))
+            if waiting:
+                done, waiting = ray.wait(waiting)
+                yield ray.get(done[0])
+    except ray.exceptions.RayError as error:
+        last_line = str(error).strip().splitlines()[-1]
+        raise user_error_in(error) or UserError(f"a task of {of_what} died: {last_line}") from None

@@ -16,8 +16,7 @@ import ray
 import scipy.linalg
 
 from dataprep.corpus import Corpus, iterate_rows
-from dataprep.runtime.command_line import UserError
-from dataprep.runtime.ray_session import connected, user_error_in
+from dataprep.runtime.ray_session import connected, results_of
 from pretrain.prior.principal import PrincipalDirections
 
 # Columns beyond the wanted rank, so that the last directions are as good as the first.
@@ -50,21 +49,10 @@ def corpus_parts(corpus: Corpus, split: str) -> list[tuple[Corpus, np.ndarray]]:
 
 
 def on_ray(function: PartSum, parts: Sequence[Any], *shared: Any) -> Iterator[tuple[np.ndarray, ...]]:
-    """Run a pass as Ray tasks; ``shared`` crosses to each machine once. At most two results for a CPU wait."""
+    """Run a pass as Ray tasks; ``shared`` crosses to each machine once."""
     with connected():
-        task: Any = ray.remote(num_cpus=1)(function)
         kept = [ray.put(value) for value in shared]
-        at_once = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
-        waiting: list[ray.ObjectRef] = []
-        left = list(parts)
-        try:
-            while waiting or left:
-                while left and len(waiting) < at_once:
-                    waiting.append(task.remote(left.pop(0), *kept))
-                done, waiting = ray.wait(waiting)
-                yield ray.get(done[0])
-        except ray.exceptions.RayError as error:
-            raise user_error_in(error) or UserError(f"a task of the fit died: {str(error).splitlines()[-1]}") from None
+        yield from results_of(function, ((part, *kept) for part in parts), "the fit")
 
 
 def streamed_directions(parts: Sequence[Any], genes: int, rank: int, run: Run = on_ray) -> PrincipalDirections:

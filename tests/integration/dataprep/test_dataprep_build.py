@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from dataprep.__main__ import COMMANDS
-from dataprep.coexpression import build_gene_graph
+from dataprep.coexpression.command import build_gene_graph
 from dataprep.config import BuildSettings, GraphSettings, SimulateSettings
 from dataprep.corpus import Corpus, open_corpus, read_split, verify
 from dataprep.corpus.replacement import BEGUN_FILE
