@@ -3,12 +3,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SKYPILOT := $(VENV)/skypilot
+SUPPLY := $(VENV)/supply
+VULNERABILITIES := https://api.osv.dev
 # the first Python that is new enough
 PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down status test test-units test-pretrain-units test-other-units test-failures test-gpu soak lint lint-launch docs docs-links bench
+.PHONY: help install demo up down status test test-units test-pretrain-units test-other-units test-failures test-gpu soak lint lint-launch docs docs-links sbom audit bench
 
 help:
 	@echo 'make install   make $(VENV) and install everything into it'
@@ -23,6 +25,8 @@ help:
 	@echo 'make lint      what CI checks beside the tests'
 	@echo 'make docs      the documentation as a site, in docs/_build/html; every warning is an error'
 	@echo 'make docs-links   ask whether the addresses in it answer; takes the internet'
+	@echo 'make sbom      what is installed, as CycloneDX, in dist/sbom.json'
+	@echo 'make audit     known vulnerabilities of the versions of constraints.txt; takes the internet'
 	@echo 'make bench     benchmarks'
 
 install: $(INSTALLED)
@@ -102,6 +106,22 @@ docs: install
 
 docs-links: install
 	$(BIN)/python -m sphinx -q -b linkcheck -c docs/site . docs/_build/links
+
+# What the project is made of and what is known against it, by tools in an environment of their own: they are not part of it.
+sbom: install $(SUPPLY)/.installed
+	mkdir -p dist
+	$(SUPPLY)/bin/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --output-reproducible \
+		--output-format JSON --output-file dist/sbom.json
+
+audit: $(SUPPLY)/.installed
+	@$(SUPPLY)/bin/python -c 'import requests; requests.get("$(VULNERABILITIES)", timeout=10)' 2> /dev/null || \
+		{ echo 'error: $(VULNERABILITIES) cannot be reached, which knows the vulnerabilities' >&2; exit 1; }
+	$(SUPPLY)/bin/pip-audit --vulnerability-service osv --no-deps --disable-pip --requirement constraints.txt
+
+$(SUPPLY)/.installed:
+	$(PYTHON) -m venv $(SUPPLY)
+	$(SUPPLY)/bin/python -m pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0 pip-audit==2.10.1
+	@touch $@
 
 bench: install
 	@set -e; for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python $$script; done
