@@ -40,7 +40,7 @@ class Context:
         self.expression_of = expression
         self.settings = SimpleNamespace(seed=0)
         self.search = FixedSettings()
-        self.corpus = SimpleNamespace(vocabulary=vocabulary, folder=SimpleNamespace(uri="made"))
+        self.corpus = SimpleNamespace(vocabulary=vocabulary, address="made")
         self.samples = pa.table({"sample_id": lines, "row_id": pa.array(range(len(lines)), pa.int64())})
         projection = np.random.default_rng(5).normal(size=(expression.shape[1], 30)) / np.sqrt(expression.shape[1])
         self.projected = (expression - expression.mean(axis=0)) @ projection
