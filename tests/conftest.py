@@ -58,6 +58,8 @@ RAY_CPUS = 8
 def pytest_configure() -> None:
     # by default a terminated session ends on the spot and leaves its services running
     signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", returncode=143))
+    # a shell's background job ignores it, as would every command that a test interrupts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass
