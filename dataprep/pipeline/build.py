@@ -6,6 +6,8 @@ after a kill (:mod:`dataprep.pipeline.restart`).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -40,7 +42,7 @@ from dataprep.pipeline.writing import make_manifest, metadata_tables, write_shar
 from dataprep.runtime.command_line import UserError, refuse_without_effect
 from dataprep.runtime.lease import Lease, LeaseKey
 from dataprep.runtime.ray_session import connected, require_plugins_on_workers
-from dataprep.runtime.storage import Folder
+from dataprep.runtime.storage import Folder, StorageError
 from dataprep.runtime.terminal import log
 
 # In the corpus while it is being built: another build of it is refused.
@@ -94,15 +96,16 @@ def _build(settings: BuildSettings, folder: Folder, lease: LeaseKey) -> dict[str
         tasks = divided(files, settings.samples_per_task, samples["summed_into"].to_numpy(), wanted)
         samples = samples[wanted]
         coordinator = start_coordinator(samples.groupby("source", sort=False).size().to_dict())
-        found = read_profiles(settings, tasks, genes, state.parts, coordinator)
-        bound = settings.max_correlation_between_studies
-        present, sketches = earlier.with_digests(bound is not None) if earlier is not None else (None, None)
-        samples = apply_quality_control(samples, found, settings, present)
-        if bound is not None:
-            refuse_near_duplicates(samples, state.parts, bound, present, sketches)
-        summaries = report_sources(samples, settings)
-        require_profiles(samples, settings)
-        kept = assign_splits(samples[samples["reason"].isna()], settings, present)
+        with removed_after_mistakes(state):
+            found = read_profiles(settings, tasks, genes, state.parts, coordinator)
+            bound = settings.max_correlation_between_studies
+            present, sketches = earlier.with_digests(bound is not None) if earlier is not None else (None, None)
+            samples = apply_quality_control(samples, found, settings, present)
+            if bound is not None:
+                refuse_near_duplicates(samples, state.parts, bound, present, sketches)
+            summaries = report_sources(samples, settings)
+            require_profiles(samples, settings)
+            kept = assign_splits(samples[samples["reason"].isna()], settings, present)
         lease.require()
         _clear_place(folder, state, earlier)
         shards = earlier.corpus.manifest.shards if earlier is not None else ()
@@ -122,6 +125,18 @@ def _build(settings: BuildSettings, folder: Folder, lease: LeaseKey) -> dict[str
     else:
         finish_growth(folder, earlier.content, manifest)
     return _told(folder, manifest)
+
+
+@contextmanager
+def removed_after_mistakes(state: BuildState) -> Iterator[None]:
+    """A build whose sources are at fault leaves nothing: mended, they are other inputs, which no state serves."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except UserError:
+        state.remove()
+        raise
 
 
 def _clear_place(folder: Folder, state: BuildState, earlier: Earlier | None) -> None:

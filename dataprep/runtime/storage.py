@@ -46,6 +46,10 @@ _MOST_KEYS_PER_REQUEST = 1000
 _LEFT_TO_CALLERS = (FileNotFoundError, NotADirectoryError)
 
 
+class StorageError(UserError):
+    """A store, a disk or the right to use them is at fault, not what was read: the same command may succeed later."""
+
+
 @dataclass(frozen=True)
 class Folder:
     """A folder or an object-store prefix.
@@ -294,7 +298,7 @@ class Folder:
     def attempt(self, operation: Callable[[], T]) -> T:
         """The result of ``operation``, tried again while the store is unavailable or the credentials have expired.
 
-        Other errors, and those that outlast the patience, are raised as UserError; FileNotFoundError stays what it is.
+        Other errors, and those that outlast the patience, are raised as StorageError; FileNotFoundError stays as it is.
         """
         give_up_at = time.monotonic() + self.patience_seconds
         pause_seconds = _FIRST_PAUSE_SECONDS
@@ -312,7 +316,7 @@ class Folder:
                     raise self._of_the_disk(error) from None
                 meaning = self._required_retry(error, seen)
                 if time.monotonic() + pause_seconds > give_up_at:
-                    raise UserError(self._gave_up(error, meaning)) from None
+                    raise StorageError(self._gave_up(error, meaning)) from None
                 seen.add(meaning)
             if meaning is not Meaning.UNAVAILABLE:
                 # connections are kept with their credentials; a new one reads environment, files and role again
@@ -332,16 +336,16 @@ class Folder:
         if meaning is Meaning.DENIED and Meaning.DENIED not in seen:
             return meaning
         if meaning is Meaning.NO_BUCKET:
-            raise UserError(f"{self.uri}: the bucket does not exist") from None
+            raise StorageError(f"{self.uri}: the bucket does not exist") from None
         if meaning is Meaning.CONDITION_FAILED:
             raise _ConditionFailedError from None
         if meaning is Meaning.DENIED:
-            raise UserError(f"{self.uri}: access denied ({one_line(error)})") from None
+            raise StorageError(f"{self.uri}: access denied ({one_line(error)})") from None
         if meaning is Meaning.NO_CREDENTIALS:
-            raise UserError(f"{self.uri}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from None
+            raise StorageError(f"{self.uri}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from None
         if isinstance(error, (FileNotFoundError, RuntimeError)):
             raise error
-        raise UserError(f"{self.uri}: {one_line(error)}") from None
+        raise StorageError(f"{self.uri}: {one_line(error)}") from None
 
     def _gave_up(self, error: Exception, meaning: Meaning) -> str:
         if meaning is Meaning.EXPIRED:
@@ -356,10 +360,10 @@ class Folder:
     def _of_the_disk(self, error: Exception) -> Exception:
         """One line for what the user can mend: a full or damaged disk, missing rights; other errors as they are."""
         if isinstance(error, PermissionError):
-            return UserError(f"{self.uri}: access denied ({one_line(error)})")
+            return StorageError(f"{self.uri}: access denied ({one_line(error)})")
         if not isinstance(error, OSError) or error.errno is None or isinstance(error, _LEFT_TO_CALLERS):
             return error
-        return UserError(f"{self.uri}: {error.strerror}")
+        return StorageError(f"{self.uri}: {error.strerror}")
 
 
 class _ConditionFailedError(Exception):

@@ -76,6 +76,13 @@ class BuildState:
             sound = pool.map(is_sound, entries.values())
             return {number for number, good in zip(entries, sound, strict=True) if good}
 
+    def remove(self) -> None:
+        """Remove the state, and the folder of states if it was the only one there."""
+        states = self.corpus / STATE_FOLDER
+        states.remove(self.folder.path.rpartition("/")[2])
+        if not states.files() and not states.children():
+            self.corpus.remove(STATE_FOLDER)
+
     def note_manifest(self, text: str) -> None:
         """Note with which manifest the build is about to finish."""
         self.folder.write_text(MANIFEST_FILE, text)

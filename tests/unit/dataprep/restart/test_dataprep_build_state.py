@@ -11,11 +11,13 @@ from made_sources import build_settings, counts, write_source
 from dataprep.corpus import manifest_text, open_corpus, write_shard
 from dataprep.corpus.replacement import STATE_FOLDER, tidy_up
 from dataprep.genes.vocabulary import read_vocabulary
+from dataprep.pipeline.build import removed_after_mistakes
 from dataprep.pipeline.gene_rows import gene_tables
 from dataprep.pipeline.listing import list_files, samples_table
 from dataprep.pipeline.restart.inputs import build_inputs
 from dataprep.pipeline.restart.state import BuildState, finished_but_not_tidied, opened_state
-from dataprep.runtime.storage import Folder
+from dataprep.runtime.command_line import UserError
+from dataprep.runtime.storage import Folder, StorageError
 from tests.made_corpora import make_corpus
 
 INPUTS = {"settings": "a", "sources": "b", "genes": "c", "code": "d"}
@@ -100,3 +102,15 @@ def test_a_build_killed_after_its_manifest_was_written_is_known_to_be_finished(t
     tidy_up(corpus.folder)
     assert not finished_but_not_tidied(corpus.folder)
     assert open_corpus(corpus.folder).fingerprint == corpus.fingerprint
+
+
+@pytest.mark.parametrize(("error", "left"), [(StorageError("no space"), 1), (UserError("no counts"), 0)])
+def test_wrong_sources_leave_no_state_and_a_store_that_is_away_keeps_it(
+    tmp_path: Path, error: UserError, left: int
+) -> None:
+    corpus = Folder(str(tmp_path / "corpus"))
+    state = opened_state(corpus, INPUTS, 3)
+    with pytest.raises(UserError), removed_after_mistakes(state):
+        raise error
+    assert len(corpus.files()) == left
+    assert (tmp_path / "corpus" / STATE_FOLDER).exists() == bool(left)
