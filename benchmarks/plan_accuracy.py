@@ -14,7 +14,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -99,8 +98,8 @@ def load_libraries() -> None:
     torch.optim.AdamW(model.parameters(), fused=True).step()
 
 
-def measure(case: Case, corpus: str, store: str, rank: int) -> dict[str, Any]:
-    """Bytes and seconds of each step of one worker."""
+def measure(case: Case, corpus: str, store: str, rank: int) -> int:
+    """The most bytes that one worker held beyond what it held before its model was made."""
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=case.workers)
     settings = case.settings(corpus, f"{store}-runs")
     coordinator = SimpleNamespace(post=SimpleNamespace(remote=lambda *_: None))
@@ -132,17 +131,14 @@ def measure(case: Case, corpus: str, store: str, rank: int) -> dict[str, Any]:
     rows = torch.arange(case.micro_profiles)
     micro = MicroBatch(rows, expression_BG, case.micro_profiles, np.array([], np.int64))
     batch = StepBatch(0, 0, settings.batch.global_profiles, (micro,) * PASSES, False)
-    seconds = []
     for number in range(case.steps):
-        started = time.perf_counter()
         step.take(batch, number, Requests(), None)
-        seconds.append(time.perf_counter() - started)
         retain_freed_memory(setup.ranks.device)
     dist.destroy_process_group()
-    return {"bytes": process_bytes("VmHWM") - before[0], "seconds": seconds}
+    return process_bytes("VmHWM") - before[0]
 
 
-def measured(case: Case, corpus: str, place: str) -> list[dict[str, Any]]:
+def measured(case: Case, corpus: str, place: str) -> list[int]:
     """What :func:`measure` found in each of the case's processes."""
     environment = os.environ | ONE_ARENA | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, __file__, "--serve", json.dumps(asdict(case)), corpus, f"{place}/store"]
@@ -169,7 +165,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="plan-accuracy-") as place:
             corpus = make_corpus(f"{place}/corpus", {"train": 16, "validation": 0, "test": 0}, genes=case.genes)
             plan = predicted(case, corpus.graph())
-            held = max(found["bytes"] for found in measured(case, f"{place}/corpus", place))
+            held = max(measured(case, f"{place}/corpus", place))
         ratio = held / plan.total
         within += abs(ratio - 1) <= BOUND
         print(

@@ -49,6 +49,15 @@ class RunningBuild:
         self.process.wait()
 
 
+def files_of_undisturbed(folder: Path, corpus: Path, cluster: RayCluster) -> dict[str, bytes]:
+    """What a build that is left alone writes, which is then removed."""
+    build = RunningBuild(folder, str(corpus), cluster)
+    assert build.process.wait(300) == 0, build.output
+    expected = files_of(corpus)
+    shutil.rmtree(corpus)
+    return expected
+
+
 def build_with_kills(
     folder: Path, corpus: Path, cluster: RayCluster, kills: int, expected: dict[str, bytes], seed: int = 0
 ) -> tuple[dict[str, int], str]:

@@ -18,12 +18,11 @@ import ray
 
 from dataprep.pipeline import quality_control as qc
 from dataprep.pipeline.restart.profile_parts import ProfileParts
+from dataprep.runtime.ray_session import results_of
 
 DIRECTIONS = 512
 _SEED = 20_010
 _PROFILES_PER_BLOCK = 4096
-# Tasks that wait for their turn at a time.
-_MOST_PENDING = 256
 
 # Ordinals of an earlier and a later profile, and their r.
 Pair = tuple[int, int, float]
@@ -102,36 +101,30 @@ def _sketches(kept: pd.DataFrame, parts: ProfileParts) -> np.ndarray:
     """Those of kept samples, float16 [N, D] in their order."""
     sketches = np.empty((len(kept), DIRECTIONS), np.float16)
     positions = pd.Series(np.arange(len(kept)), kept.index)
-    sketched = ray.remote(_sketches_of_part)
-    pending = {}
-    for _, own in kept.groupby("part"):
-        numbers, places = (own[name].to_numpy(np.int64) for name in ("part", "place"))
-        pending[sketched.remote(parts, numbers, places, own["profile"].to_list())] = positions[own.index].to_numpy()
-    waiting = list(pending)
-    while waiting:
-        done, waiting = ray.wait(waiting)
-        for one in done:
-            sketches[pending.pop(one)] = ray.get(one)
+    calls = (
+        (
+            positions[own.index].to_numpy(),
+            parts,
+            own["part"].to_numpy(np.int64),
+            own["place"].to_numpy(np.int64),
+            own["profile"].to_list(),
+        )
+        for _, own in kept.groupby("part")
+    )
+    for own, drawn in results_of(_sketches_of_part, calls, "the search for near-duplicates"):
+        sketches[own] = drawn
     return sketches
 
 
 def _sketches_of_part(
-    parts: ProfileParts, numbers: np.ndarray, places: np.ndarray, digests: Sequence[bytes]
-) -> np.ndarray:
-    return sketch(parts.profiles(numbers, places, digests))
+    positions: np.ndarray, parts: ProfileParts, numbers: np.ndarray, places: np.ndarray, digests: Sequence[bytes]
+) -> tuple[np.ndarray, np.ndarray]:
+    return positions, sketch(parts.profiles(numbers, places, digests))
 
 
 def _all_pairs(ordinals: np.ndarray, sketches: np.ndarray, studies: np.ndarray, bound: float) -> list[Pair]:
     starts: Sequence[int] = range(0, len(ordinals), _PROFILES_PER_BLOCK)
     parts = [slice(start, start + _PROFILES_PER_BLOCK) for start in starts]
     blocks = [ray.put((ordinals[part], sketches[part], studies[part])) for part in parts]
-    compare = ray.remote(pairs_of_blocks)
-    pairs: list[Pair] = []
-    pending: list[ray.ObjectRef] = []
-    for number, one in enumerate(blocks):
-        for other in blocks[number:]:
-            if len(pending) >= _MOST_PENDING:
-                done, pending = ray.wait(pending)
-                pairs += [pair for found in ray.get(done) for pair in found]
-            pending.append(compare.remote(one, other, bound))
-    return pairs + [pair for found in ray.get(pending) for pair in found]
+    calls = ((one, other, bound) for number, one in enumerate(blocks) for other in blocks[number:])
+    return [pair for found in results_of(pairs_of_blocks, calls, "the search for near-duplicates") for pair in found]

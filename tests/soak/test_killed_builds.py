@@ -1,11 +1,10 @@
 """A build that is killed at 20 random moments: `make soak`."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from killed_builds import RunningBuild, build_with_kills, files_of, write_many_sources
+from killed_builds import build_with_kills, files_of, files_of_undisturbed, write_many_sources
 from running_jobs import RayCluster
 
 KILLS = 20
@@ -17,10 +16,7 @@ def test_a_build_killed_at_20_random_moments_ends_with_the_bytes_of_an_undisturb
 ) -> None:
     write_many_sources(tmp_path, studies=30)
     cluster, corpus = start_cluster(1), tmp_path / "corpus"
-    undisturbed = RunningBuild(tmp_path, str(corpus), cluster)
-    assert undisturbed.process.wait(300) == 0, undisturbed.output
-    expected = files_of(corpus)
-    shutil.rmtree(corpus)
+    expected = files_of_undisturbed(tmp_path, corpus, cluster)
     killed, said = build_with_kills(tmp_path, corpus, cluster, KILLS, expected)
     print(f"{killed}; {said.count('going on with an interrupted build')} times something was used again", flush=True)
     assert killed["build"] > 5
