@@ -1,7 +1,7 @@
 """Another user of the machine, without any of our credentials, who tries the ports of services.
 
 ``python tests/stranger.py < attempts.json`` makes the attempts as user 65534 and prints what became of each: the HTTP
-status and the beginning of the answer, the gRPC status, or the name of the error.
+status and the beginning of the answer, the gRPC status, "disconnected", or the name of the error.
 """
 
 import encodings.idna  # noqa: F401 - sockets look it up when they connect
@@ -109,6 +109,11 @@ def _grpc(attempt: dict) -> str:
 def _outcome(attempt: dict) -> str:
     try:
         return _http(attempt) if attempt["kind"] == "http" else _grpc(attempt)
+    except ConnectionRefusedError:
+        return "refused"  # nobody listens: not what a test of a server wants to hear
+    except ConnectionError:
+        # a server that hangs up is heard as an end, a reset or a broken pipe, whichever comes first
+        return "disconnected"
     except (OSError, http.client.HTTPException) as error:
         return type(error).__name__
 

@@ -75,7 +75,7 @@ def test_no_inner_http_port_of_the_object_store_answers(ports, treasure, tls: bo
 
     # over plain HTTP the answer is that it is none
     expected = "Error" if tls else "400 Client sent an HTTP request to an HTTPS server"
-    assert all(expected in refusal or refusal == "RemoteDisconnected" for refusal in refusals), refusals
+    assert all(expected in refusal or refusal == "disconnected" for refusal in refusals), refusals
 
 
 def test_the_shell_of_the_object_store_neither_lists_nor_deletes_for_others(s3_server, ports, treasure):
