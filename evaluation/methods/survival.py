@@ -12,9 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from lifelines import CoxPHFitter, KaplanMeierFitter, NelsonAalenFitter
+from lifelines import KaplanMeierFitter
+from scipy.sparse import csr_array
 from sklearn.ensemble import RandomForestRegressor
 
+from evaluation.methods.lifelines_internals import CoxFit
 from evaluation.scores.survival import Outcome
 
 # A column that varies less is constant but for rounding.
@@ -67,7 +69,7 @@ class Cox:
             .add_prefix("x")
             .assign(time=outcome.time, event=outcome.event.astype(int), stratum=outcome.strata)
         )
-        cox = CoxPHFitter(penalizer=self.penalizer, l1_ratio=self.l1_ratio)
+        cox = CoxFit(penalizer=self.penalizer, l1_ratio=self.l1_ratio)
         with warnings.catch_warnings():
             # covariates that hardly vary, or that tell a small study's deaths: the penalty is there for them
             warnings.simplefilter("ignore")
@@ -124,10 +126,9 @@ def log_rank_scores(outcome: Outcome) -> np.ndarray:
     """
     scores = np.zeros(len(outcome.time))
     for rows in outcome.members():
-        # not smoothed: with it, ties would not add up
-        fitter = NelsonAalenFitter(nelson_aalen_smoothing=False)
-        hazard = fitter.fit(outcome.time[rows], outcome.event[rows]).predict(outcome.time[rows]).to_numpy()
-        scores[rows] = outcome.event[rows] - hazard
+        study = outcome.rows(rows)
+        everybody = np.ones((1, len(rows)))
+        scores[rows] = study.event - _weighted_hazard(everybody, study, study.time)[0]
     return scores
 
 
@@ -155,8 +156,18 @@ def _hazard(outcome: Outcome, deaths_MN: np.ndarray, risk_MN: np.ndarray, times:
 
 def _forest_weights(new_leaves: np.ndarray, fit_leaves: np.ndarray) -> np.ndarray:
     """M x N, rows adding up to 1, from the leaves (rows x trees) of both."""
-    weights = np.zeros((len(new_leaves), len(fit_leaves)))
-    for new, fitted in zip(new_leaves.T, fit_leaves.T, strict=True):
-        together = new[:, None] == fitted[None]
-        weights += together / together.sum(axis=1, keepdims=True)
-    return weights / new_leaves.shape[1]
+    trees = new_leaves.shape[1]
+    # every leaf of every tree is a column
+    first = np.concatenate([[0], np.cumsum(fit_leaves.max(axis=0) + 1)])
+    new, fitted = (_leaf_table(leaves + first[:-1], int(first[-1])) for leaves in (new_leaves, fit_leaves))
+    size = fitted.sum(axis=0)
+    shares = fitted.multiply(1 / np.maximum(size, 1)[None]).tocsr()
+    weights: np.ndarray = (new @ shares.T).toarray()
+    return weights / trees
+
+
+def _leaf_table(columns: np.ndarray, width: int) -> csr_array:
+    """Rows x ``width``: 1 at each of a row's ``columns`` (rows x trees), of which each tree has its own."""
+    rows, trees = columns.shape
+    ends = np.arange(rows + 1) * trees
+    return csr_array((np.ones(rows * trees), columns.ravel(), ends), shape=(rows, width))

@@ -190,6 +190,7 @@ class SettingsTrial(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Once in a process, which then takes one trial after the other."""
+        _stay_on_one_core()
         self._methods = ray.get(ray.get_actor(config[SHELF]).taken.remote())
         self._asked = config
 
@@ -265,7 +266,13 @@ def _predictions(subject: str, shared: ray.ObjectRef, choices: Sequence[Mapping[
 
 @ray.remote(num_cpus=1, max_retries=_RETRIES)
 def _predict(method: Method, choice: Mapping[str, Any], outer: int) -> np.ndarray:
+    _stay_on_one_core()
     return method.predicted(choice, outer)
+
+
+def _stay_on_one_core() -> None:
+    # what Ray has given: scikit-learn's forests ask joblib, which counts the machine's
+    os.environ["LOKY_MAX_CPU_COUNT"] = "1"
 
 
 def _killed(whose: str) -> UserError:
