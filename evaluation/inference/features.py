@@ -40,13 +40,23 @@ class Features:
         self.__init__(state["by_pooling"])  # type: ignore[misc]
 
     def reduced(
-        self, pooling: str | None, components: int | None, train: np.ndarray, test: np.ndarray, seed: int
+        self,
+        pooling: str | None,
+        components: int | None,
+        train: np.ndarray,
+        test: np.ndarray,
+        seed: int,
+        most: int | None = None,
     ) -> Split:
         """Rows ``train`` and ``test`` on so many principal components of the first, or as they are (None).
 
-        ``pooling``: None for that of the fixed setting. What earlier calls with the same rows gave is handed out again.
+        ``pooling``: None for that of the fixed setting. ``most``: the largest number that can be chosen, which is what
+        is fitted; fewer are the first of them, whoever asked before. What earlier calls with the same rows gave is
+        handed out again.
         """
         pooling = next(iter(self.by_pooling)) if pooling is None else pooling
+        if components is not None and most is not None and components < most:
+            return tuple(part[:, :components] for part in self.reduced(pooling, most, train, test, seed))  # type: ignore[return-value]
         key = (pooling, components, seed, train.tobytes(), test.tobytes())
         if key not in self._reduced:
             values = self.by_pooling[pooling]

@@ -15,7 +15,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from evaluation.inference.components import component_steps
+from evaluation.inference.features import Features
 from evaluation.inference.follow_up import number_in
 
 # A category of fewer training rows gets no column of its own.
@@ -74,38 +74,29 @@ class Covariates:
 
 
 class PatientFeatures:
-    """Features of one method: ``profiles`` float32 N x F (embeddings, log-TPM), ``covariates``, or both."""
+    """Features of one method: ``profiles`` (embeddings, log-TPM), ``covariates``, or both.
 
-    def __init__(self, profiles: np.ndarray | None, covariates: Covariates | None, seed: int) -> None:
+    ``most``: the largest number of principal components that can be chosen.
+    """
+
+    def __init__(self, profiles: Features | None, covariates: Covariates | None, most: int, seed: int) -> None:
         self._profiles = profiles
         self._covariates = covariates
+        self._most = most
         self._seed = seed
-        self._reduced: dict[tuple[bytes, bytes, int], tuple[np.ndarray, np.ndarray]] = {}
 
     def with_covariates(self, covariates: Covariates) -> PatientFeatures:
         """The same profiles beside covariates; reductions are shared, since they are the same."""
-        both = PatientFeatures(self._profiles, covariates, self._seed)
-        both._reduced = self._reduced
-        return both
+        return PatientFeatures(self._profiles, covariates, self._most, self._seed)
 
     def split(self, train: np.ndarray, test: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray]:
         """Features of both parts, n x F and m x F, with at most so many principal components of the profiles."""
         parts = []
         if self._profiles is not None:
-            parts.append(self._components(train, test, components))
+            parts.append(self._profiles.reduced(None, components, train, test, self._seed, self._most))
         if self._covariates is not None:
             parts.append(self._covariates.encoded(train, test))
         return np.hstack([part for part, _ in parts]), np.hstack([part for _, part in parts])
-
-    def _components(self, train: np.ndarray, test: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray]:
-        assert self._profiles is not None
-        # both heads ask for the same, and fitting it takes longest
-        key = (train.tobytes(), test.tobytes(), components)
-        if key not in self._reduced:
-            steps = component_steps(components, len(train), self._profiles.shape[1], self._seed)
-            fitted = steps.fit_transform(self._profiles[train])
-            self._reduced[key] = (fitted, steps.transform(self._profiles[test]))
-        return self._reduced[key]
 
 
 def _plain(text: str) -> str:

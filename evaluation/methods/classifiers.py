@@ -80,9 +80,10 @@ def described_choice(choice: Choice) -> str:
     return f"{choice['head']} on {on}, {own.replace('_', ' ')} {choice[own]:g}"
 
 
-def class_probabilities(features: Features, class_of: np.ndarray, forest: Forest) -> FitPredict:
-    """What fits a choice on some rows and gives the probabilities n x C of others; ``class_of``: int [N]."""
+def class_probabilities(features: Features, class_of: np.ndarray, forest: Forest, space: Space) -> FitPredict:
+    """What fits a choice of a space on some rows and gives the probabilities n x C of others; ``class_of``: int [N]."""
     classes = int(class_of.max()) + 1
+    most = max((number for number in space["components"] if number is not None), default=None)
 
     def fit_predict(choice: Choice, train: np.ndarray, test: np.ndarray) -> np.ndarray:
         known, probability = np.unique(class_of[train]), np.zeros((len(test), classes))
@@ -90,7 +91,7 @@ def class_probabilities(features: Features, class_of: np.ndarray, forest: Forest
             probability[:, known] = 1.0
             return probability
         reduced_train, reduced_test = features.reduced(
-            choice.get("pooling"), choice["components"], train, test, forest.seed
+            choice.get("pooling"), choice["components"], train, test, forest.seed, most
         )
         if choice["head"] == "support vectors":
             rows = _of_enough_samples(class_of[train])

@@ -12,6 +12,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from evaluation.inference.features import Features
 from evaluation.inference.patient_features import Covariates, PatientFeatures
 from evaluation.methods.survival import Cox, Forecast, Head, SurvivalForest, kaplan_meier
 from evaluation.scores.folds import Folds
@@ -42,6 +43,11 @@ class HeadSpaces:
     forest: Space
     trees: int
 
+    @property
+    def most_components(self) -> int:
+        """The largest number of principal components that can be chosen."""
+        return max(*self.cox["components"], *self.forest["components"])
+
     def heads(self, seed: int) -> dict[str, tuple[Callable[[Choice], Head], Space]]:
         """How to make each head, by name."""
         return {
@@ -61,12 +67,12 @@ def methods_of(
     sources: dict[str, tuple[PatientFeatures, bool]] = {}
     for profiles, baseline in ((embeddings, False), (raw, True)):
         for name, values in profiles.items():
-            features = PatientFeatures(values, None, seed)
+            features = PatientFeatures(Features.of(values), None, spaces.most_components, seed)
             sources[name] = features, baseline
             if covariates.names:
                 sources[f"{name} + {CLINICAL}"] = features.with_covariates(covariates), baseline
     if covariates.names:
-        sources[CLINICAL] = PatientFeatures(None, covariates, seed), True
+        sources[CLINICAL] = PatientFeatures(None, covariates, spaces.most_components, seed), True
     methods = {
         f"{source} -> {head}": Method(features, make, space, baseline)
         for source, (features, baseline) in sources.items()

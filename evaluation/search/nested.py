@@ -60,6 +60,10 @@ class OutOfFold:
 class Search(ABC):
     """What chooses settings for the methods of an evaluation."""
 
+    def narrowed(self, space: Space) -> Space:
+        """What of a space may be chosen."""
+        return space
+
     @abstractmethod
     def predictions(
         self, subject: str, folds: Folds, space: Space, fit_predict: FitPredict, score: RowScore
@@ -73,6 +77,10 @@ class Search(ABC):
 
 class FixedSettings(Search):
     """No search: the first value of every setting."""
+
+    def narrowed(self, space: Space) -> Space:
+        """Of every setting the first value."""
+        return {name: values[:1] for name, values in space.items()}
 
     def predictions(
         self, subject: str, folds: Folds, space: Space, fit_predict: FitPredict, score: RowScore

@@ -213,8 +213,8 @@ def evaluate_classification(
 
     kept = kept_whole(labelled, known, settings.kept)
     repeats = label_folds(labelled, kept, _wanted(settings), settings.repeats, seed)
-    methods = _methods(labelled, features, settings, seed)
     search = search or FixedSettings()
+    methods = _methods(labelled, features, settings, seed, search)
     asked = [
         method.asked(f"{labelled.label}: {method.name}{f', repeat {number + 1}' * bool(number)}", folds)
         for method in methods
@@ -269,7 +269,7 @@ class _Method:
         """For probabilities N x C, with the choice whose Brier score of left-out training samples is the smallest."""
         from evaluation.methods.classifiers import class_probabilities, closeness
 
-        fit_predict = class_probabilities(self.features, self.class_of, self.forest)
+        fit_predict = class_probabilities(self.features, self.class_of, self.forest, self.space)
         return Asked(subject, folds, self.space, fit_predict, closeness(self.class_of))
 
     def predicted(self, folds: Folds, choice: Choice) -> OutOfFold:
@@ -277,11 +277,15 @@ class _Method:
         from evaluation.methods.classifiers import class_probabilities
 
         space = {name: [value] for name, value in choice.items()}
-        return nested_predictions(folds, space, class_probabilities(self.features, self.class_of, self.forest))
+        return nested_predictions(folds, space, class_probabilities(self.features, self.class_of, self.forest, space))
 
 
 def _methods(
-    labelled: LabelledProfiles, features: Mapping[str, Features], settings: ClassificationSettings, seed: int
+    labelled: LabelledProfiles,
+    features: Mapping[str, Features],
+    settings: ClassificationSettings,
+    seed: int,
+    search: Search,
 ) -> list[_Method]:
     from evaluation.methods.classifiers import PUBLISHED_FOREST, Forest, head_space, published_space
 
@@ -303,7 +307,7 @@ def _methods(
             source == RAW,
             of_source,
             labelled.class_of,
-            head_space(settings.heads, settings.components, list(of_source.by_pooling)),
+            search.narrowed(head_space(settings.heads, settings.components, list(of_source.by_pooling))),
             forest,
         )
         for source, of_source in features.items()

@@ -34,7 +34,7 @@ from evaluation.scores.comparison import Metric, Statistic, compare_methods
 from evaluation.scores.folds import Folds, group_folds, joined_groups
 from evaluation.scores.intervals import SHARE, Interval
 from evaluation.scores.results import Score, TaskResult
-from evaluation.search.nested import Search
+from evaluation.search.nested import Search, Space
 from evaluation.tasks.registry import register_task
 from evaluation.tasks.task import Needs, NotApplicableError, Task
 from pretrain.config import Pooling
@@ -214,7 +214,7 @@ def score_survival(
     times = np.linspace(0, horizon, _TIMES)
     censoring = Censoring.of(outcome, horizon)
     covariates = Covariates.of(patients.covariates)
-    methods = methods_of(embeddings, raw, covariates, _spaces(settings, HeadSpaces), seed)
+    methods = methods_of(embeddings, raw, covariates, _spaces(settings, search, HeadSpaces), seed)
     statistics, p_values, curves = {}, [], []
     doing = f"prognosis, {patients.endpoint}"
     log(f"{doing}: fitting {len(folds.parts)} folds of {len(methods)} methods: {', '.join(methods)}")
@@ -299,18 +299,16 @@ def _of_both_classes(
     return lambda rows: float(score(event[rows], probability[rows])) if len(set(event[rows])) == 2 else float("nan")
 
 
-def _spaces(settings: PrognosisSettings, kind: type[HeadSpaces]) -> HeadSpaces:
+def _spaces(settings: PrognosisSettings, search: Search, kind: type[HeadSpaces]) -> HeadSpaces:
     """What is searched, beginning with the settings."""
     components = _first(settings.components, (10, 30, 60))
-    return kind(
-        cox={
-            "components": components,
-            "penalizer": _first(settings.penalizer, (0.01, 0.03, 0.1, 0.3, 1.0)),
-            "l1_ratio": _first(settings.l1_ratio, (0.0, 0.5)),
-        },
-        forest={"components": components, "leaf": _first(settings.leaf, (5, 10, 20))},
-        trees=settings.trees,
-    )
+    cox: Space = {
+        "components": components,
+        "penalizer": _first(settings.penalizer, (0.01, 0.03, 0.1, 0.3, 1.0)),
+        "l1_ratio": _first(settings.l1_ratio, (0.0, 0.5)),
+    }
+    forest: Space = {"components": components, "leaf": _first(settings.leaf, (5, 10, 20))}
+    return kind(cox=search.narrowed(cox), forest=search.narrowed(forest), trees=settings.trees)
 
 
 def _first(fixed: T, others: Sequence[T]) -> list[T]:

@@ -69,9 +69,10 @@ def two_classes():
 @pytest.mark.parametrize("head", HEADS)
 def test_classes_that_differ_are_told_apart_by_every_head(two_classes, head):
     labelled, features = two_classes
-    choice = {name: values[0] for name, values in head_space([head], 5).items()}
+    space = head_space([head], 5)
+    choice = {name: values[0] for name, values in space.items()}
     train, test = np.arange(150), np.arange(150, 200)
-    fit_predict = class_probabilities(Features.of(features), labelled.class_of, Forest(20, None, 0))
+    fit_predict = class_probabilities(Features.of(features), labelled.class_of, Forest(20, None, 0), space)
     probability = fit_predict(choice, train, test)
     np.testing.assert_allclose(probability.sum(axis=1), 1)
     assert (probability.argmax(axis=1) == labelled.class_of[test]).mean() > 0.95
@@ -83,7 +84,8 @@ def test_a_pooling_is_chosen_among_those_that_features_have(two_classes):
     space = head_space(["nearest samples"], 5, ["mean", "max"])
     assert space["pooling"] == ["mean", "max"]
     assert "pooling" not in head_space(["nearest samples"], 5, ["mean"])
-    fit_predict = class_probabilities(Features({"mean": noise, "max": features}), labelled.class_of, Forest(5, None, 0))
+    both = Features({"mean": noise, "max": features})
+    fit_predict = class_probabilities(both, labelled.class_of, Forest(5, None, 0), space)
     train, test, right = np.arange(150), np.arange(150, 200), []
     for pooling in space["pooling"]:
         choice = {name: values[0] for name, values in space.items()} | {"pooling": pooling}
@@ -103,11 +105,27 @@ def test_rows_that_come_again_are_reduced_once_and_a_copy_for_another_process_ho
     np.testing.assert_allclose(copy.reduced(None, 5, train, test, seed=0)[1], first[1])
 
 
+def test_few_components_are_the_first_of_the_most_whoever_asked_before(two_classes):
+    train, test = np.arange(150), np.arange(150, 200)
+    asked_first, asked_last = Features.of(two_classes[1]), Features.of(two_classes[1])
+    few = asked_first.reduced(None, 5, train, test, seed=0, most=20)
+    asked_last.reduced(None, 20, train, test, seed=0, most=20)
+    again = asked_last.reduced(None, 5, train, test, seed=0, most=20)
+    alone = Features.of(two_classes[1]).reduced(None, 5, train, test, seed=0)
+    assert [part.shape for part in few] == [(150, 5), (50, 5)]
+    for ours, later, exact in zip(few, again, alone, strict=True):
+        np.testing.assert_array_equal(ours, later)
+        # of the others, all noise of one size, which is which is a matter of rounding
+        np.testing.assert_allclose(np.abs(ours[:, 0]), np.abs(exact[:, 0]), atol=0.01)
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_a_class_that_is_rare_or_alone_in_training_is_no_obstacle(head):
     values = np.random.default_rng(0).normal(size=(12, 4))
-    choice = {name: values[0] for name, values in head_space([head], 5).items()}
-    fit = class_probabilities(Features.of(values), np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2]), Forest(5, None, 0))
+    space = head_space([head], 5)
+    choice = {name: values[0] for name, values in space.items()}
+    class_of = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2])
+    fit = class_probabilities(Features.of(values), class_of, Forest(5, None, 0), space)
     assert fit(choice, np.arange(10), np.array([10, 11])).shape == (2, 3)
     assert fit(choice, np.arange(5), np.array([10])).tolist() == [[1, 0, 0]]
 
