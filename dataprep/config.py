@@ -244,6 +244,9 @@ class SimulateSettings(CommandSettings):
     tissues: int = Field(default=6, ge=1)
     programs: int = Field(default=24, ge=1, description="latent programs that drive the genes")
     seed: int = Field(default=0, ge=0)
+    format: Literal["tables", "archs4"] = Field(
+        default="tables", description="tables: of counts and of samples, for each study; archs4: one file as ARCHS4's"
+    )
 
     @model_validator(mode="after")
     def _enough_samples(self) -> SimulateSettings:

@@ -32,6 +32,7 @@ from dataprep.genes.vocabulary import GeneVocabulary, default_vocabulary
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.ownership import mark_begun, require_own
 from dataprep.runtime.storage import Folder
+from dataprep.simulated_archs4 import ARCHS4_FILE, Archs4File
 from dataprep.simulated_assays import Assays, draw_assays
 
 BUILD_FILE = "build.yaml"
@@ -46,6 +47,7 @@ NONESSENTIAL_GENES_FILE = "nonessential_genes.txt"
 _TABLES = (
     *(GENES_FILE, TRUTH_GENES_FILE, TRUTH_SAMPLES_FILE),
     *(DRUG_RESPONSE_FILE, DRUG_SMILES_FILE, GENE_EFFECT_FILE, CORE_GENES_FILE, NONESSENTIAL_GENES_FILE),
+    ARCHS4_FILE,
 )
 _BEGUN_FILE = "unfinished_simulation.txt"
 
@@ -119,10 +121,16 @@ def simulate(settings: SimulateSettings) -> dict[str, Any]:
     mark_begun(folder, _BEGUN_FILE, "a simulation")
     truth = draw_truth(settings, vocabulary)
     samples, activities = [], []
+    archs4 = Archs4File(vocabulary, settings.samples, settings.seed) if settings.format == "archs4" else None
     for study in draw_studies(settings, vocabulary, truth):
-        _write_study(folder, study, vocabulary, measured=_measured(settings, study.name, vocabulary))
+        if archs4:
+            archs4.add(study.counts, study.labels)
+        else:
+            _write_study(folder, study, vocabulary, measured=_measured(settings, study.name, vocabulary))
         samples.append(_with_programs(study.labels, study.activities))
         activities.append(study.activities)
+    if archs4:
+        folder.write_bytes(ARCHS4_FILE, archs4.content())
     folder.write_bytes(TRUTH_SAMPLES_FILE, table_bytes(pa.Table.from_pandas(pd.concat(samples), preserve_index=False)))
     genes = (
         vocabulary.to_arrow()
@@ -253,7 +261,7 @@ def _write_assays(folder: Folder, assays: Assays) -> None:
 
 def _build_settings(settings: SimulateSettings, folder: Folder, vocabulary: GeneVocabulary) -> dict[str, Any]:
     names = [_study_name(number) for number in range(settings.studies)]
-    sources = [
+    tables = [
         {
             "name": name,
             "path": f"{name}/expression.tsv.gz",
@@ -264,6 +272,7 @@ def _build_settings(settings: SimulateSettings, folder: Folder, vocabulary: Gene
         }
         for name in names
     ]
+    archs4 = [{"name": "archs4", "preset": "archs4", "path": ARCHS4_FILE}]
     content: dict[str, Any] = {"min_nonzero_genes": round(_MIN_NONZERO_SHARE * vocabulary.size)}
     if not folder.is_local:
         content["root"] = folder.uri
@@ -271,7 +280,7 @@ def _build_settings(settings: SimulateSettings, folder: Folder, vocabulary: Gene
         content["vocabulary"] = GENES_FILE
     if settings.studies >= 3:
         content["split"] = {"validation": [names[-2]], "test": [names[-1]]}
-    return content | {"sources": sources}
+    return content | {"sources": archs4 if settings.format == "archs4" else tables}
 
 
 def _study_name(number: int) -> str:

@@ -129,6 +129,34 @@ def test_the_same_settings_give_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "c/simulated_01/expression.tsv.gz").read_bytes() != written[0]["simulated_01/expression.tsv.gz"]
 
 
+def test_a_file_in_the_layout_of_archs4_has_the_counts_of_the_tables(tmp_path: Path) -> None:
+    small = SETTINGS.model_copy(update={"samples": 90, "genes": 200, "studies": 3})
+    for name in ("a", "b"):
+        simulate(small.model_copy(update={"output": str(tmp_path / name), "format": "archs4"}))
+    written = (tmp_path / "a/human_gene.h5").read_bytes()
+    assert written == (tmp_path / "b/human_gene.h5").read_bytes()
+    assert not list((tmp_path / "a").glob("simulated_*"))
+
+    settings = read_settings(BuildSettings, ["--config", str(tmp_path / "a/build.yaml"), "--corpus", "c"])
+    (source,) = settings.sources
+    address = str(tmp_path / "a" / source.path)
+    simulate(small.model_copy(update={"output": str(tmp_path / "tables")}))
+    table = pd.read_csv(tmp_path / "tables/simulated_01/expression.tsv.gz", sep="\t", index_col=0)
+    (first, *_) = source.read_samples(address, 0, 30)
+    assert list(first.sample_ids) == list(table.columns)
+    assert list(first.gene_ids) == list(table.index)
+    assert np.array_equal(first.values, table.to_numpy().T)
+
+    metadata = source.read_metadata(address)
+    assert metadata["study"].value_counts().to_dict() == dict.fromkeys(
+        ("simulated_01", "simulated_02", "simulated_03"), 30
+    )
+    assert {settings.split.validation[0], settings.split.test[0]} < set(metadata["study"])
+    listed = source.list_samples(address)
+    assert 0 < len(listed.refusals) < 10
+    assert {refusal.reason for refusal in listed.refusals.values()} == {"single_cell"}
+
+
 def test_the_truth_is_written_beside_the_data(tmp_path: Path) -> None:
     simulate(SETTINGS.model_copy(update={"output": str(tmp_path), "samples": 24, "genes": 200}))
     genes = pq.read_table(tmp_path / "truth_genes.parquet").to_pandas()
