@@ -10,11 +10,12 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down status test test-units test-pretrain-units test-other-units test-failures test-gpu soak lint lint-launch docs docs-links sbom audit bench
+.PHONY: help install demo readme up down status test test-units test-pretrain-units test-other-units test-failures test-gpu soak lint lint-launch docs docs-links sbom audit bench
 
 help:
 	@echo 'make install   make $(VENV) and install everything into it'
 	@echo 'make demo      raw counts to a trained model to scores, on services that run on this machine'
+	@echo 'make readme    the commands of README.md; ends the services'
 	@echo 'make up        start those services: object store, MLflow, Ray'
 	@echo 'make status    show where they are and whether they answer'
 	@echo 'make down      end them; their data stays in .local'
@@ -43,9 +44,14 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	@touch $@
 
-# The commands of the tutorial, as they are printed there.
+# The commands of a page, as they are printed there.
 demo: install
-	@commands=$$($(BIN)/python docs/printed_commands.py docs/tutorials/counts-to-report.md) && bash -c "$$commands"
+	@$(call run_page,docs/tutorials/counts-to-report.md)
+
+readme: install
+	@$(call run_page,README.md)
+
+run_page = commands=$$($(BIN)/python docs/printed_commands.py $(1)) && bash -c "$$commands"
 
 up: install
 	$(BIN)/python -m cluster up

@@ -3,8 +3,10 @@
     python -m evaluation report --output report.html ...
     script --quiet --command "python -m pretrain run ..." recording.txt
     . .local/env && python docs/make_pictures.py --report report.html --run RUN_ID --recording recording.txt
+    python docs/make_pictures.py --page corpus.html --at "Scatter plot" --name tutorial-corpus
 
-Any of them alone will do. Takes Chromium (Debian's package chromium), and for MLflow the server of MLFLOW_TRACKING_URI.
+Any of them alone will do. The last shows the section of a page with the first picture whose description begins so.
+Takes Chromium (Debian's package chromium), and for MLflow the server of MLFLOW_TRACKING_URI.
 """
 
 from __future__ import annotations
@@ -49,11 +51,19 @@ def main() -> None:
     parser.add_argument("--report", type=Path, help="page that evaluation report wrote")
     parser.add_argument("--run", help="id of an MLflow run, whose charts to show")
     parser.add_argument("--recording", type=Path, help="what script(1) recorded of a command")
+    parser.add_argument("--page", type=Path, help="page with pictures, of which to show one part")
+    parser.add_argument("--at", help="how the description of a picture in this part begins")
+    parser.add_argument("--name", help="what to call the picture of this part")
+    parser.add_argument("--height", type=int, default=760, help="of it, in pixels")
     parser.add_argument("--output", type=Path, default=HERE / "pictures", help="folder of the pictures")
     given = parser.parse_args()
+    if given.page and not (given.at and given.name):
+        parser.error("--page takes --at and --name")
     given.output.mkdir(parents=True, exist_ok=True)
     if given.report:
         show_report(given.report.resolve(), given.output)
+    if given.page:
+        show_part(given.page.resolve(), given.at, given.output / f"{given.name}.png", 1100, given.height)
     if given.run:
         show_charts(given.run, given.output / "mlflow-charts.png")
     if given.recording:
@@ -67,11 +77,14 @@ def show_report(page: Path, output: Path) -> None:
         ("report-scores", 1100, 900, "Forest plot"),
         ("report-phone", 375, 760, "Forest plot"),
     ):
-        there = f"document.querySelector('svg[aria-label^=\"{first}\"]')"
-        (seen,) = visit(
-            page, [width], [f"{there}?.closest('section').scrollIntoView()"], with_picture=True, height=height
-        )
-        write(seen.picture, output / f"{name}.png")
+        show_part(page, first, output / f"{name}.png", width, height)
+
+
+def show_part(page: Path, first: str, place: Path, width: int, height: int) -> None:
+    """The section with the picture whose description begins with ``first``, from its top."""
+    there = f"document.querySelector('svg[aria-label^=\"{first}\"]')"
+    (seen,) = visit(page, [width], [f"{there}?.closest('section').scrollIntoView()"], with_picture=True, height=height)
+    write(seen.picture, place)
 
 
 def show_charts(run_id: str, output: Path) -> None:

@@ -23,6 +23,11 @@ from settings_reference import commands_of  # noqa: E402
 
 PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PACKAGES = ("cluster", "dataprep", "evaluation", "pretrain")
+# Pages whose commands are run as they stand there, with the target of make that does, and what of them it leaves out.
+RUN = {
+    "README.md": ("readme", {"CI runs these targets by themselves": ["make demo", "make down"]}),
+    "docs/tutorials/counts-to-report.md": ("demo", {}),
+}
 
 
 def programs(text: str) -> Iterator[list[str]]:
@@ -71,6 +76,25 @@ def test_the_parsers_take_the_commands_of_a_page(page, monkeypatch):
     assert {command: problem for command, problem in said.items() if problem} == {}
 
 
+@pytest.mark.parametrize("page", RUN)
+def test_a_page_that_is_run_leaves_out_what_ci_runs_by_itself_and_nothing_else(page):
+    target, expected = RUN[page]
+    left_out = {block.not_run: block.text for block in blocks(ROOT / page, ("sh", "python")) if block.not_run}
+    commands = {reason: re.findall(r"^make \w+", text, re.MULTILINE) for reason, text in left_out.items()}
+    assert commands == expected
+    of_ci = (ROOT / ".ci" / "run").read_text()
+    assert [command for listed in expected.values() for command in listed if f"timed {command}\n" not in of_ci] == []
+    recipe = re.search(rf"^{target}: install\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert recipe, f"no target {target}"
+    assert page in recipe[1]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_programs_of_a_page_can_be_parsed(page):
+    for block in blocks(page, ("python",)):
+        compile(block.text, str(page), "exec")
+
+
 def test_an_option_that_does_not_exist_is_found():
     (words,) = programs("python -m pretrain run --corpus a --storage b --name c --model.sise 37M")
     assert "unknown setting model.sise" in complaint(words)
@@ -89,9 +113,11 @@ def test_a_submitted_command_is_one_of_its_own():
 def test_blocks_of_commands_are_found_with_their_headings_and_reasons(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(
-        "# One\n```sh\na\n```\n```text\nno\n```\n1. x\n\n"
+        "# One\n```sh\na\n```\n```text\nno\n```\n```python\nx = 1\n```\n1. x\n\n"
         "   <!-- not run: takes a cloud -->\n   ```sh\n   b\n     c\n   ```\n"
         "## Two\n\n```sh\nd\n```\n"
     )
     assert blocks(page) == [Block("One", "a", ""), Block("One", "b\n  c", "takes a cloud"), Block("Two", "d", "")]
+    assert blocks(page, ("python",)) == [Block("One", "x = 1", "", "python")]
+    assert "\na\npython - <<'PROGRAM'\nx = 1\nPROGRAM\n" in script(page)
     assert re.findall(r"^[a-d]$", script(page), re.MULTILINE) == ["a", "d"]
