@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import ray
 
 from dataprep.config import BuildSettings
 from dataprep.corpus import MANIFEST_FILE, SAMPLE_COLUMNS, SPLITS, Corpus, Shard, iterate_row_groups, open_corpus
 from dataprep.genes.vocabulary import GeneVocabulary
 from dataprep.pipeline.listing import LABEL
-from dataprep.pipeline.near_duplicates import sketch
+from dataprep.pipeline.near_duplicates import DIRECTIONS, sketch
 from dataprep.pipeline.restart.profile_parts import profile_digest
 from dataprep.runtime.command_line import UserError
+from dataprep.runtime.ray_session import results_of
 from dataprep.runtime.storage import Folder
 
 # Settings of a build that say where things are and how the work is cut; the vocabulary is compared by its content.
@@ -103,22 +103,24 @@ class Earlier:
 
         Reads every profile once, in Ray tasks of a shard each.
         """
-        shards = sorted(
-            (shard for split in SPLITS for shard in self.corpus.shards(split)), key=lambda shard: shard.first_row_id
-        )
-        read = ray.remote(_digests)
-        found = ray.get([read.remote(self.corpus, shard, sketches) for shard in shards])
-        digests = [digest for of_shard, _ in found for digest in of_shard]
-        drawn = np.concatenate([drawn for _, drawn in found]) if sketches else None
+        digests: list[bytes] = [b""] * len(self.samples)
+        drawn = np.empty((len(self.samples), DIRECTIONS), np.float16) if sketches else None
+        calls = ((self.corpus, shard, sketches) for split in SPLITS for shard in self.corpus.shards(split))
+        for first, of_shard, drawn_of_shard in results_of(_digests, calls, "the growth"):
+            rows = slice(first, first + len(of_shard))
+            digests[rows] = of_shard
+            if drawn is not None:
+                drawn[rows] = drawn_of_shard
         return self.samples.assign(profile=digests), drawn
 
 
-def _digests(corpus: Corpus, shard: Shard, sketches: bool) -> tuple[list[bytes], np.ndarray | None]:
+def _digests(corpus: Corpus, shard: Shard, sketches: bool) -> tuple[int, list[bytes], np.ndarray | None]:
+    """The first row id of a shard, and of its profiles digests and, if asked for, sketches."""
     digests, drawn = [], []
     for _, expression in iterate_row_groups(corpus, [shard]):
         digests += [profile_digest(row.tobytes()) for row in expression]
         drawn += [sketch(expression)] if sketches else []
-    return digests, np.concatenate(drawn) if sketches else None
+    return shard.first_row_id, digests, np.concatenate(drawn) if sketches else None
 
 
 def _without(settings: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
