@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 
 import pandas as pd
 
@@ -77,9 +78,11 @@ def _addresses(settings: BuildSettings, source: Source) -> list[str]:
         return [address]
     folder = fixed_folder(address)
     pattern = address[len(folder) :].lstrip("/")
-    names = [name for name in Folder(folder).files() if matches(name, pattern)]
+    files = Folder(folder).files()
+    found = {str(parent) for name in files for parent in PurePosixPath(name).parents} if source.of_folders else files
+    names = sorted(name for name in found if matches(name, pattern))
     if not names:
-        raise UserError(f"source {source.name}: no file matches {address}")
+        raise UserError(f"source {source.name}: no {'folder' if source.of_folders else 'file'} matches {address}")
     return [f"{folder.rstrip('/')}/{name}" for name in names]
 
 

@@ -17,6 +17,8 @@ from dataprep.probing.guess import (
 )
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder, split_file_address
+from dataprep.sources.anndata_forms.elements import require_obs_and_var
+from dataprep.sources.anndata_forms.zarr_folder import is_zarr, opened_zarr
 from dataprep.sources.hdf5_files import opened_hdf5
 from dataprep.sources.table_layout import MISSING, find_layout
 from dataprep.sources.text_columns import TextForm, first_lines
@@ -36,14 +38,14 @@ _HEADERS = {
 
 def recognise(address: str) -> Guess:
     """The settings that fit a file. Raises :class:`UserError` for what no reader is for, or cannot be read."""
+    if is_zarr(address):
+        return _zarr(address)
     place, name = split_file_address(address)
     try:
         with Folder(place).open(name) as stream:
             first = stream.read(16)
     except FileNotFoundError:
         raise UserError(f"no such file: {address}") from None
-    except IsADirectoryError:
-        raise UserError(f"{address} is a folder, not a file") from None
     if first.startswith(b"\x89HDF"):
         return _hdf5(address)
     if first.startswith(b"%%MatrixMarket"):
@@ -77,6 +79,12 @@ def _hdf5(address: str) -> Guess:
         if {"obs", "var"} <= names:
             return with_settings(Guess("AnnData", [("format", "h5ad", "it has obs and var")]), _UNKNOWN)
     raise UserError(f"{address} is HDF5 of none of the forms that are known: it has {', '.join(sorted(names)[:8])}")
+
+
+def _zarr(address: str) -> Guess:
+    with opened_zarr(address, zeros_left_out=False) as group:
+        require_obs_and_var(address, group)
+    return with_settings(Guess("AnnData in Zarr", [("format", "zarr", "a Zarr folder with obs and var")]), _UNKNOWN)
 
 
 def _program(address: str, lines: Sequence[str]) -> Guess | None:

@@ -243,9 +243,12 @@ class Folder:
         times. Raises FileNotFoundError."""
         info = self.attempt(lambda: self.filesystem.info(self._file(name)))
         if info["type"] == "directory":
-            inside = self / name
-            return version_of("".join(f"{file} {inside.revision(file)}\n" for file in inside.files()).encode())
-        return f"{info['size']} {info.get('ETag') or info.get('mtime')}"
+            return self._revision_of_folder(self._file(name))
+        return _revision(info)
+
+    def _revision_of_folder(self, path: str) -> str:
+        found = self.attempt(lambda: self.filesystem.find(path, detail=True))
+        return version_of("".join(f"{file} {_revision(info)}\n" for file, info in sorted(found.items())).encode())
 
     def sha256(self, name: str) -> str:
         """Checksum of a file, read in pieces. Raises FileNotFoundError."""
@@ -361,9 +364,15 @@ class Folder:
         """One line for what the user can mend: a full or damaged disk, missing rights; other errors as they are."""
         if isinstance(error, PermissionError):
             return StorageError(f"{self.uri}: access denied ({one_line(error)})")
+        if isinstance(error, IsADirectoryError) and error.filename:
+            return UserError(f"{error.filename} is a folder, not a file")
         if not isinstance(error, OSError) or error.errno is None or isinstance(error, _LEFT_TO_CALLERS):
             return error
         return StorageError(f"{self.uri}: {error.strerror}")
+
+
+def _revision(info: dict[str, Any]) -> str:
+    return f"{info['size']} {info.get('ETag') or info.get('mtime')}"
 
 
 class _ConditionFailedError(Exception):

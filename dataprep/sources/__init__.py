@@ -1,8 +1,9 @@
 """Readers of the forms in which people publish expression data, one module each."""
 
+from dataprep.sources.anndata_forms.h5ad import H5adSource
+from dataprep.sources.anndata_forms.zarr_folder import ZarrSource
 from dataprep.sources.archs4 import Archs4Source
 from dataprep.sources.columnar import FeatherSource, ParquetSource
-from dataprep.sources.h5ad import H5adSource
 from dataprep.sources.matrix_market import MatrixMarketSource
 from dataprep.sources.quantification.featurecounts import FeatureCountsSource
 from dataprep.sources.quantification.htseq import HtseqSource
@@ -33,5 +34,6 @@ __all__ = [
     "StarSource",
     "TableSource",
     "Units",
+    "ZarrSource",
     "register_source",
 ]

@@ -10,9 +10,7 @@ import h5py
 
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder, split_file_address
-
-# No column of a table of samples or genes is larger.
-_LARGEST_COLUMN_BYTES = 2 * 1024**3
+from dataprep.sources.foreign_files import one_line, read_as, require_column_that_fits
 
 
 @contextmanager
@@ -26,26 +24,20 @@ def opened_hdf5(address: str, kind: str, whole: Sequence[str], in_blocks: bool =
     """
     place, name = split_file_address(address)
     folder = Folder(place)
-    try:
-        with (
-            folder.open(name, in_blocks=in_blocks) as stream,
-            h5py.File(_readable(address, stream, folder.is_local), "r", locking=False) as file,
-        ):
-            _require_plain(address, file, tuple(f"{name}/" for name in whole))
-            yield file
-    except FileNotFoundError:
-        raise UserError(f"no such file: {address}") from None
-    except IsADirectoryError:
-        raise UserError(f"{address} is a folder, not a file") from None
-    except UserError:
-        raise
-    except OSError as error:
-        raise UserError(f"{address} is not a readable HDF5 file: {_one_line(error)}") from None
-    except MemoryError:
-        raise UserError(f"{address} cannot be read: its tables take more memory than there is") from None
-    except Exception as error:  # noqa: BLE001 - h5py and anndata have many for files that others wrote
-        # parts that a reader expects are missing or of another kind, as in a file whose writer was interrupted
-        raise UserError(f"{address} is not {kind}: {_one_line(error)}") from None
+    with read_as(address, kind):
+        try:
+            with (
+                folder.open(name, in_blocks=in_blocks) as stream,
+                h5py.File(_readable(address, stream, folder.is_local), "r", locking=False) as file,
+            ):
+                _require_plain(address, file, tuple(f"{name}/" for name in whole))
+                yield file
+        except FileNotFoundError:
+            raise UserError(f"no such file: {address}") from None
+        except IsADirectoryError:
+            raise UserError(f"{address} is a folder, not a file") from None
+        except OSError as error:
+            raise UserError(f"{address} is not a readable HDF5 file: {one_line(error)}") from None
 
 
 def texts(stored: h5py.Dataset) -> tuple[str, ...]:
@@ -66,9 +58,8 @@ def _require_plain(address: str, file: h5py.File, whole: tuple[str, ...]) -> Non
             return
         if stored.is_virtual or stored.external:
             raise UserError(f"{address}: the values of {name} are in another file: write them into this one")
-        is_table = f"{name}/".startswith(whole)
-        if is_table and stored.size and stored.size * stored.dtype.itemsize > _LARGEST_COLUMN_BYTES:
-            raise UserError(f"{address}: {name} says that it has {stored.size:,} rows, more than can be read")
+        if f"{name}/".startswith(whole):
+            require_column_that_fits(address, name, stored.size or 0, stored.dtype.itemsize)
 
     file.visititems(check)
 
@@ -81,7 +72,3 @@ def _readable(address: str, stream: IO[bytes], is_local: bool) -> IO[bytes] | st
         # it has to be seekable
         raise UserError(f"{address} is compressed with gzip; unpack it first")
     return stream.name if is_local else stream
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -11,7 +11,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -89,6 +89,9 @@ class Source(Settings, ABC):
     Instances travel to Ray workers, where the files are read. Methods raise :class:`UserError` for files that are not
     what the settings say.
     """
+
+    # Whether what a path means is a folder that is read as one file, and not a file.
+    of_folders: ClassVar[bool] = False
 
     name: str = Field(min_length=1, description="name of the source, unique in the build")
     path: str = Field(description="file, or glob of files, relative to the root, absolute, or s3://")

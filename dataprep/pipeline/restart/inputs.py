@@ -20,7 +20,7 @@ from dataprep.runtime.storage import Folder, split_file_address
 # Settings that say where the corpus goes and not what is in it.
 _OF_THE_PLACE = ("corpus", "overwrite")
 # Their versions can change what a build writes: numbers, and the bytes of Parquet files.
-_LIBRARIES = ("numpy", "pandas", "pyarrow", "scipy", "h5py")
+_LIBRARIES = ("numpy", "pandas", "pyarrow", "scipy", "h5py", "zarr")
 _READERS = 16
 
 

@@ -1,0 +1,1 @@
+"""AnnData as anndata writes it, into HDF5 and into Zarr."""
