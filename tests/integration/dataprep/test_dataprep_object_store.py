@@ -1,20 +1,27 @@
 """A corpus in an object store is the same as one in a folder, and what the store refuses is said in one line."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import anndata
+import numpy as np
+import pandas as pd
 import pytest
 import s3fs
+import scipy.sparse
 
 from dataprep.__main__ import COMMANDS
 from dataprep.anndata_export import export
 from dataprep.config import ExportSettings, SimulateSettings
 from dataprep.corpus import open_corpus, read_row_groups, read_split, verify
 from dataprep.pipeline.build import build
-from dataprep.runtime.command_line import main
+from dataprep.probing.recognise import recognise
+from dataprep.runtime.command_line import UserError, main
 from dataprep.runtime.storage import Folder
 from dataprep.simulate import simulate
 from tests.conftest import S3Server
-from tests.made_sources import build_settings, counts, write_source
+from tests.made_sources import build_settings, counts, gene_ids, names, write_source
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -47,6 +54,31 @@ def test_a_glob_in_a_bucket(tmp_path: Path, s3_server: S3Server) -> None:
     vocabulary = str(tmp_path / "genes.csv")
     build(settings.model_copy(update={"vocabulary": vocabulary}))
     assert open_corpus(settings.corpus).manifest.samples.kept == 6
+
+
+@pytest.mark.parametrize("form", [np.asarray, scipy.sparse.csr_matrix, scipy.sparse.csc_matrix])
+def test_anndata_in_zarr_in_a_bucket_gives_the_corpus_of_the_folder(
+    tmp_path: Path, s3_server: S3Server, form: Callable[[np.ndarray], Any]
+) -> None:
+    bucket, values = Folder(s3_server.prefix("zarr")), counts(9)
+    data = anndata.AnnData(form(values.astype(np.float32)), pd.DataFrame(index=names("s", 9)))
+    data.var_names = gene_ids()
+    data.write_zarr(tmp_path / "one" / "x.zarr")
+    for path in (tmp_path / "one").rglob("*"):
+        if path.is_file():
+            bucket.upload(path, str(path.relative_to(tmp_path)))
+    source = {"name": "z", "format": "zarr", "path": "*/x.zarr", "gene_id": "ensembl", "units": "counts", "study": "z"}
+    local = build_settings(tmp_path, [source])
+    build(local)
+    remote = build_settings(tmp_path, [source], corpus=f"{bucket.uri}/corpus", root=bucket.uri)
+    build(remote.model_copy(update={"vocabulary": str(tmp_path / "genes.csv")}))
+    assert open_corpus(remote.corpus).manifest.shards == open_corpus(local.corpus).manifest.shards
+    assert recognise(f"{bucket.uri}/one/x.zarr").form == "AnnData in Zarr"
+    # a copy that ended early is no matrix with zeros
+    chunks = [name for name in bucket.files() if name.startswith("one/x.zarr/X/") and "/." not in name]
+    bucket.remove(chunks[-1])
+    with pytest.raises(UserError, match=r"one/x\.zarr: chunk X/.* is missing, as of a copy that was interrupted"):
+        build(remote.model_copy(update={"vocabulary": str(tmp_path / "genes.csv"), "overwrite": True}))
 
 
 def test_a_cohort_simulated_into_a_bucket_builds_from_there(tmp_path: Path, s3_server: S3Server) -> None:
