@@ -293,3 +293,21 @@ def test_a_folder_of_somebody_else_is_one_line(tmp_path: Path, deeper: tuple[str
             Folder(str(tmp_path.joinpath(*deeper))).require_writable("x.json")
     finally:
         os.seteuid(0)
+
+
+def test_the_revision_of_a_folder_changes_with_any_file_below_it(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    folder.write_text("x.zarr/X/0", "a")
+    folder.write_text("x.zarr/.zgroup", "{}")
+    before = folder.revision("x.zarr")
+    assert folder.revision("x.zarr") == before
+    folder.write_text("x.zarr/X/0", "other")
+    changed = folder.revision("x.zarr")
+    folder.write_text("x.zarr/X/1", "b")
+    assert len({before, changed, folder.revision("x.zarr")}) == 3
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.tsv").mkdir()
+    with pytest.raises(UserError, match=r"x\.tsv is a folder, not a file"):
+        Folder(str(tmp_path)).read_bytes("x.tsv")
