@@ -59,7 +59,10 @@ def _require_absent(folder: Folder, name: str) -> None:
 def _observations(corpus: Corpus, splits: tuple[str, ...]) -> pd.DataFrame:
     samples = corpus.samples()
     chosen = samples.filter(pc.is_in(samples.column("split"), pa.array(splits)))
-    return chosen.sort_by("row_id").to_pandas().set_index("sample_id")
+    frame = chosen.sort_by("row_id").to_pandas().set_index("sample_id")
+    # of a label that none of the profiles has, anndata would not know that it is text
+    without = [name for name in frame.columns if frame[name].isna().all()]
+    return frame.astype(dict.fromkeys(without, "category"))
 
 
 def _write(corpus: Corpus, splits: tuple[str, ...], obs: pd.DataFrame, path: Path) -> None:

@@ -86,6 +86,15 @@ def test_export_holds_profiles_metadata_genes_and_unit(
     assert [by_id[sample] for sample in written.obs_names] == written.obs["row_id"].tolist()
 
 
+def test_a_label_that_no_exported_profile_has_is_exported_without_values(tmp_path: Path) -> None:
+    labels = {"smoker": ["yes"] * 100 + [None] * 30, "sex": ["male", None] * 65}
+    corpus = make_corpus(str(tmp_path / "corpus"), {"train": 100, "test": 30}, labels=labels)
+    export(export_settings(corpus, tmp_path / "x.h5ad", "test"))
+    written = anndata.read_h5ad(tmp_path / "x.h5ad")
+    assert written.obs["smoker"].isna().all()
+    assert set(written.obs["sex"].dropna()) == {"male"}
+
+
 def test_an_export_replaces_nothing(corpus: Corpus, tmp_path: Path) -> None:
     (tmp_path / "x.h5ad").write_text("mine")
     with pytest.raises(UserError, match=r"x\.h5ad exists"):

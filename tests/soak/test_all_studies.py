@@ -20,7 +20,7 @@ from dataprep.corpus import Corpus, open_corpus, verify
 from dataprep.pipeline.build import build
 from dataprep.runtime.command_line import read_settings
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("BULKFORMER_REAL_DATA", ROOT.parent / "shared" / "data"))
 GENES = pd.read_csv(ROOT / "dataprep/genes/gene_vocabulary.csv.gz").set_index("ensembl_id")
 VOCABULARY = GENES.index[GENES["in_vocabulary"] == 1]
