@@ -24,6 +24,8 @@ KEPT = {
 }  # fmt: skip
 KEPT_OF_S3 = {"data", "tls.crt", "tls.key", "identities.json", "security.toml"}
 RANDOM = random.Random(0)
+# psutil tells a process from a later one of the same number
+Listener = tuple[int, psutil.Process]
 
 
 class Copy:
@@ -32,7 +34,7 @@ class Copy:
     def __init__(self, folder: Path) -> None:
         self.state, self._temporary = folder / "s", folder / "t"
         self._temporary.mkdir(parents=True)
-        self._ports: set[int] = set()
+        self._listeners: set[Listener] = set()
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         foreign = ("AWS_", "RAY_A", "MLFLOW_TR")
@@ -55,15 +57,17 @@ class Copy:
 
     def note_ports(self) -> set[int]:
         """The ports on which the services listen now, those that they were given among them."""
-        ports = listening(started_processes(self.state))
-        self._ports |= ports | set(StateFolder.at(self.state).read().ports.values())
+        ports = {port for port, _ in listening(started_processes(self.state))}
+        given = ports | set(StateFolder.at(self.state).read().ports.values())
+        self._listeners |= {each for each in listening(list(psutil.process_iter())) if each[0] in given}
         return ports
 
     def require_nothing_left(self) -> None:
         """No process, no port on which anything listens, no file but data, logs and settings."""
         folder = StateFolder.at(self.state)
         assert not [process.cmdline() for process in started_processes(self.state)]
-        assert not self._ports & listening(list(psutil.process_iter()))
+        # a port that was given back may be another program's by now: the same process must not have it any more
+        assert not self._listeners & listening(list(psutil.process_iter()))
         if self.state.exists():
             assert {path.name for path in self.state.iterdir()} <= KEPT
         if (self.state / "s3").exists():
@@ -79,14 +83,15 @@ def finish(command: subprocess.Popen[str]) -> None:
     assert command.returncode == 0, said
 
 
-def listening(processes: list[psutil.Process]) -> set[int]:
-    found = set()
+def listening(processes: list[psutil.Process]) -> set[Listener]:
+    found: set[Listener] = set()
     for process in processes:
         try:
             connections = process.net_connections("inet")
         except psutil.Error:
             continue
-        found |= {connection.laddr.port for connection in connections if connection.status == psutil.CONN_LISTEN}
+        ports = [each.laddr.port for each in connections if each.status == psutil.CONN_LISTEN]
+        found |= {(port, process) for port in ports}
     return found
 
 
