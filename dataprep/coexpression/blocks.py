@@ -75,7 +75,7 @@ def gene_blocks(expression: np.ndarray, most_genes: int, weight_N: np.ndarray) -
 def strong_edges(left: GeneBlock, right: GeneBlock, limits: Limits) -> Edges:
     """The strongest edges between two blocks, into the genes of both; within a block where both are the same.
 
-    Of a gene's edges these are all that can be among its strongest, and a few more where some are equal.
+    Of a gene's edges these are all that can be among its strongest, and perhaps a few more.
     """
     product_LR = left.x.T @ right.x
     strip = max(1, _VALUES_AT_ONCE // right.genes)
@@ -105,15 +105,19 @@ def _block(
 ) -> GeneBlock:
     x_NB, weight_N1 = expression.astype(np.float32), weight_N[:, None]
     missing_NB = np.isnan(x_NB)
-    x_NB[missing_NB] = 0
+    lacks_values = bool(missing_NB.any())
+    if lacks_values:
+        x_NB[missing_NB] = 0
     measured_B = weight_N.astype(np.float64) @ ~missing_NB
-    total_B = (x_NB * weight_N1).sum(axis=0, dtype=np.float64)
-    x_NB -= np.divide(total_B, measured_B, out=np.zeros(len(total_B)), where=measured_B > 0).astype(np.float32)
-    x_NB[missing_NB] = 0
     weighted_NB = x_NB * weight_N1
-    sums = np.stack([weighted_NB[group].sum(axis=0) for group in of_pattern])
+    total_B = weighted_NB.sum(axis=0, dtype=np.float64)
+    x_NB -= np.divide(total_B, measured_B, out=np.zeros(len(total_B)), where=measured_B > 0).astype(np.float32)
+    if lacks_values:
+        x_NB[missing_NB] = 0
+    np.multiply(x_NB, weight_N1, out=weighted_NB)
+    sums = _sums(weighted_NB, of_pattern)
     weighted_NB *= x_NB
-    squares = np.stack([weighted_NB[group].sum(axis=0) for group in of_pattern])
+    squares = _sums(weighted_NB, of_pattern)
     x_NB *= np.sqrt(weight_N1)
     return GeneBlock(
         first=first,
@@ -126,25 +130,39 @@ def _block(
     )
 
 
+def _sums(values_NB: np.ndarray, of_pattern: list[np.ndarray]) -> np.ndarray:
+    """Over the profiles of each pattern: [P, B]."""
+    return np.stack([(values_NB if group.all() else values_NB[group]).sum(axis=0) for group in of_pattern])
+
+
 def _to_correlation(
     product: np.ndarray, left: GeneBlock, rows: slice, right: GeneBlock, min_common_samples: int
 ) -> np.ndarray:
     """|r| in place of sum(x_i x_j) of some rows of the left block with the right one; 0 where there is none."""
-    measured_PL = left.measured[:, rows]
-    weight = (measured_PL * left.weights[:, None]).T @ right.measured
-    common = (measured_PL * left.profiles[:, None]).T @ right.measured
-    # genes without a common profile are not usable below
-    weight[common == 0] = 1
-    left_sum = left.sums[:, rows].T @ right.measured
-    right_sum = measured_PL.T @ right.sums
-    product -= left_sum * right_sum / weight
-    deviations = _variation(left.squares[:, rows].T @ right.measured, left_sum, weight)
-    deviations *= _variation(measured_PL.T @ right.squares, right_sum, weight)
+    measured_PL, sums_PL, squares_PL = left.measured[:, rows], left.sums[:, rows], left.squares[:, rows]
+    common: np.ndarray
+    if len(left.profiles) == 1 and left.measured.all() and right.measured.all():
+        # all profiles measure all genes: what follows is done gene by gene where it can be
+        weight, common = left.weights, left.profiles
+        left_sum, left_squares, right_sum, right_squares = sums_PL.T, squares_PL.T, right.sums, right.squares
+    else:
+        weight = (measured_PL * left.weights[:, None]).T @ right.measured
+        common = (measured_PL * left.profiles[:, None]).T @ right.measured
+        # genes without a common profile are not usable below
+        weight[common == 0] = 1
+        left_sum, left_squares = sums_PL.T @ right.measured, squares_PL.T @ right.measured
+        right_sum, right_squares = measured_PL.T @ right.sums, measured_PL.T @ right.squares
+    shift = left_sum * right_sum
+    shift /= weight
+    product -= shift
+    deviations = np.multiply(
+        _variation(left_squares, left_sum, weight), _variation(right_squares, right_sum, weight), out=shift
+    )
     np.sqrt(deviations, out=deviations)
-    usable = (deviations > 0) & (common >= min_common_samples)
+    # nothing divided by infinity is no correlation
+    deviations[~((deviations > 0) & (common >= min_common_samples))] = np.inf
     np.abs(product, out=product)
-    np.divide(product, deviations, out=product, where=usable)
-    product[~usable] = 0
+    product /= deviations
     return np.minimum(product, 1, out=product)
 
 
@@ -155,9 +173,23 @@ def _variation(squares: np.ndarray, total: np.ndarray, weight: np.ndarray) -> np
 
 
 def _strongest(correlation: np.ndarray, first_row: int, first_column: int, limits: Limits) -> Edges:
-    """The strongest edges into the genes of the rows, with all that equal the last of them."""
+    """The strongest edges into the genes of the rows, and perhaps a few more."""
     neighbours = min(limits.max_neighbours, correlation.shape[1])
-    least = np.partition(correlation, -neighbours, axis=1)[:, -neighbours, None]
-    row, column = np.nonzero(correlation >= np.maximum(least, np.float32(limits.min_correlation)))
+    least = np.maximum(_floor(correlation, neighbours), np.float32(limits.min_correlation))
+    found = np.flatnonzero(correlation >= least)
+    row, column = np.divmod(found, correlation.shape[1])
     edges = Edges.of(first_column + column, first_row + row, correlation[row, column])
     return edges if len(edges) <= neighbours * len(correlation) else edges.strongest(neighbours)
+
+
+def _floor(correlation: np.ndarray, neighbours: int) -> np.ndarray:
+    """What so many values of a row reach, or a few more: [L, 1].
+
+    As many of the largest values of parts of the row do: these are found in a tenth of the time that all values take.
+    """
+    rows, columns = correlation.shape
+    parts = 3 * neighbours
+    most = correlation
+    if columns >= 2 * parts:
+        most = correlation[:, : columns - columns % parts].reshape(rows, -1, parts).max(axis=1)
+    return np.partition(most, -neighbours, axis=1)[:, -neighbours, None]

@@ -27,11 +27,17 @@ class Run(Protocol):
 
 
 def on_ray(function: PairEdges, blocks: Iterable[GeneBlock], limits: Limits) -> Iterator[Edges]:
-    """Pairs as Ray tasks of one CPU; blocks are in Ray's object store, and a task holds two of them."""
+    """Pairs as Ray tasks of one CPU; blocks are in Ray's object store, and a task holds two of them. Those of the first
+    blocks run while later blocks are made."""
+
+    def pairs() -> Iterator[tuple[Any, Any, Limits]]:
+        kept: list[Any] = []
+        for block in blocks:
+            kept.append(ray.put(block))
+            yield from ((kept[-1], other, limits) for other in kept)
+
     with connected():
-        kept: list[Any] = [ray.put(block) for block in blocks]
-        pairs = ((left, right, limits) for number, left in enumerate(kept) for right in kept[: number + 1])
-        yield from results_of(function, pairs, "the graph")
+        yield from results_of(function, pairs(), "the graph")
 
 
 def correlation_edges(

@@ -40,10 +40,23 @@ class Edges:
 
     def strongest(self, most: int) -> Edges:
         """At most so many edges into each gene, :meth:`ordered`; of equal weights those from the first genes."""
-        edges = self.ordered()
+        edges = self._strongest_with_ties(most).ordered()
         begins = np.flatnonzero(np.diff(edges.target, prepend=-1))
         place = np.arange(len(edges)) - np.repeat(begins, np.diff(begins, append=len(edges)))
         return edges.chosen(place < most)
+
+    def _strongest_with_ties(self, most: int) -> Edges:
+        """Of each gene those that are no weaker than its edge number ``most``, in any order: found by one number for
+        each edge, which is sorted in a fraction of the time that three take."""
+        bits = (self.weight + np.float32(0)).view(np.uint32)
+        rising = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
+        key = self.target.astype(np.uint64) << np.uint64(32) | ~rising
+        order = np.argsort(key)
+        key, target = key[order], self.target[order]
+        begins = np.flatnonzero(np.diff(target, prepend=-1))
+        counts = np.diff(begins, append=len(key))
+        last = key[begins + np.minimum(counts, most) - 1]
+        return self.chosen(order[key <= np.repeat(last, counts)])
 
     def both_ways(self) -> Edges:
         """Each edge in both directions, once, :meth:`ordered`; where the two differ, with the larger weight."""
