@@ -34,6 +34,7 @@ from dataprep.corpus.shards import (
     decode_expression,
     encode_expression,
     read_row_groups,
+    row_group_tables,
     write_shard,
 )
 from dataprep.corpus.tables import GENES_FILE, REJECTED_FILE, SAMPLE_COLUMNS, SAMPLES_FILE, table_bytes
@@ -71,6 +72,7 @@ __all__ = [
     "read_row_groups",
     "read_split",
     "require_free",
+    "row_group_tables",
     "split_summaries",
     "table_bytes",
     "verify",

@@ -89,7 +89,9 @@ def write_shard(
         [pa.array(np.arange(first_row_id, first_row_id + rows)), column],
         schema=shard_schema(vocabulary, content_sha256),
     )
-    sink = pa.BufferOutputStream()
+    # of a size that is known: a buffer that grows is copied again and again
+    buffer = pa.allocate_buffer(column.nbytes + 8 * rows + _most_metadata_bytes(table, rows_per_row_group))
+    sink = pa.FixedSizeBufferWriter(buffer)
     pq.write_table(
         table,
         sink,
@@ -101,7 +103,7 @@ def write_shard(
         # one page per row group: a page boundary inside a group would force a copy on reading
         data_page_size=rows_per_row_group * (BYTES_PER_VALUE * vocabulary.size + 8) + 1024,
     )
-    content = sink.getvalue().to_pybytes()
+    content = memoryview(buffer)[: sink.tell()]
     folder.write_bytes(path, content)
     return ShardEntry(
         path=path,
@@ -114,6 +116,12 @@ def write_shard(
     )
 
 
+def _most_metadata_bytes(table: pa.Table, rows_per_row_group: int) -> int:
+    """What Parquet adds to a table's values is less."""
+    row_groups = -(-len(table) // rows_per_row_group)
+    return 2**16 + 4 * len(table.schema.serialize()) + 2**12 * row_groups
+
+
 def read_row_groups(corpus_folder: Folder, shard: Shard, row_groups: Sequence[int]) -> pa.Table:
     """Columns row_id and expression of some row groups of a shard, in the order given.
 
@@ -122,6 +130,16 @@ def read_row_groups(corpus_folder: Folder, shard: Shard, row_groups: Sequence[in
     """
     with opened_shard(corpus_folder, shard) as file:
         return file.read_row_groups(list(row_groups), use_threads=False)
+
+
+def row_group_tables(corpus_folder: Folder, shard: Shard, row_groups: Sequence[int]) -> Iterator[pa.Table]:
+    """As :func:`read_row_groups`, in tables that are used one after the other: each row group from a disk, so that all
+    are read into the same memory; all at once from a store, since each request takes its time."""
+    with opened_shard(corpus_folder, shard) as file:
+        if corpus_folder.is_local:
+            yield from (file.read_row_group(group, use_threads=False) for group in row_groups)
+        else:
+            yield file.read_row_groups(list(row_groups), use_threads=False)
 
 
 @contextmanager

@@ -94,10 +94,10 @@ class Folder:
     def read_text(self, name: str) -> str:
         return self.read_bytes(name).decode()
 
-    def write_bytes(self, name: str, content: bytes) -> None:
+    def write_bytes(self, name: str, content: bytes | memoryview) -> None:
         """Write a whole file: a reader sees the old content or the new, never a part."""
         if not self.is_local:
-            self.attempt(lambda: self.filesystem.pipe_file(self._file(name), content))
+            self.attempt(lambda: self.filesystem.pipe_file(self._file(name), bytes(content)))
             return
         self._write_locally(lambda: write_whole(Path(self._file(name)), lambda stream: stream.write(content)))
 

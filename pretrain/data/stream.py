@@ -137,8 +137,9 @@ class ProfileStream:
         real = int(readable.sum())
         ids_B = torch.full((self._micro_profiles,), -1, dtype=torch.int64, pin_memory=self._pin_memory)
         ids_B[:real] = torch.from_numpy(row_ids[readable])
-        values_BG = torch.zeros(self._micro_profiles, self._genes, pin_memory=self._pin_memory)
+        values_BG = torch.empty(self._micro_profiles, self._genes, pin_memory=self._pin_memory)
         values_BG[:real] = torch.from_numpy(expression if real == len(row_ids) else expression[readable])
+        values_BG[real:] = 0
         return MicroBatch(ids_B, values_BG, real, row_ids[~readable])
 
     def _read(self, windows: Sequence[Window]) -> Iterator[pa.Table]:

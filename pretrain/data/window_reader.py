@@ -12,7 +12,14 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 
-from dataprep.corpus import DamagedShardError, decode_expression, encode_expression, read_row_groups
+from dataprep.corpus import (
+    BYTES_PER_VALUE,
+    DamagedShardError,
+    decode_expression,
+    encode_expression,
+    read_row_groups,
+    row_group_tables,
+)
 from dataprep.runtime.storage import Folder
 from pretrain.data.plan import Window
 
@@ -41,12 +48,28 @@ def read_window(folder: Folder, window: Window) -> pa.Table:
     Only the window's row groups are fetched; a store that becomes unavailable in the middle is waited for. Raises
     DamagedShardError naming the shard where one is missing or damaged.
     """
-    tables = folder.attempt(lambda: [read_row_groups(folder, shard, groups) for shard, groups in window.reads])
-    table = pa.concat_tables(tables).combine_chunks()
-    held = table.column("row_id").to_numpy()
-    sorter = np.argsort(held)
-    wanted = table.take(sorter[np.searchsorted(held, window.row_ids, sorter=sorter)])
-    return _block(window, np.ones(len(wanted), bool), wanted.column("expression"))
+    expression = folder.attempt(lambda: _expression_of(folder, window))
+    return _block(window, np.ones(len(window.row_ids), bool), encode_expression(expression))
+
+
+def _expression_of(folder: Folder, window: Window) -> np.ndarray:
+    """float16 [N, G] of a window's N profiles, each copied once, to its place."""
+    sorter = np.argsort(window.row_ids)
+    expression, missing = None, len(sorter)
+    for shard, groups in window.reads:
+        for table in row_group_tables(folder, shard, groups):
+            held = table.column("row_id").to_numpy()
+            genes = table.column("expression").type.byte_width // BYTES_PER_VALUE
+            place = sorter[np.searchsorted(window.row_ids, held, sorter=sorter).clip(max=len(sorter) - 1)]
+            wanted = window.row_ids[place] == held
+            values = decode_expression(table.column("expression"), genes)
+            if expression is None:
+                expression = np.empty((len(sorter), genes), np.float16)
+            expression[place[wanted]] = values if wanted.all() else values[wanted]
+            missing -= int(wanted.sum())
+    assert expression is not None, "a window without row groups"
+    assert missing == 0, "row groups lack profiles of their window"
+    return expression
 
 
 def salvage_window(folder: Folder, window: Window, genes: int) -> pa.Table:

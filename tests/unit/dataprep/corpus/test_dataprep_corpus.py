@@ -291,3 +291,10 @@ def test_an_unknown_split_is_named(corpus: Corpus) -> None:
 def test_a_corpus_without_graph_says_how_to_make_one(corpus: Corpus) -> None:
     with pytest.raises(UserError, match="run python -m dataprep graph"):
         corpus.graph()
+
+
+def test_a_shard_of_many_row_groups_has_room_for_what_parquet_says_of_each(tmp_path):
+    profiles = np.zeros((1_000, 7), np.float16)
+    entry = write_shard(Folder(str(tmp_path)), "shard.parquet", "train", 0, profiles, small_vocabulary(7), 1)
+    assert (tmp_path / "shard.parquet").stat().st_size == entry.bytes
+    assert pq.ParquetFile(tmp_path / "shard.parquet").num_row_groups == 1_000
