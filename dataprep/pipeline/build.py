@@ -33,7 +33,7 @@ from dataprep.pipeline.growth.earlier import Earlier
 from dataprep.pipeline.growth.version import grown_manifest, write_grown_tables
 from dataprep.pipeline.listing import list_files, samples_table
 from dataprep.pipeline.near_duplicates import refuse_near_duplicates
-from dataprep.pipeline.reading import FOUND_COLUMNS, divided, quiet_ray_data, read_here, read_profiles
+from dataprep.pipeline.reading import FOUND_COLUMNS, divided, read_here, read_profiles
 from dataprep.pipeline.replicates import join_replicates
 from dataprep.pipeline.restart.inputs import build_inputs
 from dataprep.pipeline.restart.state import BuildState, finished_but_not_tidied, opened_state
@@ -41,7 +41,7 @@ from dataprep.pipeline.source_report import report_sources
 from dataprep.pipeline.writing import make_manifest, metadata_tables, write_shards, write_shards_here, write_tables
 from dataprep.runtime.command_line import UserError, refuse_without_effect
 from dataprep.runtime.lease import Lease, LeaseKey
-from dataprep.runtime.ray_session import connected, require_plugins_on_workers
+from dataprep.runtime.ray_session import LostTaskError, connected, require_plugins_on_workers
 from dataprep.runtime.storage import Folder, StorageError
 from dataprep.runtime.terminal import log
 
@@ -92,7 +92,6 @@ def _build(settings: BuildSettings, folder: Folder, lease: LeaseKey) -> dict[str
     state = opened_state(folder, inputs, vocabulary.size)
     with connected():
         require_plugins_on_workers(settings.plugins)
-        quiet_ray_data()
         tasks = divided(files, settings.samples_per_task, samples["summed_into"].to_numpy(), wanted)
         samples = samples[wanted]
         coordinator = start_coordinator(samples.groupby("source", sort=False).size().to_dict())
@@ -132,7 +131,7 @@ def removed_after_mistakes(state: BuildState) -> Iterator[None]:
     """A build whose sources are at fault leaves nothing: mended, they are other inputs, which no state serves."""
     try:
         yield
-    except StorageError:
+    except (StorageError, LostTaskError):
         raise
     except UserError:
         state.remove()

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import scipy.sparse
 
 from dataprep.config import BuildSettings
 from dataprep.corpus import TpmOver
@@ -46,6 +45,9 @@ class GeneRows:
         """The profiles with one row per gene. A gene is not measured where one of its transcripts is not."""
         if self.gene_of_row is None:
             return raw
+        # takes a quarter of a second of each process that reads, and only transcripts need it
+        import scipy.sparse
+
         rows = len(self.gene_of_row)
         ones = np.ones(rows, np.float32)
         sums = scipy.sparse.csr_array((ones, (self.gene_of_row, np.arange(rows))), (len(self.gene_ids), rows))

@@ -22,12 +22,15 @@ _MIN_TPM_TOTAL = 0.1 * TPM_TOTAL
 # real counts or FPKM does not.
 _LARGEST_LOGARITHM = 30.0
 _LOG_UNITS = ("log1p_tpm", "log2_tpm_plus_1")
+_WHOLE_UNITS = ("counts", "base_coverage")
 # Units that are numbers of reads.
 READS = ("counts", "estimated_counts")
 # So many values of a profile are not whole numbers by chance.
 _MANY_VALUES = 100
 # What rounding to four digits may take from the logarithm of zero plus an offset.
 _LOG_ROUNDING = 1e-3
+# Values that are looked at together, in a core's cache.
+_VALUES_AT_ONCE = 2**16
 
 
 @dataclass(frozen=True)
@@ -69,22 +72,25 @@ def normalise(
     Raises :class:`UserError` as :func:`linear_values` does.
     """
     counted = np.flatnonzero(genes.counted)
-    values = raw.values if len(counted) == raw.values.shape[1] else raw.values[:, counted]
-    gene_ids = [raw.gene_ids[row] for row in counted]
+    values, gene_ids = raw.values, raw.gene_ids
+    if len(counted) < len(gene_ids):
+        values, gene_ids = raw.values[:, counted], tuple(raw.gene_ids[row] for row in counted)
     linear = linear_values(where, values, source.units, raw.sample_ids, gene_ids, source.log_offset)
     chosen = genes.rows(counted)
     expression = log1p_tpm(linear, source.units, chosen, vocabulary_size, tpm_over)
-    missing = np.isnan(linear)
-    filled = np.where(missing, np.float32(0), linear) if missing.any() else linear
+    filled, missing_share = linear, np.zeros(len(linear))
+    if _lacks_values(linear):
+        missing = np.isnan(linear)
+        filled, missing_share = np.where(missing, np.float32(0), linear), missing.mean(axis=1)
     totals = filled.sum(axis=1, dtype=np.float64)
     left_out = _unchecked_sum(raw.values[:, ~genes.counted], source.units)
     named = _unchecked_sum(raw.values[:, ~genes.counted & genes.unrecognised], source.units)
-    outside, unrecognised = (filled @ flags.astype(np.float32) for flags in (chosen.columns < 0, chosen.unrecognised))
+    outside, unrecognised = (_sum_of(filled, flags) for flags in (chosen.columns < 0, chosen.unrecognised))
     largest_share, largest = _largest(filled, _weights(source.units, chosen))
     return NormalisedProfiles(
         expression=expression,
         totals=totals,
-        missing_share=missing.mean(axis=1),
+        missing_share=missing_share,
         largest_share=largest_share,
         largest_row=counted[largest],
         outside_share=_share(outside, totals),
@@ -108,7 +114,7 @@ def log1p_tpm(
     """
     weight_per_gene = _weights(units, genes)
     summed = weight_per_gene if tpm_over == "source" else np.where(genes.columns >= 0, weight_per_gene, np.float32(0))
-    totals = (np.nan_to_num(linear, nan=0.0) if np.isnan(linear).any() else linear) @ summed
+    totals = (np.nan_to_num(linear, nan=0.0) if _lacks_values(linear) else linear) @ summed
     scale = np.divide(TPM_TOTAL, totals, out=np.zeros(len(totals), np.float64), where=totals > 0)
     tpm = _onto_vocabulary(linear, weight_per_gene, genes, vocabulary_size)
     tpm *= scale[:, None].astype(np.float32)
@@ -128,6 +134,8 @@ def linear_values(
     Raises :class:`UserError` with counts and an example for values that are infinite, negative, fractional (as counts),
     or of another scale.
     """
+    if units in _WHOLE_UNITS and _are_whole(values):
+        return values
 
     def refuse(wrong: np.ndarray, what: str, hint: str = "") -> None:
         if wrong.any():
@@ -152,7 +160,7 @@ def linear_values(
     else:
         refuse(given < 0, "are negative")
         _refuse_logarithms(where, given, units, sample_ids)
-        if units in ("counts", "base_coverage"):
+        if units in _WHOLE_UNITS:
             # RSEM and salmon share reads between genes, and say so as estimated_counts
             refuse(given != np.rint(given), f"are fractional, though declared as {units}")
         linear = given
@@ -161,6 +169,21 @@ def linear_values(
     if missing.any():
         linear = np.where(missing, np.float32(np.nan), linear)
     return linear
+
+
+def _are_whole(values: np.ndarray) -> bool:
+    """Whether all values, float32 [n, S], are whole numbers from 0 on, none missing or infinite."""
+    rows = max(1, _VALUES_AT_ONCE // max(values.shape[1], 1))
+    for start in range(0, len(values), rows):
+        some = values[start : start + rows]
+        # NaN is the smallest and the largest where there is one
+        if not (some.min(initial=0) >= 0 and some.max(initial=0) < np.inf and (np.rint(some) == some).all()):
+            return False
+    return True
+
+
+def _lacks_values(values: np.ndarray) -> bool:
+    return bool(np.isnan(values.min(initial=0)))
 
 
 def _library_sizes(totals: np.ndarray, source: Source) -> np.ndarray:
@@ -233,6 +256,11 @@ def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.zeros(len(whole), np.float64), where=whole > 0)
 
 
+def _sum_of(linear: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """The sum over chosen rows, [n]."""
+    return linear @ chosen.astype(np.float32) if chosen.any() else np.zeros(len(linear), np.float32)
+
+
 def _share_of_set(linear: np.ndarray, of_set: np.ndarray, totals: np.ndarray) -> np.ndarray:
     """What the genes of a set hold, float64 [n]; NaN where there are none of them."""
     if not of_set.any():
@@ -243,8 +271,11 @@ def _share_of_set(linear: np.ndarray, of_set: np.ndarray, totals: np.ndarray) ->
 def _onto_vocabulary(linear: np.ndarray, weight: np.ndarray, genes: GeneMapping, vocabulary_size: int) -> np.ndarray:
     rows = np.flatnonzero(genes.columns >= 0)
     columns, first = np.unique(genes.columns[rows], return_index=True)
-    placed = np.full((len(linear), vocabulary_size), np.nan, np.float32)
-    placed[:, columns] = linear[:, rows[first]] * weight[rows[first]]
+    row_of = np.zeros(vocabulary_size, np.int64)
+    row_of[columns] = rows[first]
+    placed = np.take(linear, row_of, axis=1)
+    placed *= weight[row_of]
+    placed[:, np.delete(np.arange(vocabulary_size), columns)] = np.nan
     for row in np.delete(rows, first):
         column, added = genes.columns[row], linear[:, row] * weight[row]
         # of two rows of a gene, one may have no value

@@ -22,6 +22,7 @@ MITOCHONDRIAL = "too_much_mitochondrial"
 RIBOSOMAL = "too_much_ribosomal"
 NEAR_DUPLICATE = "near_duplicate"
 OTHER_SEX = "sex_disagrees_with_label"
+_INFINITY_BITS = np.float16(np.inf).view(np.int16)
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,9 @@ class Thresholds:
 def nonzero_genes(expression: np.ndarray) -> np.ndarray:
     """How many vocabulary genes each profile, float16 [n, G], expresses: int64 [n]. Unmeasured (NaN) is not zero
     and not expressed either."""
-    return np.count_nonzero(expression > 0, axis=1)
+    # of their bits, as whole numbers: NumPy compares float16 one by one. NaN comes after infinity
+    bits = np.asarray(expression, np.float16).view(np.int16)
+    return np.count_nonzero((bits > 0) & (bits <= _INFINITY_BITS), axis=1)
 
 
 def refusals(

@@ -24,6 +24,10 @@ _ANSWER_SECONDS = 10.0
 _LONGEST_TEMPORARY_FOLDER = 35
 
 
+class LostTaskError(UserError):
+    """A task has ended without a result, by no fault that it could name: its process died, or its node was lost."""
+
+
 @contextmanager
 def connected(min_cpus: int = 1) -> Iterator[None]:
     """Use the Ray that is connected, else the cluster of ``RAY_ADDRESS``, else start one here for the time being.
@@ -44,7 +48,7 @@ def connected(min_cpus: int = 1) -> Iterator[None]:
 def require_plugins_on_workers(names: str) -> None:
     """Raise :class:`UserError` where Ray's workers cannot import the plugins in ``names``, separated by commas.
 
-    Ray Data would try again without end what fails for want of a module.
+    Ray Data tries again without end what fails for want of a module, and other tasks fail with tracebacks.
     """
     if not names:
         return
@@ -136,7 +140,7 @@ def results_of(function: Callable[..., T], calls: Iterable[tuple[Any, ...]], of_
     """``function(*call)`` for each call, as tasks of one CPU each, in the order in which they end.
 
     What `ray.put` returned among the arguments reaches the function as the value itself. At most two results for a CPU
-    wait. Raises the UserError of a task, and one where a task dies ("a task of ``of_what`` died").
+    wait. Raises the UserError of a task, and :class:`LostTaskError` where one dies ("a task of ``of_what`` died").
     """
     task: Any = ray.remote(num_cpus=1)(function)
     at_once = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
@@ -155,4 +159,4 @@ def results_of(function: Callable[..., T], calls: Iterable[tuple[Any, ...]], of_
                 yield ray.get(done[0])
     except ray.exceptions.RayError as error:
         last_line = str(error).strip().splitlines()[-1]
-        raise user_error_in(error) or UserError(f"a task of {of_what} died: {last_line}") from None
+        raise user_error_in(error) or LostTaskError(f"a task of {of_what} died: {last_line}") from None

@@ -85,12 +85,13 @@ class Archs4Source(Source):
     def read_samples(self, address: str, start: int, stop: int) -> Iterator[RawProfiles]:
         """In parts of some megabytes, chunk after chunk. Raises :class:`UserError` where the file has no such names."""
         with _opened(address) as file:
-            names, genes = texts(_sample_column(file, "geo_accession")), self._row_names(file)
-            stop = min(stop, len(names))
+            accessions, genes = _sample_column(file, "geo_accession"), self._row_names(file)
+            stop = min(stop, len(accessions))
             expression = file["data/expression"]
-            _require_shape(address, expression, len(names), len(genes))
+            _require_shape(address, expression, len(accessions), len(genes))
+            names = texts(accessions, slice(start, stop))
             for first, values in _parts(expression, _sample_axis(file), start, stop):
-                yield RawProfiles(first, names[first : first + len(values)], genes, values)
+                yield RawProfiles(first, names[first - start : first - start + len(values)], genes, values)
 
     def _row_names(self, file: h5py.File) -> tuple[str, ...]:
         if "transcripts" in file["meta"]:
@@ -131,10 +132,16 @@ def _parts(expression: h5py.Dataset, axis: int, start: int, stop: int) -> Iterat
     together = expression.chunks[axis] if expression.chunks else 1
     most = max(width, _BLOCK_BYTES // (expression.dtype.itemsize * genes))
     block = max(1, width // together) * together if together <= most else most
+    # read into the same memory again and again: fresh memory would be cleared by the kernel each time
+    held = np.empty((genes, max(0, min(block, stop - start))) if axis else (0, genes), expression.dtype)
     while start < stop:
         # up to where a chunk ends
         end = min(stop, start - start % together + block if block % together == 0 else start + block)
-        values = expression[:, start:end] if axis else expression[start:end]
+        if axis:
+            values = held[:, : end - start]
+            expression.read_direct(held, np.s_[:, start:end], np.s_[:, : end - start])
+        else:
+            values = expression[start:end]
         for first in range(start, end, width):
             part = slice(first - start, min(first + width, end) - start)
             yield first, _turned(values[:, part]) if axis else values[part].astype(np.float32)

@@ -40,11 +40,11 @@ def opened_hdf5(address: str, kind: str, whole: Sequence[str], in_blocks: bool =
             raise UserError(f"{address} is not a readable HDF5 file: {one_line(error)}") from None
 
 
-def texts(stored: h5py.Dataset) -> tuple[str, ...]:
-    """A data set of names, of fixed or variable length. Raises ValueError where it is no list of text."""
+def texts(stored: h5py.Dataset, chosen: slice = slice(None)) -> tuple[str, ...]:
+    """A data set of names, of fixed or variable length, or some of them. Raises ValueError where it is no list."""
     if not isinstance(stored, h5py.Dataset) or stored.ndim != 1:
         raise ValueError(f"{stored.name} is no list of names")
-    return tuple(value.decode() if isinstance(value, bytes) else str(value) for value in stored[()])
+    return tuple(value.decode() if isinstance(value, bytes) else str(value) for value in stored[chosen])
 
 
 def _require_plain(address: str, file: h5py.File, whole: tuple[str, ...]) -> None:

@@ -22,8 +22,8 @@ from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder
 
 _DIGEST_BYTES = 16
-# Profiles with fewer others between them are fetched in one piece.
-_LARGEST_GAP = 8
+# Profiles no further apart are fetched from a store in one piece; a disk reads what is wanted and no more.
+_LARGEST_STEP = 8
 _PIECES_AT_ONCE = 256
 _READERS = 16
 
@@ -71,7 +71,8 @@ class ProfileParts:
         width = BYTES_PER_VALUE * self.genes
         values = np.empty((len(parts), self.genes), "<f2")
         order = np.lexsort((places, parts))
-        pieces = [order[piece] for piece in _pieces(parts[order], places[order])]
+        largest_step = 1 if self.folder.is_local else _LARGEST_STEP
+        pieces = [order[piece] for piece in _pieces(parts[order], places[order], largest_step)]
         for first in range(0, len(pieces), _PIECES_AT_ONCE):
             some = pieces[first : first + _PIECES_AT_ONCE]
             for rows, content in zip(some, self._contents([(parts[rows], places[rows]) for rows in some]), strict=True):
@@ -100,9 +101,9 @@ class ProfileParts:
         )
 
 
-def _pieces(parts: np.ndarray, places: np.ndarray) -> Iterator[slice]:
-    """Stretches of ascending places, each of one part and without large gaps."""
-    ends = np.flatnonzero((np.diff(parts) != 0) | (np.diff(places) > _LARGEST_GAP)) + 1
+def _pieces(parts: np.ndarray, places: np.ndarray, largest_step: int) -> Iterator[slice]:
+    """Stretches of ascending places, each of one part and without larger steps."""
+    ends = np.flatnonzero((np.diff(parts) != 0) | (np.diff(places) > largest_step)) + 1
     for start, stop in zip([0, *ends], [*ends, len(parts)], strict=True):
         if stop > start:
             yield slice(int(start), int(stop))

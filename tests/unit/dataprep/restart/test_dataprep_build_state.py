@@ -17,6 +17,7 @@ from dataprep.pipeline.listing import list_files, samples_table
 from dataprep.pipeline.restart.inputs import build_inputs
 from dataprep.pipeline.restart.state import BuildState, finished_but_not_tidied, opened_state
 from dataprep.runtime.command_line import UserError
+from dataprep.runtime.ray_session import LostTaskError
 from dataprep.runtime.storage import Folder, StorageError
 from tests.made_corpora import make_corpus
 
@@ -104,8 +105,11 @@ def test_a_build_killed_after_its_manifest_was_written_is_known_to_be_finished(t
     assert open_corpus(corpus.folder).fingerprint == corpus.fingerprint
 
 
-@pytest.mark.parametrize(("error", "left"), [(StorageError("no space"), 1), (UserError("no counts"), 0)])
-def test_wrong_sources_leave_no_state_and_a_store_that_is_away_keeps_it(
+@pytest.mark.parametrize(
+    ("error", "left"),
+    [(StorageError("no space"), 1), (LostTaskError("a task of the build died"), 1), (UserError("no counts"), 0)],
+)
+def test_wrong_sources_leave_no_state_and_a_store_or_a_task_that_is_lost_keeps_it(
     tmp_path: Path, error: UserError, left: int
 ) -> None:
     corpus = Folder(str(tmp_path / "corpus"))

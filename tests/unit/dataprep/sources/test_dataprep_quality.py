@@ -9,6 +9,7 @@ import pytest
 
 from dataprep.genes.gene_sets import Y_GENES, is_mitochondrial, is_ribosomal
 from dataprep.genes.vocabulary import gene_reference
+from dataprep.pipeline.quality_control import nonzero_genes
 from dataprep.runtime.command_line import UserError
 from tests.made_sources import build_settings, counts, gene_ids, names, read_without_ray, write_source
 
@@ -85,3 +86,9 @@ def test_sets_of_genes_hold_neither_kinases_nor_read_through_genes() -> None:
     assert not any(map(is_ribosomal, ("RPS6KA1", "RPL17-C18orf32", "RPL7P1", "RNASE1", "MT-CO1", "")))
     assert is_mitochondrial("MT-ND4L")
     assert not is_mitochondrial("MTOR")
+
+
+def test_only_positive_values_are_expressed() -> None:
+    smallest = np.nextafter(np.float16(0), np.float16(1))
+    values = np.array([[smallest, 3, np.inf, -0.0, 0], [np.nan, -np.nan, -1, -np.inf, 1]], np.float16)
+    assert nonzero_genes(values).tolist() == [3, 1]
