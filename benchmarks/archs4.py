@@ -1,27 +1,31 @@
 """From a file in ARCHS4's layout to a corpus, beside a loop in NumPy that does the same arithmetic in one process.
 
-Makes the file in a temporary folder (chunks of genes x samples, gzip), reads it with the loop, which writes nothing,
-and builds a corpus of it with Ray. Prints one line of JSON: seconds, rates, how many times the loop's rate the build
-has with and without the start of Ray, and the largest sum of what all processes of the build hold (shared memory
-counted once)::
+Makes two files (chunks of genes x samples, gzip), one of fewer samples. Reads the larger one with the loop, which
+writes nothing, and builds corpora with Ray: of both files from disk, and of the larger one from an S3 server of this
+machine. Prints one line of JSON: seconds, rates, how many times the loop's rate a build has with and without the start
+of Ray, and the largest sum of what all processes of a build hold (shared memory counted once); then the figures that
+have bounds beside these, and ends with 1 where one is broken::
 
-    python benchmarks/archs4.py --samples 20000
+    python benchmarks/archs4.py --samples 20000 --fewer 5000
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
+import shutil
 import tempfile
-import threading
 import time
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
-import psutil
 import yaml
+from support.bounds import Bound, end_with
+from support.memory import PeakMemory
+from support.object_store import object_store
 
 from dataprep.config import BuildSettings
 from dataprep.genes.identifiers import map_genes
@@ -29,6 +33,7 @@ from dataprep.genes.vocabulary import default_vocabulary, gene_reference
 from dataprep.pipeline.build import build
 from dataprep.runtime.command_line import read_settings
 from dataprep.runtime.ray_session import connected
+from dataprep.runtime.storage import Folder
 
 GENES = 60_000
 STUDIES = 20
@@ -36,42 +41,76 @@ STUDIES = 20
 BLOCK = 512
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Of one build: profiles kept, seconds without and with the start of Ray, and memory at its peak."""
+
+    kept: int
+    seconds: float
+    seconds_with_start: float
+    peak_gib: float
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=3_000)
+    parser.add_argument("--samples", type=int, default=20_000)
+    parser.add_argument("--fewer", type=int, default=5_000, help="samples of the smaller file")
     parser.add_argument("--chunk-genes", type=int, default=2_000)
     parser.add_argument("--chunk-samples", type=int, default=64)
+    parser.add_argument("--folder", type=Path, help="make the files here and keep them, or use those that are here")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="archs4-bench-") as place:
-        file = Path(place) / "archs4.h5"
-        make_file(file, arguments.samples, (arguments.chunk_genes, arguments.chunk_samples))
+    chunks = (arguments.chunk_genes, arguments.chunk_samples)
+    with ExitStack() as stack:
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="archs4-bench-")))
+        folder = arguments.folder or work
+        fewer, file = (made_file(folder, samples, chunks) for samples in (arguments.fewer, arguments.samples))
         began = time.perf_counter()
-        loop_total = loop(file)
-        loop_seconds = time.perf_counter() - began
-        settings = build_settings(Path(place), file)
-        began = time.perf_counter()
-        with PeakMemory() as memory, connected():
-            started = time.perf_counter()
-            kept = build(settings)["samples"]["kept"]
-            ended = time.perf_counter()
-    assert loop_total > 0
-    rates = {"loop": arguments.samples / loop_seconds, "build": arguments.samples / (ended - started)}
+        assert loop(file) == arguments.samples
+        loop_rate = arguments.samples / (time.perf_counter() - began)
+        builds = {"fewer": measured_build(work, str(fewer)), "disk": measured_build(work, str(file))}
+        place = stack.enter_context(object_store())
+        Folder(place).upload(file, file.name)
+        builds["s3"] = measured_build(work, f"{place}/{file.name}")
+    assert [built.kept for built in builds.values()] == [arguments.fewer, arguments.samples, arguments.samples]
+    disk, s3 = (arguments.samples / builds[name].seconds for name in ("disk", "s3"))
+    disk_with_start = arguments.samples / builds["disk"].seconds_with_start
     print(
         json.dumps(
             {
-                **vars(arguments),
+                **{name: value for name, value in vars(arguments).items() if name != "folder"},
                 "genes": GENES,
-                "kept": kept,
-                "loop_seconds": round(loop_seconds, 1),
-                "build_seconds": round(ended - started, 1),
-                "ray_start_seconds": round(started - began, 1),
-                **{f"{name}_samples_per_second": round(rate, 1) for name, rate in rates.items()},
-                "build_over_loop": round(rates["build"] / rates["loop"], 2),
-                "build_with_start_over_loop": round(arguments.samples / (ended - began) / rates["loop"], 2),
-                "peak_gib": round(memory.peak_bytes / 1024**3, 2),
+                "loop_samples_per_second": round(loop_rate, 1),
+                "disk_samples_per_second": round(disk, 1),
+                "s3_samples_per_second": round(s3, 1),
+                "disk_with_start_over_loop": round(disk_with_start / loop_rate, 2),
+                **{f"{name}_seconds": round(built.seconds, 1) for name, built in builds.items()},
+                **{f"{name}_peak_gib": round(built.peak_gib, 2) for name, built in builds.items()},
             }
         )
     )
+    end_with(
+        [
+            Bound("samples per second of the build over those of the loop", disk / loop_rate, least=1.4),
+            Bound("GiB at the peak, all processes together", builds["disk"].peak_gib, most=3),
+            Bound(
+                f"peak at {arguments.samples} samples over that at {arguments.fewer}",
+                builds["disk"].peak_gib / builds["fewer"].peak_gib,
+                most=1.15,
+            ),
+            Bound("samples per second from S3 over those from disk", s3 / disk, least=0.5),
+        ]
+    )
+
+
+def made_file(folder: Path, samples: int, chunks: tuple[int, int]) -> Path:
+    """The file of so many samples in the folder, made unless it is there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"archs4-{samples}-{chunks[0]}x{chunks[1]}.h5"
+    if not file.exists():
+        unfinished = file.with_suffix(".partial")
+        make_file(unfinished, samples, chunks)
+        unfinished.rename(file)
+    return file
 
 
 def make_file(path: Path, samples: int, chunks: tuple[int, int]) -> None:
@@ -98,9 +137,9 @@ def make_file(path: Path, samples: int, chunks: tuple[int, int]) -> None:
         file["meta/samples/series_id"] = [f"GSE{number % STUDIES}".encode() for number in range(samples)]
 
 
-def loop(path: Path) -> float:
-    """log1p(TPM) of all samples over the vocabulary in float16, block after block; the sum, so that all is computed."""
-    vocabulary, total = default_vocabulary(), 0.0
+def loop(path: Path) -> int:
+    """log1p(TPM) of all samples over the vocabulary in float16, block after block; how many there were."""
+    vocabulary, profiles = default_vocabulary(), 0
     with h5py.File(path) as file:
         genes = [gene.decode() for gene in file["meta/genes/ensembl_gene"][()]]
         mapping = map_genes("loop", genes, "ensembl", vocabulary)
@@ -108,44 +147,31 @@ def loop(path: Path) -> float:
         weights = (1 / mapping.lengths_bp).astype(np.float32)
         counts = file["data/expression"]
         for start in range(0, counts.shape[1], BLOCK):
-            rates = counts[:, start : start + BLOCK].T * weights
+            rates = counts[:, start : start + BLOCK].T.astype(np.float32) * weights
             tpm = np.full((len(rates), vocabulary.size), np.nan, np.float32)
             tpm[:, mapping.columns[rows]] = rates[:, rows]
             tpm *= 1e6 / rates.sum(axis=1, keepdims=True)
-            profiles = np.log1p(tpm).astype(np.float16)
-            total += float(np.nansum(profiles, dtype=np.float64))
-    return total
+            profiles += len(np.log1p(tpm).astype(np.float16))
+    return profiles
 
 
-def build_settings(place: Path, file: Path) -> BuildSettings:
-    source = {"name": "archs4", "format": "archs4", "path": str(file), "gene_id": "ensembl"}
+def measured_build(work: Path, file: str) -> Measured:
+    """Build a corpus of the file with Ray that is started for it, and remove the corpus."""
+    settings = build_settings(work, file)
+    began = time.perf_counter()
+    with PeakMemory() as memory, connected():
+        started = time.perf_counter()
+        kept = build(settings)["samples"]["kept"]
+        ended = time.perf_counter()
+    shutil.rmtree(settings.corpus)
+    return Measured(kept, ended - started, ended - began, memory.peak_gib)
+
+
+def build_settings(place: Path, file: str) -> BuildSettings:
+    """Settings for a corpus in the folder ``place`` of the file at an address."""
+    source = {"name": "archs4", "format": "archs4", "path": file, "gene_id": "ensembl"}
     (place / "build.yaml").write_text(yaml.safe_dump({"sources": [source]}))
     return read_settings(BuildSettings, ["--config", str(place / "build.yaml"), "--corpus", str(place / "corpus")])
-
-
-class PeakMemory(contextlib.AbstractContextManager["PeakMemory"]):
-    """The largest sum of the proportional memory of this process and all that it started, looked at twice a second."""
-
-    def __init__(self) -> None:
-        self.peak_bytes = 0
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> PeakMemory:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._ended.wait(0.5):
-            held = 0
-            for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
-                with contextlib.suppress(psutil.Error):
-                    held += process.memory_full_info().pss
-            self.peak_bytes = max(self.peak_bytes, held)
 
 
 if __name__ == "__main__":

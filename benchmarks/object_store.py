@@ -32,7 +32,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="object-store-bench-") as place:
         file = Path(place) / "archs4.h5"
         make_file(file, arguments.samples, (2_000, 64))
-        settings = build_settings(Path(place), file)
+        settings = build_settings(Path(place), str(file))
         before, began = object_store_bytes(), time.perf_counter()
         build(settings)
         seconds, after = time.perf_counter() - began, object_store_bytes()
