@@ -123,7 +123,8 @@ def files_of(corpus: Folder) -> dict[str, bytes]:
 
 
 def restore(corpus: Folder, files: Mapping[str, bytes]) -> None:
-    for name in corpus.files():
+    # folders without files, too, which a build would take for somebody else's
+    for name in corpus.children():
         corpus.remove(name)
     for name, content in files.items():
         corpus.write_bytes(name, content)
