@@ -29,7 +29,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from made_corpora import make_corpus
 
 from dataprep.corpus import GeneGraph
-from dataprep.runtime.allocator import ONE_ARENA
+from dataprep.runtime.allocator import malloc_settings
 from dataprep.runtime.code_identity import code_fingerprint
 from pretrain.artifacts.run_settings import RunIdentity
 from pretrain.bench.training_step import synthetic_graph, synthetic_profiles
@@ -140,7 +140,7 @@ def measure(case: Case, corpus: str, store: str, rank: int) -> int:
 
 def measured(case: Case, corpus: str, place: str) -> list[int]:
     """What :func:`measure` found in each of the case's processes."""
-    environment = os.environ | ONE_ARENA | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | malloc_settings(os.environ) | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, __file__, "--serve", json.dumps(asdict(case)), corpus, f"{place}/store"]
     workers = [
         subprocess.Popen([*command, str(rank)], env=environment, stdout=subprocess.PIPE, text=True)

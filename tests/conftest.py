@@ -31,6 +31,7 @@ _FOREIGN_PREFIXES = ("AWS_", "MLFLOW_", "RAY_")
 # Read by Ray, DeepSpeed and PyTorch when they are imported, which test modules do and this one must not.
 _ENVIRONMENT = {
     # see dataprep.runtime.allocator
+    "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",
     "MALLOC_ARENA_MAX": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     # `make test` gives one to each of the two processes that run side by side

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cluster.local.service import LOOPBACK, Place, get, job_environment, own_environment, program
 from cluster.local.state import StateFolder
+from dataprep.runtime.allocator import malloc_settings
 from dataprep.runtime.command_line import UserError
 
 # A Unix socket's path may have 107 characters (103 on macOS); Ray appends up to 64 to its folder.
@@ -88,8 +89,8 @@ def node_environment(place: Place) -> dict[str, str]:
     del environment["RAY_ADDRESS"], environment["RAY_API_SERVER_ADDRESS"]
     # what `ray job stop` leaves a job for its last checkpoint; Ray's own 3 s would be the end of it
     environment["RAY_JOB_STOP_WAIT_TIME_S"] = "600"
-    # as in dataprep.runtime.allocator, for all workers at once: their processes can then be used again
-    environment["MALLOC_ARENA_MAX"] = "1"
+    # for all workers at once: their processes can then be used again
+    environment.update(malloc_settings(environment))
     if len(environment.get("TMPDIR", "")) > _TEMPORARY_FOLDER_CHARACTERS:
         # as batch systems have it: sockets could not be made there, and the node would never be ready
         del environment["TMPDIR"]

@@ -12,7 +12,7 @@ import grpc
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from dataprep.runtime.allocator import ONE_ARENA
+from dataprep.runtime.allocator import malloc_settings
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.plugins import load_plugins
 
@@ -93,7 +93,7 @@ def _start(min_cpus: int) -> None:
         except (ConnectionError, RuntimeError, ValueError, RayError) as error:
             raise UserError(f"RAY_ADDRESS={address}: {' '.join(str(error).split())}") from None
     else:
-        os.environ.update(ONE_ARENA)
+        os.environ.update(malloc_settings(os.environ))
         _require_short_temporary_folder()
         cpus = max(min_cpus, os.cpu_count() or 1)
         ray.init(

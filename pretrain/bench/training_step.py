@@ -23,7 +23,7 @@ from rich.table import Table
 from dataprep.corpus import GeneGraph
 from dataprep.runtime.command_line import UserError
 from pretrain.config import BenchSettings, ModelSettings, Recompute
-from pretrain.kernels.device import autocast_to_bf16, retain_freed_memory
+from pretrain.kernels.device import autocast_to_bf16, map_memory_of_first_step, retain_freed_memory
 from pretrain.model.bulkformer import BulkFormer
 from pretrain.model.flops import training_flops
 from pretrain.model.linear_prior import LinearPrior
@@ -210,6 +210,8 @@ def serve_case(case: BenchCase, connection: Connection) -> None:
     if case.threads:
         torch.set_num_threads(case.threads)
     torch.manual_seed(0)
+    if case.retain_memory:
+        map_memory_of_first_step(torch.device(case.device))
     model = BulkFormer(
         case.shape, synthetic_graph(case.genes, case.edges_per_gene), case.kernel, case.precision, case.compile,
         case.recompute,

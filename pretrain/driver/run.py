@@ -19,7 +19,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from dataprep.corpus import Corpus, open_corpus
-from dataprep.runtime.allocator import missing_arena_settings
+from dataprep.runtime.allocator import missing_malloc_settings
 from dataprep.runtime.code_identity import code_fingerprint
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.lease import Lease, LeaseLostError
@@ -232,7 +232,7 @@ def worker_environment(settings: RunSettings) -> dict[str, str]:
     the user's own stays.
     """
     if not settings.workers.gpu:
-        return missing_arena_settings()
+        return missing_malloc_settings()
     if any(name in os.environ for name in GPU_ALLOCATOR_VARIABLES):
         return {}
     return {GPU_ALLOCATOR_VARIABLES[0]: "expandable_segments:True"}

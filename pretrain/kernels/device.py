@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from dataprep.runtime.allocator import keep_freed_memory
+from dataprep.runtime.allocator import keep_freed_memory, map_large_memory
 from pretrain.kernels.torch_internals import compile_for_any_length, cpu_multiplies_bf16
 
 P = ParamSpec("P")
@@ -88,6 +88,15 @@ def retain_freed_memory(device: torch.device) -> bool:
     See :func:`dataprep.runtime.allocator.keep_freed_memory`, also for when to call it.
     """
     return device.type == "cpu" and keep_freed_memory()
+
+
+def map_memory_of_first_step(device: torch.device) -> None:
+    """Have what is made before freed memory is kept lie outside of the heap, on a CPU; before the model is made.
+
+    See :func:`dataprep.runtime.allocator.map_large_memory`.
+    """
+    if device.type == "cpu":
+        map_large_memory()
 
 
 def product_dtype(tensor: Tensor) -> torch.dtype:

@@ -20,7 +20,7 @@ from pretrain.artifacts.run_inputs import recorded_inputs, require_state_of_run
 from pretrain.config import RunSettings
 from pretrain.data.accounting import PlanKey, Position
 from pretrain.data.plan import SplitLayout, layout_of
-from pretrain.kernels.device import autocast_to_bf16
+from pretrain.kernels.device import autocast_to_bf16, map_memory_of_first_step
 from pretrain.model.bulkformer import BulkFormer
 from pretrain.model.export_file import described_shape, load_strictly
 from pretrain.model.flops import training_flops
@@ -90,6 +90,7 @@ def set_up(job: TrainingJob) -> Setup:
     if code_fingerprint() != job.code_fingerprint:
         raise UserError(f"worker {ranks.rank} on node {context.get_node_rank()} runs other code than the driver")
     _set_threads(settings, context.get_local_world_size())
+    map_memory_of_first_step(ranks.device)
     if settings.deterministic:
         use_deterministic_algorithms()
     corpus = open_corpus(Folder(settings.corpus, settings.data.outage_patience_seconds))

@@ -85,11 +85,22 @@ def test_pyg_itself_still_leaves_a_file_behind(tmp_path, monkeypatch):
 # ---- glibc ---------------------------------------------------------------------------------------------------------
 
 
-def test_workers_get_the_arena_settings_that_their_cluster_lacks(monkeypatch):
-    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
-    assert allocator.missing_arena_settings() == {"MALLOC_ARENA_MAX": "1"}
-    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
-    assert allocator.missing_arena_settings() == {}
+def test_workers_get_the_malloc_settings_that_their_cluster_lacks(monkeypatch):
+    for name in ("MALLOC_ARENA_MAX", "GLIBC_TUNABLES"):
+        monkeypatch.delenv(name, raising=False)
+    wanted = {"MALLOC_ARENA_MAX": "1", "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
+    assert allocator.missing_malloc_settings() == wanted
+    for name, value in wanted.items():
+        monkeypatch.setenv(name, value)
+    assert allocator.missing_malloc_settings() == {}
+
+
+def test_tunables_of_the_users_own_stay():
+    for own, both in (
+        ("glibc.malloc.check=3", "glibc.malloc.check=3:glibc.malloc.tcache_count=0"),
+        ("glibc.malloc.tcache_count=2", "glibc.malloc.tcache_count=2"),
+    ):
+        assert allocator.malloc_settings({"GLIBC_TUNABLES": own})["GLIBC_TUNABLES"] == both
 
 
 def test_freed_memory_is_kept_where_tensors_are_the_process_s_own(monkeypatch):

@@ -27,8 +27,11 @@ def test_gpu_workers_get_an_allocator_whose_segments_grow_unless_the_user_has_an
             assert worker_environment(gpu) == {}
 
 
-def test_cpu_workers_get_one_arena_unless_the_cluster_has_it(monkeypatch):
-    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
-    assert worker_environment(settings()) == {"MALLOC_ARENA_MAX": "1"}
-    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
+def test_cpu_workers_get_malloc_settings_unless_the_cluster_has_them(monkeypatch):
+    for name in ("MALLOC_ARENA_MAX", "GLIBC_TUNABLES"):
+        monkeypatch.delenv(name, raising=False)
+    wanted = worker_environment(settings())
+    assert set(wanted) == {"MALLOC_ARENA_MAX", "GLIBC_TUNABLES"}
+    for name, value in wanted.items():
+        monkeypatch.setenv(name, value)
     assert worker_environment(settings()) == {}
