@@ -20,6 +20,8 @@ class Accelerator:
     link: float
 
 
+# Planned for by figures that are measured on this machine (pretrain.planning.cpu).
+CPU = "CPU"
 # By the names that settings have for them. All multiply bfloat16.
 ACCELERATORS = {
     "A10": Accelerator("A10", 125, 31.2, 0.6, 24, 32),

@@ -33,6 +33,9 @@ def settings_of_run(settings: PlanSettings, run: str) -> PlanSettings:
     if not folder.exists(SETTINGS_FILE):
         raise UserError(f"{folder.uri} is not a run: it has no {SETTINGS_FILE}")
     done = json.loads(folder.read_bytes(SETTINGS_FILE))
+    workers = {"count": done["workers"]["count"]}
+    if settings.hardware.on_cpu:
+        workers |= {"per_node": done["workers"]["count"], "threads": done["workers"]["threads_each"]}
     return settings.model_copy(
         update={
             "model": ModelSettings(**done["model"]),
@@ -41,7 +44,7 @@ def settings_of_run(settings: PlanSettings, run: str) -> PlanSettings:
             "precision": done["precision"],
             "epochs": done["epochs"],
             "corpus": settings.corpus or done["corpus"],
-            "hardware": settings.hardware.model_copy(update={"count": done["workers"]["count"]}),
+            "hardware": settings.hardware.model_copy(update=workers),
         }
     )
 
@@ -53,6 +56,8 @@ def compared(plan: Plan, settings: PlanSettings, run: str) -> list[Compared]:
         raise UserError(f"{Folder(run).uri} has no metrics of steps yet")
     rate = median(row["samples_per_second"] for row in rows)
     memory = plan.chosen.memory[settings.zero.stage].total
+    if plan.machine.hardware.on_cpu:
+        memory += round(1e9 * plan.machine.assume.reserved_gigabytes)
     return [
         Compared("profiles/s", plan.profiles_per_second, rate),
         Compared("s of a step", plan.step.total, settings.batch.global_profiles / rate),
@@ -62,6 +67,6 @@ def compared(plan: Plan, settings: PlanSettings, run: str) -> list[Compared]:
 
 
 def compared_text(figures: list[Compared]) -> str:
-    """The figures for a person. Memory of a run on CPUs is that of the whole process."""
+    """The figures for a person. Memory of a run on CPUs is that of the whole process, files that it maps included."""
     lines = [f"{'':32}{'planned':>12}{'done':>12}"]
     return "\n".join(lines + [f"{each.name:32}{each.planned:12,.2f}{each.done:12,.2f}" for each in figures])

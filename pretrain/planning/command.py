@@ -30,6 +30,6 @@ def plan_command(settings: PlanSettings) -> dict[str, Any]:
         write_result("\n" + runs_text(runs))
         data["simulated"] = runs_data(runs)
         if settings.picture is not None:
-            title = f"{settings.model.size}, {settings.hardware.accelerator.name}"
+            title = f"{settings.model.size}, {plan.machine.hardware.accelerator.name}"
             write_picture(settings.picture, runs, title)
     return data

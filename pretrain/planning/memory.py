@@ -13,15 +13,16 @@ from pretrain.planning.trace import PassTrace
 from pretrain.training.zero import LARGEST_BUCKET
 
 FP32 = 4
-# Numbers that stage 3 gathers ahead of their use: DeepSpeed's stage3_prefetch_bucket_size.
-PREFETCHED = 50_000_000
+# Numbers that stage 3 gathers and keeps for the backward pass: DeepSpeed's stage3_max_live_parameters.
+LIVE = 1_000_000_000
 
 
 @dataclass(frozen=True)
 class Memory:
     """Bytes of one worker in the backward pass, where they are the most.
 
-    ``buffers`` are DeepSpeed's own: the bucket in which gradients are summed, and what it has not freed yet.
+    ``buffers`` are DeepSpeed's own: the bucket in which gradients are summed, and what it has not freed yet. ``kept``
+    is what lies between tensors in the heap of a process on CPUs (:mod:`pretrain.planning.cpu.retained`).
     """
 
     stage: int
@@ -31,10 +32,12 @@ class Memory:
     activations: int
     graph: int
     buffers: int
+    kept: int = 0
 
     @property
     def total(self) -> int:
-        return self.weights + self.gradients + self.optimizer + self.activations + self.graph + self.buffers
+        tensors = self.weights + self.gradients + self.optimizer + self.activations + self.graph + self.buffers
+        return tensors + self.kept
 
 
 def memory_of(trace: PassTrace, stage: int, workers: int) -> Memory:
@@ -51,6 +54,7 @@ def memory_of(trace: PassTrace, stage: int, workers: int) -> Memory:
         # beside the moments a copy of this worker's share of the weights; the last step's gradients are still there
         weights, optimizer, buffers = trace.weight_bytes, 3 * share, bucket + trained
     else:
-        gathered = min(trained - share, FP32 * PREFETCHED)
+        # copies, but where one worker has all of them
+        gathered = min(trained, FP32 * LIVE) if workers > 1 else 0
         weights, optimizer, buffers = trace.weight_bytes - trained + share + gathered, 2 * share, bucket + share
     return Memory(stage, weights, trained, optimizer, trace.peak_bytes, trace.graph_bytes, buffers)

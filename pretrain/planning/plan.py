@@ -16,7 +16,8 @@ from pretrain.config import ModelSettings, Recompute
 from pretrain.data.plan import steps_in
 from pretrain.model.flops import PUBLISHED_EPOCHS, PUBLISHED_PROFILES, training_flops
 from pretrain.planning.duration import StepTime, pass_seconds, step_time
-from pretrain.planning.memory import FP32, Memory, memory_of
+from pretrain.planning.machine import Machine, machine_of
+from pretrain.planning.memory import FP32, Memory
 from pretrain.planning.reliability import best_interval, expected_seconds
 from pretrain.planning.settings import Assumptions, HardwareSettings, PlanSettings, given
 from pretrain.planning.trace import PassTrace, TracedCase, trace_pass
@@ -63,8 +64,12 @@ class Checkpoints:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run takes, of what was ``chosen`` among the ``options``."""
+    """What a run takes on a ``machine``, of what was ``chosen`` among the ``options``.
 
+    ``published_hours``: what the same assumptions give for the published run; none for CPUs, which are measured.
+    """
+
+    machine: Machine
     shape: ModelShape
     profiles: int
     steps: int
@@ -82,16 +87,17 @@ class Plan:
     loader_profiles_per_second: float
     loader_bytes_per_second: float
     flops_per_profile: float
-    published_hours: float
+    published_hours: float | None
 
 
 def make_plan(settings: PlanSettings) -> Plan:
-    """Work out a plan. Raises UserError where no micro-batch fits into a GPU."""
+    """Work out a plan; for CPUs a step is measured. Raises UserError where no micro-batch fits into a GPU."""
     profiles, genes, graph = _corpus(settings)
     shape = settings.model.shape(genes)
-    options = tuple(_options(settings, shape, graph))
-    chosen = _chosen(settings, options)
-    hardware, assume, stage = settings.hardware, settings.assume, settings.zero.stage
+    machine = machine_of(settings)
+    options = tuple(_options(settings, machine, shape, graph))
+    chosen = _chosen(settings, machine, options)
+    hardware, assume, stage = machine.hardware, machine.assume, settings.zero.stage
     micro = chosen.micro_profiles
     passes = -(-settings.batch.global_profiles // (micro * hardware.count))
     steps = settings.epochs * steps_in(profiles, settings.batch.global_profiles)
@@ -107,6 +113,7 @@ def make_plan(settings: PlanSettings) -> Plan:
     hours, gpus = expected / 3600, hardware.count
     rate = settings.batch.global_profiles / step.total
     return Plan(
+        machine=machine,
         shape=shape,
         profiles=profiles,
         steps=steps,
@@ -124,7 +131,7 @@ def make_plan(settings: PlanSettings) -> Plan:
         loader_profiles_per_second=rate / hardware.nodes,
         loader_bytes_per_second=rate / hardware.nodes * genes * _BYTES_PER_GENE,
         flops_per_profile=training_flops(shape, len(graph.source), micro) / micro,
-        published_hours=published_hours(assume),
+        published_hours=None if hardware.on_cpu else published_hours(assume),
     )
 
 
@@ -146,11 +153,6 @@ def _published_trace() -> PassTrace:
     return trace_pass(case, synthetic_graph(_PUBLISHED_GENES, 20))
 
 
-def room_bytes(hardware: HardwareSettings, assume: Assumptions) -> float:
-    """Bytes of a GPU that tensors may take."""
-    return (hardware.accelerator.memory - assume.reserved_gigabytes) * 1e9 * (1 - assume.fragmentation)
-
-
 def _corpus(settings: PlanSettings) -> tuple[int, int, GeneGraph]:
     if settings.corpus is None:
         return settings.profiles, settings.genes, synthetic_graph(settings.genes, settings.edges_per_gene)
@@ -158,7 +160,7 @@ def _corpus(settings: PlanSettings) -> tuple[int, int, GeneGraph]:
     return corpus.rows("train"), corpus.genes, corpus.graph()
 
 
-def _options(settings: PlanSettings, shape: ModelShape, graph: GeneGraph) -> Iterator[Option]:
+def _options(settings: PlanSettings, machine: Machine, shape: ModelShape, graph: GeneGraph) -> Iterator[Option]:
     """What could be computed, up to the first micro-batch of each kind that fits at no stage."""
     stated = settings.model.recompute
     ways: tuple[Recompute, ...] = (stated,) if given(settings.model, "recompute") else get_args(Recompute)
@@ -166,27 +168,28 @@ def _options(settings: PlanSettings, shape: ModelShape, graph: GeneGraph) -> Ite
         ways = tuple(way for way in ways if way != "hidden")
     share = -(-settings.batch.global_profiles // settings.hardware.count)
     stated_micro = (settings.batch.micro_profiles,) if given(settings.batch, "micro_profiles") else MICRO_BATCHES
-    room = room_bytes(settings.hardware, settings.assume)
     log(f"tracing passes of {shape.family} {settings.model.size} on tensors without data")
     for recompute in ways:
         for micro in (micro for micro in stated_micro if micro <= max(1, share)):
-            case = TracedCase(shape, settings.model.kernel, settings.precision, recompute, micro, settings.compiles)
+            case = TracedCase(
+                shape, settings.model.kernel, settings.precision, recompute, micro, settings.compiles,
+                machine.device_type,
+            )  # fmt: skip
             trace = trace_pass(case, graph)
-            memory = tuple(memory_of(trace, stage, settings.hardware.count) for stage in STAGES)
-            seconds = pass_seconds(trace.work, settings.hardware.accelerator, settings.assume)
-            yield Option(recompute, trace, memory, seconds)
-            if min(of_stage.total for of_stage in memory) > room:
+            memory = tuple(machine.memory(trace, stage, settings.model.kernel) for stage in STAGES)
+            yield Option(recompute, trace, memory, machine.pass_seconds(trace.work))
+            if min(of_stage.total for of_stage in memory) > machine.room_bytes:
                 break
 
 
-def _chosen(settings: PlanSettings, options: tuple[Option, ...]) -> Option:
+def _chosen(settings: PlanSettings, machine: Machine, options: tuple[Option, ...]) -> Option:
     """The fastest option that fits; of two that are within a percent, the one that takes less memory."""
-    room, stage = room_bytes(settings.hardware, settings.assume), settings.zero.stage
+    room, stage = machine.room_bytes, settings.zero.stage
     fitting = [option for option in options if option.memory[stage].total <= room]
     if not fitting:
         least = min(options, key=lambda option: option.memory[stage].total)
         raise UserError(
-            f"nothing fits into {room / 1e9:.0f} GB of {settings.hardware.accelerator.name}: micro-batch "
+            f"nothing fits into {room / 1e9:.0f} GB of {machine.hardware.accelerator.name}: micro-batch "
             f"{least.micro_profiles} with recompute {least.recompute} takes {least.memory[stage].total / 1e9:.1f} GB; "
             "choose another --hardware.gpu, or a smaller model or micro-batch"
         )

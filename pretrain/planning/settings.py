@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,23 @@ from pydantic import Field, model_validator
 
 from dataprep.runtime.command_line import CommandSettings, Settings, refuse_without_effect
 from pretrain.config import BatchSettings, ModelSettings, Precision, ZeroSettings
-from pretrain.planning.accelerators import ACCELERATORS, Accelerator
+from pretrain.planning.accelerators import ACCELERATORS, CPU, Accelerator
 
 _DEFAULT_SIZE = "147M"
+# Of a CPU these are measured, and the rest is this machine's.
+_MEASURED = ("bf16_tflops", "fp32_tflops", "bandwidth")
+_UNKNOWN = Accelerator(CPU, math.nan, math.nan, math.nan, math.nan, math.nan)
 
 
 class HardwareSettings(Settings):
     """What is rented."""
 
-    gpu: str = Field("A100", description=f"kind of GPU: {', '.join(ACCELERATORS)}")
-    count: int = Field(8, ge=1, description="GPUs, one worker each")
-    per_node: int = Field(8, ge=1, description="GPUs in one machine")
+    gpu: str = Field(
+        "A100",
+        description=f"kind of GPU: {', '.join(ACCELERATORS)}; or {CPU}: this machine's, of which a step is measured",
+    )
+    count: int = Field(8, ge=1, description="GPUs, one worker each; or worker processes, of which a machine has one")
+    per_node: int = Field(8, ge=1, description="GPUs, or worker processes, in one machine")
     price: float | None = Field(
         None, ge=0, description="price of a GPU for an hour, in any currency; no cost without it"
     )
@@ -29,17 +36,37 @@ class HardwareSettings(Settings):
     bandwidth: float | None = Field(None, gt=0, description="TB/s of its memory")
     memory: float | None = Field(None, gt=0, description="GB of its memory")
     link: float | None = Field(None, gt=0, description="GB/s to another GPU of the machine, one direction")
+    threads: int = Field(
+        0, ge=0, description=f"torch threads of a worker on {CPU}; 0 shares the machine's cores, as pretrain run does"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_process(cls, given: Any) -> Any:
+        """On CPUs one process, and all on this machine, unless told otherwise."""
+        if not isinstance(given, dict) or given.get("gpu") != CPU:
+            return given
+        count = given.get("count", 1)
+        return {"count": count, "per_node": count, **given}
 
     @model_validator(mode="after")
     def _check(self) -> HardwareSettings:
-        if self.gpu not in ACCELERATORS:
-            raise ValueError(f"unknown GPU {self.gpu!r}; known: {', '.join(ACCELERATORS)}")
+        if self.gpu not in (*ACCELERATORS, CPU):
+            raise ValueError(f"unknown GPU {self.gpu!r}; known: {', '.join((*ACCELERATORS, CPU))}")
+        if self.on_cpu:
+            refuse_without_effect(self, _MEASURED, f"on {CPU}, where it is measured")
+        else:
+            refuse_without_effect(self, ("threads",), f"without gpu {CPU}")
         return self
 
     @property
+    def on_cpu(self) -> bool:
+        return self.gpu == CPU
+
+    @property
     def accelerator(self) -> Accelerator:
-        """The data sheet's figures, or those given instead."""
-        known = vars(ACCELERATORS[self.gpu])
+        """The figures of a data sheet, or those given instead; of a CPU all are given once they are measured."""
+        known = vars(ACCELERATORS.get(self.gpu) or _UNKNOWN)
         given = {name: value for name in known if (value := getattr(self, name, None)) is not None}
         return Accelerator(**(known | given))
 
@@ -67,6 +94,10 @@ class Assumptions(Settings):
     straggling: float = Field(0.03, ge=0, description="spread of step times between GPUs, as a share")
 
 
+# Assumptions in whose place figures of a CPU are measured.
+_OF_GPUS = ("product_share", "bandwidth_share", "launch_microseconds", "fragmentation")
+
+
 class PlanSettings(CommandSettings):
     """Predict memory, time, cost and checkpoints of a training run; nothing is started."""
 
@@ -81,7 +112,7 @@ class PlanSettings(CommandSettings):
     profiles: int = Field(522_769, ge=1, description="profiles of the train split, without --corpus")
     genes: int = Field(20_010, ge=2, description="genes of the vocabulary, without --corpus")
     edges_per_gene: int = Field(20, ge=0, description="of the gene graph, without --corpus")
-    hardware: HardwareSettings = Field(HardwareSettings(), description="GPUs")
+    hardware: HardwareSettings = Field(HardwareSettings(), description="GPUs, or this machine's CPUs")
     assume: Assumptions = Field(Assumptions(), description="what a plan has to take for granted")
     measured_step_seconds: float | None = Field(
         None, gt=0, description="seconds that a pass over --batch.micro-profiles took on one such GPU: scales all times"
@@ -106,6 +137,8 @@ class PlanSettings(CommandSettings):
     def _check(self) -> PlanSettings:
         if self.corpus is not None:
             refuse_without_effect(self, ("profiles", "genes", "edges_per_gene"), "with --corpus")
+        if self.hardware.on_cpu:
+            refuse_without_effect(self.assume, _OF_GPUS, f"with --hardware.gpu {CPU}")
         if any(count < 1 for count in self.simulate):
             raise ValueError(f"simulate: {min(self.simulate)} is not a number of GPUs")
         if not self.simulate:
@@ -117,7 +150,8 @@ class PlanSettings(CommandSettings):
     @property
     def compiles(self) -> bool:
         """Whether elementwise parts are compiled: where that can be, unless it is stated that they are not."""
-        return self.model.kernel == "fused" and (self.model.compile or not given(self.model, "compile"))
+        on_gpu = not self.hardware.on_cpu
+        return self.model.kernel == "fused" and (self.model.compile or (on_gpu and not given(self.model, "compile")))
 
 
 def given(group: Any, name: str) -> bool:

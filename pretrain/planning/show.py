@@ -12,27 +12,27 @@ from rich.console import Console
 from rich.table import Table
 
 from pretrain.model.flops import PUBLISHED_A800_HOURS
-from pretrain.planning.plan import Option, Plan, room_bytes
+from pretrain.planning.plan import Option, Plan
 from pretrain.planning.settings import PlanSettings
 from pretrain.planning.simulation import SimulatedRun
 
-_PARTS = ("weights", "gradients", "optimizer", "activations", "graph", "buffers")
+_PARTS = ("weights", "gradients", "optimizer", "activations", "graph", "buffers", "kept")
 
 
 def plan_text(plan: Plan, settings: PlanSettings) -> str:
     """The plan for a person: memory, choice, time, checkpoints, loader, and all that was taken for granted."""
     stream = StringIO()
     console = Console(file=stream, highlight=False, width=124)
-    console.print(_memory_table(plan, settings))
-    for line in (*_run_lines(plan, settings), "", *_assumption_lines(settings)):
+    console.print(_memory_table(plan))
+    for line in (*_run_lines(plan, settings), "", *_assumption_lines(plan, settings)):
         console.print(line, soft_wrap=True)
     return stream.getvalue().rstrip()
 
 
-def _memory_table(plan: Plan, settings: PlanSettings) -> Table:
-    room = room_bytes(settings.hardware, settings.assume)
+def _memory_table(plan: Plan) -> Table:
+    hardware, room = plan.machine.hardware, plan.machine.room_bytes
     table = Table(
-        title=f"Memory of a GPU in GB, {settings.hardware.count} x {settings.hardware.accelerator.name}; "
+        title=f"Memory of a {_worker(plan)} in GB, {hardware.count} x {hardware.accelerator.name}; "
         f"room for {room / 1e9:.1f} (estimates)"
     )
     table.add_column("recompute")
@@ -40,7 +40,7 @@ def _memory_table(plan: Plan, settings: PlanSettings) -> Table:
         table.add_column(name, justify="right")
     for stage in range(4):
         table.add_column(f"ZeRO {stage}" if stage else "no ZeRO", justify="right")
-    table.add_column("per GPU/s", justify="right")
+    table.add_column(f"per {_worker(plan)}/s", justify="right")
     for option in plan.options:
         first = option.memory[0]
         totals = [f"{of.total / 1e9:.1f}" if of.total <= room else f"({of.total / 1e9:.1f})" for of in option.memory]
@@ -52,9 +52,9 @@ def _memory_table(plan: Plan, settings: PlanSettings) -> Table:
 
 
 def _run_lines(plan: Plan, settings: PlanSettings) -> list[str]:
-    chosen, hardware, points = plan.chosen, settings.hardware, plan.checkpoints
+    chosen, hardware, points = plan.chosen, plan.machine.hardware, plan.checkpoints
     of_stage = chosen.memory[settings.zero.stage]
-    parts = ", ".join(f"{part} {_gb(getattr(of_stage, part))}" for part in _PARTS)
+    parts = ", ".join(f"{part} {_gb(size)}" for part in _PARTS if (size := getattr(of_stage, part)))
     step = plan.step
     interval = (
         f"every {plan.steps_between_checkpoints:,} steps ({_time(plan.steps_between_checkpoints * step.total)})"
@@ -62,8 +62,8 @@ def _run_lines(plan: Plan, settings: PlanSettings) -> list[str]:
         else "none needed but the last: nothing is ever lost"
     )
     cost = "" if plan.cost is None else f", cost {plan.cost:,.0f}"
-    loader = settings.assume.loader_profiles
-    enough = "enough" if loader >= plan.loader_profiles_per_second else "NOT ENOUGH: GPUs will wait"
+    loader = plan.machine.assume.loader_profiles
+    enough = "enough" if loader >= plan.loader_profiles_per_second else "NOT ENOUGH: workers will wait"
     return [
         "( ): does not fit.  <: to use.",
         f"Use         {_settings_to_use(plan, settings)}",
@@ -77,15 +77,27 @@ def _run_lines(plan: Plan, settings: PlanSettings) -> list[str]:
         f"{plan.training_hours:,.1f} h of steps",
         f"Losses      one machine in {_time(points.between_losses)}; with checkpoints, repeated steps and restarts "
         f"{plan.hours:,.1f} h",
-        f"Price       {plan.gpu_hours:,.0f} GPU-hours{cost}",
+        f"Price       {plan.gpu_hours:,.0f} {_worker(plan)}-hours{cost}",
         f"Checkpoint  {_gb(points.total_bytes)} GB: weights {_gb(points.weight_bytes)}, optimizer "
         f"{_gb(points.optimizer_bytes)}, accounting {points.accounting_bytes / 1e6:.2f} MB; training waits "
         f"{points.pause_seconds:.1f} s, written after {points.writing_seconds:.0f} s; {interval}",
         f"Loader      {plan.loader_profiles_per_second:,.0f} profiles/s and {plan.loader_bytes_per_second / 1e6:,.1f} "
         f"MB/s per machine are needed; assumed {loader:,.0f} profiles/s: {enough}",
-        f"Published   the same assumptions give {plan.published_hours:,.0f} A800-hours for the published modules "
-        f"and the published run (147M), which took about {PUBLISHED_A800_HOURS}",
+        *_published_lines(plan),
         *([] if hardware.price is not None else ["No cost without --hardware.price."]),
+    ]
+
+
+def _worker(plan: Plan) -> str:
+    return "worker" if plan.machine.hardware.on_cpu else "GPU"
+
+
+def _published_lines(plan: Plan) -> list[str]:
+    if plan.published_hours is None:
+        return []
+    return [
+        f"Published   the same assumptions give {plan.published_hours:,.0f} A800-hours for the published modules "
+        f"and the published run (147M), which took about {PUBLISHED_A800_HOURS}"
     ]
 
 
@@ -97,22 +109,29 @@ def _settings_to_use(plan: Plan, settings: PlanSettings) -> str:
     )
 
 
-def _assumption_lines(settings: PlanSettings) -> list[str]:
+def _assumption_lines(plan: Plan, settings: PlanSettings) -> list[str]:
     """Every assumption with the setting that changes it."""
-    accelerator = settings.hardware.accelerator
-    sheet = {name: value for name, value in asdict(accelerator).items() if name != "name"}
-    hardware = {"count": settings.hardware.count, "per_node": settings.hardware.per_node}
+    hardware = plan.machine.hardware
+    sheet = {name: value for name, value in asdict(hardware.accelerator).items() if name != "name"}
+    rented = {"count": hardware.count, "per_node": hardware.per_node}
     groups = {
-        "hardware": {**hardware, **sheet, "loss_rate": settings.hardware.loss_rate},
-        "assume": dict(settings.assume),
+        "hardware": {**rented, **sheet, "loss_rate": hardware.loss_rate},
+        "assume": dict(plan.machine.assume),
     }
-    scaled = settings.measured_step_seconds
-    source = "nothing of it was measured on a GPU" if scaled is None else f"times scaled to a pass of {scaled} s"
-    lines = [f"Estimates: data-sheet figures times assumed shares; {source}. Taken for granted:"]
+    lines = [f"Estimates: {_source(plan, settings)}. Taken for granted:"]
     for group, values in groups.items():
         named = [f"--{group}.{name.replace('_', '-')} {value:g}" for name, value in values.items()]
         lines += ["  " + "  ".join(named[start : start + 4]) for start in range(0, len(named), 4)]
     return lines
+
+
+def _source(plan: Plan, settings: PlanSettings) -> str:
+    scaled = settings.measured_step_seconds
+    if scaled is not None:
+        return f"times scaled to a pass of {scaled} s"
+    if plan.machine.hardware.on_cpu:
+        return f"times from a step of a small model on {plan.machine.hardware.threads} cores of this machine"
+    return "data-sheet figures times assumed shares; nothing of it was measured on a GPU"
 
 
 def runs_text(runs: Sequence[SimulatedRun]) -> str:

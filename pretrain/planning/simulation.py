@@ -49,8 +49,8 @@ def simulate_runs(plan: Plan, settings: PlanSettings, counts: Sequence[int], see
 
 
 def _simulated(plan: Plan, settings: PlanSettings, gpus: int, generator: np.random.Generator) -> SimulatedRun:
-    assume, batch = settings.assume, settings.batch.global_profiles
-    hardware: HardwareSettings = settings.hardware.model_copy(update={"count": gpus})
+    assume, batch = plan.machine.assume, settings.batch.global_profiles
+    hardware: HardwareSettings = plan.machine.hardware.model_copy(update={"count": gpus})
     # a pass is a smaller one where a worker's whole share is less than the micro-batch
     share, micro = math.ceil(batch / gpus), plan.chosen.micro_profiles
     passes = max(1, math.ceil(share / micro))

@@ -11,6 +11,7 @@ are those of eager execution, but that what is compiled counts as one. Shapes in
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -35,15 +36,19 @@ aten = torch.ops.aten
 _ALLOCATIONS = {aten.empty, aten.empty_like, aten.new_empty, aten.empty_strided, aten.new_empty_strided}
 # left and right are the last two of their tensors
 _PRODUCTS = {aten.mm, aten.addmm, aten.addmm_, aten.bmm, aten.baddbmm, aten.baddbmm_}
-_MASK_RATE = 0.15
+MASK_RATE = 0.15
 
 
 class Work(NamedTuple):
-    """What one launch has to do: FLOPs of a product (and whether its operands are narrower than fp32), bytes moved."""
+    """What one launch has to do: FLOPs of a product (and whether its operands are narrower than fp32), bytes moved.
+
+    ``operation`` is torch's name for it, or that of a compiled function.
+    """
 
     flops: float
     narrow: bool
     bytes: float
+    operation: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ def trace_pass(case: TracedCase, graph: GeneGraph) -> PassTrace:
         with operations:
             expression_BG = torch.empty(case.micro_profiles, case.shape.genes)
             row_ids_B = torch.empty(case.micro_profiles, dtype=torch.int64)
-            mask_BG = mask_of_profiles(row_ids_B, case.shape.genes, _MASK_RATE, seed=0, epoch=0)
+            mask_BG = mask_of_profiles(row_ids_B, case.shape.genes, MASK_RATE, seed=0, epoch=0)
             loss = masked_profile_loss(model, expression_BG, mask_BG).sum()
             kept = operations.held_bytes
             loss.backward()
@@ -117,6 +122,9 @@ class Operations(OperationMode):
     Also of tensors with data: then as torch allocated it, without what libraries use beside.
     """
 
+    # Whether an operator is looked into whenever it is called, not only at the first call of its shapes.
+    looks_inside_again = False
+
     def __init__(self) -> None:
         super().__init__()
         self.held_bytes = 0
@@ -136,7 +144,8 @@ class Operations(OperationMode):
             finally:
                 self._fusing = False
             inputs, outputs = _tensors(arguments), _tensors(result)
-            self.work.append(Work(0.0, False, float(sum(_touched(tensor) for tensor in (*inputs, *outputs)))))
+            touched = sum(_touched(tensor) for tensor in (*inputs, *outputs))
+            self._note(Work(0.0, False, float(touched), function.__name__), 0.0)
             self._hold(outputs)
             return result
 
@@ -154,16 +163,22 @@ class Operations(OperationMode):
             # inside operators, operations that are made of others arrive as one
             if (result := func.decompose(*args, **kwargs)) is not NotImplemented:
                 return result
+        started = time.perf_counter()
         result = func(*args, **kwargs)
+        seconds = time.perf_counter() - started
         inputs, outputs = _tensors([*args, *kwargs.values()]), _tensors(result)
         if self._is_launch(func, inputs, outputs):
-            self.work.append(_work(func, args, inputs, outputs))
+            self._note(_work(func, args, inputs, outputs), seconds)
         self._hold(outputs)
         return result
 
+    def _note(self, work: Work, seconds: float) -> None:
+        """A launch, and the seconds that the call took: those of the operation where it works on data of a CPU."""
+        self.work.append(work)
+
     def _inside(self, name: str, func: Any, args: Sequence[Any]) -> Any:
         key = (name, tuple(_described(argument) for argument in args))
-        if known := self._bodies.get(key):
+        if (known := self._bodies.get(key)) and not self.looks_inside_again:
             self.peak_bytes = max(self.peak_bytes, self.held_bytes + known.most_bytes)
             self.work.extend(known.work)
             result = func(*args)
@@ -221,7 +236,7 @@ def _work(func: Any, args: Any, inputs: Sequence[Tensor], outputs: Sequence[Tens
         moved = (indices.numel() * table.shape[1] + outputs[0].numel()) * table.element_size()
     else:
         moved = sum(_touched(tensor) for tensor in inputs) + sum(_touched(tensor) for tensor in outputs)
-    return Work(flops, narrow, float(moved))
+    return Work(flops, narrow, float(moved), func.overloadpacket.__name__)
 
 
 def _touched(tensor: Tensor) -> int:

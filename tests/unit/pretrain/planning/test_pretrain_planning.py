@@ -51,6 +51,13 @@ def test_what_each_stage_divides_shrinks_with_the_workers(trace):
     assert memory_of(trace, 0, 8) == memory_of(trace, 0, 1)
 
 
+def test_stage_3_gathers_all_weights_beside_each_workers_share(trace):
+    one, two = (memory_of(trace, 3, workers) for workers in (1, 2))
+    trained = 4 * trace.trained
+    assert one.weights == trace.weight_bytes
+    assert two.weights == trace.weight_bytes - trained + trained // 2 + trained
+
+
 def test_parts_add_up(trace):
     memory = memory_of(trace, 1, 4)
     parts = ("weights", "gradients", "optimizer", "activations", "graph", "buffers")
