@@ -11,12 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from lifelines import KaplanMeierFitter
 from scipy.sparse import csr_array
 from sklearn.ensemble import RandomForestRegressor
 
-from evaluation.methods.lifelines_internals import CoxFit
+from evaluation.methods.lifelines_internals import cox_coefficients
 from evaluation.scores.survival import Outcome
 
 # A column that varies less is constant but for rounding.
@@ -57,24 +56,16 @@ class Cox:
         varying = fit_NF.std(axis=0) > _LEAST_SPREAD
         slopes = np.zeros(fit_NF.shape[1])
         if varying.any():
-            slopes[varying] = self._slopes(fit_NF[:, varying], outcome)
+            with warnings.catch_warnings():
+                # covariates that hardly vary, or that tell a small study's deaths: the penalty is there for them
+                warnings.simplefilter("ignore")
+                slopes[varying] = cox_coefficients(
+                    fit_NF[:, varying], outcome.time, outcome.event, outcome.strata, self.penalizer, self.l1_ratio
+                )
         fitted = (fit_NF - fit_NF.mean(axis=0)) @ slopes
         risk = (new_MF - fit_NF.mean(axis=0)) @ slopes
         hazard = _breslow(outcome, fitted, times)
         return Forecast(risk, risk > np.median(fitted), np.exp(-hazard[None] * np.exp(risk)[:, None]))
-
-    def _slopes(self, fit_NF: np.ndarray, outcome: Outcome) -> np.ndarray:
-        table = (
-            pd.DataFrame(fit_NF)
-            .add_prefix("x")
-            .assign(time=outcome.time, event=outcome.event.astype(int), stratum=outcome.strata)
-        )
-        cox = CoxFit(penalizer=self.penalizer, l1_ratio=self.l1_ratio)
-        with warnings.catch_warnings():
-            # covariates that hardly vary, or that tell a small study's deaths: the penalty is there for them
-            warnings.simplefilter("ignore")
-            cox.fit(table, "time", "event", strata=["stratum"])
-        return cox.params_.to_numpy()
 
 
 @dataclass(frozen=True)
