@@ -8,7 +8,7 @@ ends with 1 where a figure is out of its bound::
 
     python benchmarks/plan_accuracy.py                      # all twelve, some minutes
     python benchmarks/plan_accuracy.py --cases 0,3          # some of them
-    python benchmarks/plan_accuracy.py --set fit            # those that the plan's own figures were taken from
+    python benchmarks/plan_accuracy.py --set fit            # others, for the share of holes in the heap
 """
 
 from __future__ import annotations

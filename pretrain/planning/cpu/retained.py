@@ -1,9 +1,9 @@
 """What the heap of a worker process on CPUs holds between its tensors.
 
 After the first step glibc keeps what is freed (:mod:`dataprep.runtime.allocator`), so a process holds the heap at its
-longest: the tensors that come and go in a step, and the holes between them. How much the holes are was measured
-(``benchmarks/plan_accuracy.py --set fit``). They are larger where tensors are few and large, as those of the published
-modules, and with ZeRO stage 3, whose bookkeeping of each module's parameters lies between them.
+longest: the tensors that come and go in a step, and the holes between them. How much the holes are was measured in
+eight cases (docs/planning.md). They are larger where tensors are few and large, as those of the published modules, and
+with ZeRO stage 3, for which no reason was found.
 """
 
 from __future__ import annotations
