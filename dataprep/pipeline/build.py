@@ -33,7 +33,7 @@ from dataprep.pipeline.growth.earlier import Earlier
 from dataprep.pipeline.growth.version import grown_manifest, write_grown_tables
 from dataprep.pipeline.listing import list_files, samples_table
 from dataprep.pipeline.near_duplicates import refuse_near_duplicates
-from dataprep.pipeline.reading import FOUND_COLUMNS, divided, read_here, read_profiles
+from dataprep.pipeline.reading import FOUND_COLUMNS, divided, quiet_ray_data, read_here, read_profiles
 from dataprep.pipeline.replicates import join_replicates
 from dataprep.pipeline.restart.inputs import build_inputs
 from dataprep.pipeline.restart.state import BuildState, finished_but_not_tidied, opened_state
@@ -92,6 +92,7 @@ def _build(settings: BuildSettings, folder: Folder, lease: LeaseKey) -> dict[str
     state = opened_state(folder, inputs, vocabulary.size)
     with connected():
         require_plugins_on_workers(settings.plugins)
+        quiet_ray_data()
         tasks = divided(files, settings.samples_per_task, samples["summed_into"].to_numpy(), wanted)
         samples = samples[wanted]
         coordinator = start_coordinator(samples.groupby("source", sort=False).size().to_dict())

@@ -1,7 +1,7 @@
 """What tasks report to the driver while they run: their progress, and the first mistake of the user that one meets.
 
-A mistake goes this way rather than as an exception, so that tasks which have not begun can ask whether there is any
-use in beginning.
+A mistake goes this way rather than as an exception: Ray Data would add its own words to the message, print every
+traceback on the terminal and leave the other tasks running to their end.
 """
 
 from __future__ import annotations

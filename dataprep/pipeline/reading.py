@@ -7,15 +7,17 @@ object store. The driver reads the other columns alone: some numbers per sample.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
-from functools import lru_cache
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields
+from functools import lru_cache, partial
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray
+import ray.data
 
 from dataprep.config import BuildSettings
 from dataprep.genes.gene_sets import SexGenes, sex_by_genes
@@ -27,7 +29,6 @@ from dataprep.pipeline.listing import ReadTask, SourceFile
 from dataprep.pipeline.normalization import normalise
 from dataprep.pipeline.replicates import SumTask, added_up, sum_tasks
 from dataprep.pipeline.restart.profile_parts import ProfileParts, profile_digest
-from dataprep.runtime.ray_session import results_of
 from dataprep.runtime.terminal import log, tracked
 from dataprep.sources import RawProfiles
 
@@ -76,13 +77,26 @@ def read_profiles(
         log(f"going on with an interrupted build: {sum(map(len, found.values())):,} samples were read already")
     ray.get([coordinator.add.remote(_source_of(tasks[number]), *_counts(found[number])) for number in before])
     waiting = [number for number in range(len(tasks)) if number not in found]
-    reading = _Reading(ray.put(tasks), ray.put(genes), thresholds(settings), parts, coordinator)
+    read = partial(
+        _write_parts,
+        tasks=ray.put(tasks),
+        genes=ray.put(genes),
+        thresholds=thresholds(settings),
+        parts=parts,
+        coordinator=coordinator,
+    )
     with progress_shown(coordinator):
-        for _ in results_of(_write_part, ((number, reading) for number in waiting), "the build"):
-            pass
+        carry_out(waiting, read)
     raise_mistake(coordinator)
     found |= dict(zip(waiting, parts.found(waiting), strict=True))
     return pa.concat_tables(found[number] for number in range(len(tasks)))
+
+
+def carry_out(numbers: Sequence[int], act: Callable[[pa.Table], pa.Table]) -> None:
+    """Call ``act`` for each of the numbers, in a column ``number``, in Ray tasks. What it returns is dropped."""
+    if numbers:
+        given = ray.data.from_items([{"number": number} for number in numbers], override_num_blocks=len(numbers))
+        given.map_batches(act, batch_size=1, batch_format="pyarrow").materialize()
 
 
 def read_here(settings: BuildSettings, tasks: Sequence[Task], genes: GeneTables, samples: int) -> pa.Table:
@@ -145,28 +159,27 @@ def thresholds(settings: BuildSettings) -> qc.Thresholds:
     return qc.Thresholds(**{field.name: getattr(settings, field.name) for field in fields(qc.Thresholds)})
 
 
-@dataclass(frozen=True)
-class _Reading:
-    """What all reading tasks are given; ``tasks`` and ``genes`` are in Ray's object store."""
-
-    tasks: ray.ObjectRef
-    genes: ray.ObjectRef
-    thresholds: qc.Thresholds
-    parts: ProfileParts
-    coordinator: Any
-
-
-def _write_part(number: int, reading: _Reading) -> None:
-    if has_failed(reading.coordinator):
-        return
-    with reporting(reading.coordinator):
-        blocks = []
-        task, tables = _fetched(reading.tasks)[number], _fetched(reading.genes)
-        for source, block in task_blocks(task, tables, reading.thresholds):
-            # waiting keeps the counts true when the last task ends
-            ray.get(reading.coordinator.add.remote(source, *_counts(block)))
-            blocks.append(block)
-        reading.parts.write(number, pa.concat_tables(blocks))
+def _write_parts(
+    batch: pa.Table,
+    tasks: ray.ObjectRef,
+    genes: ray.ObjectRef,
+    thresholds: qc.Thresholds,
+    parts: ProfileParts,
+    coordinator: Any,
+) -> pa.Table:
+    tables = _gene_tables(genes)
+    all_tasks: list[Task] = ray.get(tasks)
+    for number in batch.column("number").to_pylist():
+        if has_failed(coordinator):
+            break
+        with reporting(coordinator):
+            blocks = []
+            for source, block in task_blocks(all_tasks[number], tables, thresholds):
+                # waiting keeps the counts true when the last task ends
+                ray.get(coordinator.add.remote(source, *_counts(block)))
+                blocks.append(block)
+            parts.write(number, pa.concat_tables(blocks))
+    return batch
 
 
 def _counts(block: pa.Table) -> tuple[int, int]:
@@ -179,10 +192,11 @@ def _source_of(task: Task) -> str:
     return part.file.source.name
 
 
-@lru_cache(maxsize=2)
-def _fetched(stored: ray.ObjectRef) -> Any:
-    """What is in the object store, once for all tasks in a process."""
-    return ray.get(stored)
+@lru_cache(maxsize=1)
+def _gene_tables(genes: ray.ObjectRef) -> GeneTables:
+    """The tables of a build, for all of its tasks in a process."""
+    tables: GeneTables = ray.get(genes)
+    return tables
 
 
 def task_blocks(task: Task, genes: GeneTables, thresholds: qc.Thresholds) -> Iterator[tuple[str, pa.Table]]:
@@ -253,3 +267,11 @@ def profile_block(
 
 def _place(file: SourceFile) -> str:
     return f"source {file.source.name} ({file.address})"
+
+
+def quiet_ray_data() -> None:
+    """Keep Ray Data's progress bars and logs from the terminal; the coordinator says how far the work is."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,8 +36,8 @@ from dataprep.corpus import (
 from dataprep.genes.vocabulary import GeneVocabulary
 from dataprep.pipeline.coordinator import has_failed, raise_mistake, reporting
 from dataprep.pipeline.listing import LABEL
+from dataprep.pipeline.reading import carry_out
 from dataprep.pipeline.restart.state import BuildState
-from dataprep.runtime.ray_session import results_of
 from dataprep.runtime.storage import Folder
 from dataprep.runtime.terminal import log
 
@@ -68,14 +69,16 @@ def write_shards(
     done = state.sound_shards(len(shards), settings.rows_per_row_group, vocabulary.fingerprint)
     if done:
         log(f"going on with an interrupted build: {len(done):,} of {len(shards):,} shards were written already")
-    stored, genes = [ray.put(shard) for shard in shards], ray.put(vocabulary)
-    calls = (
-        (number, stored[number], folder, genes, settings.rows_per_row_group, state, coordinator)
-        for number in range(len(shards))
-        if number not in done
+    write = partial(
+        _write_shard,
+        shards=[ray.put(shard) for shard in shards],
+        folder=folder,
+        vocabulary=ray.put(vocabulary),
+        rows_per_row_group=settings.rows_per_row_group,
+        state=state,
+        coordinator=coordinator,
     )
-    for _ in results_of(_write_shard, calls, "the build"):
-        pass
+    carry_out([number for number in range(len(shards)) if number not in done], write)
     raise_mistake(coordinator)
     entries = state.shards(len(shards))
     return [entries[number] for number in range(len(shards))]
@@ -116,22 +119,26 @@ def planned_shards(kept: pd.DataFrame, rows_per_shard: int, present: Sequence[Sh
 
 
 def _write_shard(
-    number: int,
-    shard: PlannedShard,
+    batch: pa.Table,
+    shards: Sequence[ray.ObjectRef],
     folder: Folder,
-    vocabulary: GeneVocabulary,
+    vocabulary: ray.ObjectRef,
     rows_per_row_group: int,
     state: BuildState,
     coordinator: Any,
-) -> None:
-    if has_failed(coordinator):
-        return
-    with reporting(coordinator):
-        profiles = state.parts.profiles(shard.parts, shard.places, shard.digests)
-        entry = write_shard(
-            folder, shard.path, shard.split, shard.first_row_id, profiles, vocabulary, rows_per_row_group
-        )
-        state.note_shard(number, entry)
+) -> pa.Table:
+    genes: GeneVocabulary = ray.get(vocabulary)
+    for number in batch.column("number").to_pylist():
+        if has_failed(coordinator):
+            break
+        with reporting(coordinator):
+            shard: PlannedShard = ray.get(shards[number])
+            profiles = state.parts.profiles(shard.parts, shard.places, shard.digests)
+            entry = write_shard(
+                folder, shard.path, shard.split, shard.first_row_id, profiles, genes, rows_per_row_group
+            )
+            state.note_shard(number, entry)
+    return batch
 
 
 def write_tables(folder: Folder, tables: Mapping[str, pa.Table]) -> dict[str, str]:

@@ -48,7 +48,7 @@ def connected(min_cpus: int = 1) -> Iterator[None]:
 def require_plugins_on_workers(names: str) -> None:
     """Raise :class:`UserError` where Ray's workers cannot import the plugins in ``names``, separated by commas.
 
-    Ray Data tries again without end what fails for want of a module, and other tasks fail with tracebacks.
+    Ray Data would try again without end what fails for want of a module.
     """
     if not names:
         return
