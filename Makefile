@@ -22,7 +22,7 @@ help:
 	@echo 'make test      the whole test suite'
 	@echo 'make test-failures   kills, lost machines, outages and planted faults: runs, searches, sweeps, checks; ten minutes'
 	@echo 'make test-gpu   what a worker does, on a GPU; says so and does nothing where torch sees none'
-	@echo 'make soak      a run killed at 50 random moments, one that meets every fault, one that shrinks and grows, a build killed at 20, services up and down 20 times; 45 to 70 minutes'
+	@echo 'make soak      a run killed at 50 random moments, one that meets every fault, one that shrinks and grows, builds and growths killed at 20, services up and down 20 times, all published sets in one corpus; over an hour'
 	@echo 'make lint      what CI checks beside the tests'
 	@echo 'make docs      the documentation as a site, in docs/_build/html; every warning is an error'
 	@echo 'make docs-links   ask whether the addresses in it answer; takes the internet'

@@ -14,6 +14,7 @@ import psutil
 from made_sources import build_settings, counts, write_source
 from running_jobs import RayCluster, wait_until
 
+from dataprep.corpus import open_corpus, verify
 from dataprep.corpus.replacement import STATE_FOLDER
 from dataprep.runtime.storage import Folder
 
@@ -163,3 +164,22 @@ def require_old_rows(corpus: Folder, before: Mapping[str, bytes]) -> None:
         name: content for name, content in before.items() if name != "manifest.json"
     }
     assert after["versions/1/manifest.json"] == before["manifest.json"]
+
+
+def grow_with_kills(
+    folder: Path, corpus: Folder, cluster: RayCluster, studies: int, kills: int
+) -> tuple[dict[str, int], str]:
+    """Grow a corpus, killed so many times: its files have to be those of a growth that was left alone, with every old
+    row where it was.
+
+    Returns how many were killed, and what the command said.
+    """
+    write_growing_sources(folder, corpus, cluster, studies)
+    before = files_of(corpus)
+    expected = files_of_undisturbed(folder, corpus, cluster, ["--grow"])
+    killed, said = build_with_kills(folder, corpus, cluster, kills, expected, ["--grow"])
+    assert "going on with an interrupted build" in said
+    assert files_of(corpus) == expected
+    require_old_rows(corpus, before)
+    verify(open_corpus(corpus))
+    return killed, said

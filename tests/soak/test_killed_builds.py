@@ -4,17 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from killed_builds import (
-    build_with_kills,
-    files_of,
-    files_of_undisturbed,
-    require_old_rows,
-    write_growing_sources,
-    write_many_sources,
-)
+from killed_builds import build_with_kills, files_of, files_of_undisturbed, grow_with_kills, write_many_sources
 from running_jobs import RayCluster
 
-from dataprep.corpus import open_corpus, verify
 from dataprep.runtime.storage import Folder
 from tests.conftest import S3Server
 
@@ -41,14 +33,6 @@ def test_a_growth_killed_at_20_random_moments_ends_with_the_bytes_of_an_undistur
     tmp_path: Path, s3_server: S3Server, start_cluster: Callable[..., RayCluster], place: str
 ) -> None:
     corpus = Folder(s3_server.prefix("soak") if place == "bucket" else str(tmp_path / "corpus"))
-    cluster = start_cluster(1)
-    write_growing_sources(tmp_path, corpus, cluster, studies=40)
-    before = files_of(corpus)
-    expected = files_of_undisturbed(tmp_path, corpus, cluster, ["--grow"])
-    killed, said = build_with_kills(tmp_path, corpus, cluster, KILLS, expected, ["--grow"])
+    killed, said = grow_with_kills(tmp_path, corpus, start_cluster(1), studies=40, kills=KILLS)
     print(f"{killed}; {said.count('going on with an interrupted build')} times something was used again", flush=True)
     assert killed["build"] > 5
-    assert "going on with an interrupted build" in said
-    assert files_of(corpus) == expected
-    require_old_rows(corpus, before)
-    verify(open_corpus(corpus))
