@@ -34,7 +34,6 @@ from dataprep.corpus.shards import (
     decode_expression,
     encode_expression,
     read_row_groups,
-    row_group_tables,
     write_shard,
 )
 from dataprep.corpus.tables import GENES_FILE, REJECTED_FILE, SAMPLE_COLUMNS, SAMPLES_FILE, table_bytes
@@ -72,7 +71,6 @@ __all__ = [
     "read_row_groups",
     "read_split",
     "require_free",
-    "row_group_tables",
     "split_summaries",
     "table_bytes",
     "verify",

@@ -132,16 +132,6 @@ def read_row_groups(corpus_folder: Folder, shard: Shard, row_groups: Sequence[in
         return file.read_row_groups(list(row_groups), use_threads=False)
 
 
-def row_group_tables(corpus_folder: Folder, shard: Shard, row_groups: Sequence[int]) -> Iterator[pa.Table]:
-    """As :func:`read_row_groups`, in tables that are used one after the other: each row group from a disk, so that all
-    are read into the same memory; all at once from a store, since each request takes its time."""
-    with opened_shard(corpus_folder, shard) as file:
-        if corpus_folder.is_local:
-            yield from (file.read_row_group(group, use_threads=False) for group in row_groups)
-        else:
-            yield file.read_row_groups(list(row_groups), use_threads=False)
-
-
 @contextmanager
 def opened_shard(folder: Folder, shard: Shard) -> Iterator[pq.ParquetFile]:
     """A shard as a Parquet file, after comparing its footer with the manifest.

@@ -11,6 +11,7 @@ import queue
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -109,7 +110,8 @@ class ProfileStream:
     def steps(self, parts: Iterator[EpochPart]) -> Iterator[StepBatch]:
         """Steps of all epochs in turn; an epoch's last step takes what remains of it."""
         for batch_of_parts in _in_pipelines(parts):
-            rows = _Rows(self._read([window for part in batch_of_parts for window in part.windows]), self._genes)
+            windows = [window for part in batch_of_parts for window in part.windows]
+            rows = _Rows(windows, self._read(windows), self._genes)
             for part in batch_of_parts:
                 yield from self._steps_of(part, rows)
 
@@ -133,17 +135,21 @@ class ProfileStream:
             wanted -= real
         return tuple(batches)
 
-    def _filled(self, row_ids: np.ndarray, readable: np.ndarray, expression: np.ndarray) -> MicroBatch:
+    def _filled(self, row_ids: np.ndarray, readable: np.ndarray, profiles: Sequence[np.ndarray]) -> MicroBatch:
         real = int(readable.sum())
         ids_B = torch.full((self._micro_profiles,), -1, dtype=torch.int64, pin_memory=self._pin_memory)
         ids_B[:real] = torch.from_numpy(row_ids[readable])
         values_BG = torch.empty(self._micro_profiles, self._genes, pin_memory=self._pin_memory)
-        values_BG[:real] = torch.from_numpy(expression if real == len(row_ids) else expression[readable])
+        float16_G = torch.empty(self._genes, dtype=torch.float16)
+        # one by one: of more numbers at a time torch makes work for threads, which compete with those that train
+        for place, profile in enumerate(compress(profiles, readable)):
+            float16_G.numpy()[:] = profile
+            values_BG[place] = float16_G
         values_BG[real:] = 0
         return MicroBatch(ids_B, values_BG, real, row_ids[~readable])
 
     def _read(self, windows: Sequence[Window]) -> Iterator[pa.Table]:
-        """Blocks of (epoch, row_id, readable, expression) in the order of the windows, read ahead by Ray tasks."""
+        """Blocks of (row_id, readable, expression), window after window, read ahead by Ray tasks."""
         if not windows:
             return iter(())
         context = ray.data.DataContext.get_current()
@@ -172,40 +178,52 @@ class ProfileStream:
 
 
 class _Rows:
-    """Takes rows from a stream of blocks, in order, across block boundaries."""
+    """Takes rows from the blocks of windows, in their order of use, across the windows' boundaries."""
 
-    def __init__(self, blocks: Iterator[pa.Table], genes: int) -> None:
+    def __init__(self, windows: Sequence[Window], blocks: Iterator[pa.Table], genes: int) -> None:
+        self._windows = iter(windows)
         self._blocks = blocks
         self._genes = genes
-        self._epochs = self._row_ids = np.empty(0, np.int64)
+        self._epoch = -1
+        self._row_ids = np.empty(0, np.int64)
         self._readable = np.empty(0, bool)
-        self._expression = np.empty((0, genes), np.float16)
+        self._profiles: list[np.ndarray] = []
         self._used = 0
 
-    def take(self, wanted: int, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The next ``wanted`` rows, which are of ``epoch``: row ids, which could be read, and float16 expression."""
-        ids, readable, values = [], [], []
+    def take(self, wanted: int, epoch: int) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+        """The next ``wanted`` rows, which are of ``epoch``: row ids, which could be read, and views of their profiles,
+        float16 [G]."""
+        ids, readable, profiles = [self._row_ids[:0]], [self._readable[:0]], []
         missing = wanted
         while missing > 0:
             if self._used == len(self._row_ids):
-                self._next_block()
+                self._next_window()
+            assert self._epoch == epoch, "the plan and the stream disagree on the epoch"
             end = min(self._used + missing, len(self._row_ids))
-            assert (self._epochs[self._used : end] == epoch).all(), "the plan and the stream disagree on the epoch"
             ids.append(self._row_ids[self._used : end])
             readable.append(self._readable[self._used : end])
-            values.append(self._expression[self._used : end])
+            profiles += self._profiles[self._used : end]
             missing -= end - self._used
             self._used = end
-        if not ids:
-            return np.empty(0, np.int64), np.empty(0, bool), np.empty((0, self._genes), np.float16)
-        return np.concatenate(ids), np.concatenate(readable), np.concatenate(values)
+        return np.concatenate(ids), np.concatenate(readable), profiles
 
-    def _next_block(self) -> None:
-        block = next(self._blocks)
-        self._epochs = block.column("epoch").to_numpy()
-        self._row_ids = block.column("row_id").to_numpy()
-        self._readable = block.column("readable").to_numpy(zero_copy_only=False)
-        self._expression = decode_expression(block.column("expression"), self._genes)
+    def _next_window(self) -> None:
+        window = next(self._windows)
+        blocks = [next(self._blocks)]
+        # Ray Data cuts large blocks
+        while sum(len(block) for block in blocks) < len(window.row_ids):
+            blocks.append(next(self._blocks))
+        table = pa.concat_tables(blocks)
+        held = table.column("row_id").to_numpy()
+        sorter = np.argsort(held)
+        places = sorter[np.searchsorted(held, window.row_ids, sorter=sorter)]
+        assert np.array_equal(held[places], window.row_ids), "the plan and the stream disagree on the window"
+        profiles = [
+            profile for chunk in table.column("expression").chunks for profile in decode_expression(chunk, self._genes)
+        ]
+        self._epoch, self._row_ids = window.epoch, window.row_ids
+        self._readable = table.column("readable").to_numpy()[places]
+        self._profiles = [profiles[place] for place in places]
         self._used = 0
 
 

@@ -5,26 +5,22 @@ Imports neither torch nor Ray: each process that reads would spend seconds on th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 
 import numpy as np
 import pyarrow as pa
 
-from dataprep.corpus import (
-    BYTES_PER_VALUE,
-    DamagedShardError,
-    decode_expression,
-    encode_expression,
-    read_row_groups,
-    row_group_tables,
-)
+from dataprep.corpus import DamagedShardError, Shard, encode_expression, read_row_groups
 from dataprep.runtime.storage import Folder
 from pretrain.data.plan import Window
 
 # Reading waits for the store more than it computes; a whole CPU would starve small machines of workers.
 READ_TASK_CPUS = 0.25
+# A window has row groups of many shards, and a store takes its time for each request.
+_SHARDS_AT_ONCE = 8
 
 
 def read_numbered(
@@ -43,52 +39,50 @@ def read_numbered(
 
 
 def read_window(folder: Folder, window: Window) -> pa.Table:
-    """Columns epoch, row_id, readable and expression of a window's profiles, in their order of use.
+    """Columns row_id, readable and expression of a window's profiles, in the order in which they lie in the shards.
 
-    Only the window's row groups are fetched; a store that becomes unavailable in the middle is waited for. Raises
-    DamagedShardError naming the shard where one is missing or damaged.
+    Who uses them puts them in their order, without a copy of its own. Only the window's row groups are fetched; a store
+    that becomes unavailable in the middle is waited for. Raises DamagedShardError naming the shard where one is missing
+    or damaged.
     """
-    expression = folder.attempt(lambda: _expression_of(folder, window))
-    return _block(window, np.ones(len(window.row_ids), bool), encode_expression(expression))
-
-
-def _expression_of(folder: Folder, window: Window) -> np.ndarray:
-    """float16 [N, G] of a window's N profiles, each copied once, to its place."""
-    sorter = np.argsort(window.row_ids)
-    expression, missing = None, len(sorter)
-    for shard, groups in window.reads:
-        for table in row_group_tables(folder, shard, groups):
-            held = table.column("row_id").to_numpy()
-            genes = table.column("expression").type.byte_width // BYTES_PER_VALUE
-            place = sorter[np.searchsorted(window.row_ids, held, sorter=sorter).clip(max=len(sorter) - 1)]
-            wanted = window.row_ids[place] == held
-            values = decode_expression(table.column("expression"), genes)
-            if expression is None:
-                expression = np.empty((len(sorter), genes), np.float16)
-            expression[place[wanted]] = values if wanted.all() else values[wanted]
-            missing -= int(wanted.sum())
-    assert expression is not None, "a window without row groups"
-    assert missing == 0, "row groups lack profiles of their window"
-    return expression
+    read = partial(_wanted_of_shard, folder, np.sort(window.row_ids))
+    if folder.is_local:
+        tables = [read(shard, groups) for shard, groups in window.reads]
+    else:
+        with ThreadPoolExecutor(_SHARDS_AT_ONCE) as pool:
+            tables = list(pool.map(read, *zip(*window.reads, strict=True)))
+    table = pa.concat_tables(tables)
+    assert len(table) == len(window.row_ids), "row groups lack profiles of their window"
+    return table
 
 
 def salvage_window(folder: Folder, window: Window, genes: int) -> pa.Table:
-    """The same where row groups are damaged: their profiles are there, not ``readable``, with zeros."""
-    place = {row_id: position for position, row_id in enumerate(window.row_ids.tolist())}
-    readable = np.zeros(len(window.row_ids), bool)
-    expression = np.zeros((len(window.row_ids), genes), np.float16)
+    """The same where row groups are damaged: their profiles come last, not ``readable``, with zeros."""
+    row_ids = np.sort(window.row_ids)
+    tables = []
     for shard, groups in window.reads:
         for group in groups:
             with suppress(DamagedShardError):
-                table = folder.attempt(partial(read_row_groups, folder, shard, (group,)))
-                values = decode_expression(table.column("expression"), genes)
-                for row_id, profile in zip(table.column("row_id").to_pylist(), values, strict=True):
-                    if row_id in place:
-                        readable[place[row_id]], expression[place[row_id]] = True, profile
-    return _block(window, readable, encode_expression(expression))
+                tables.append(_wanted_of_shard(folder, row_ids, shard, (group,)))
+    lost = np.setdiff1d(row_ids, np.concatenate([row_ids[:0], *(table.column("row_id") for table in tables)]))
+    zeros = encode_expression(np.zeros((len(lost), genes), np.float16))
+    return pa.concat_tables([*tables, _block(pa.array(lost), zeros, readable=False)])
 
 
-def _block(window: Window, readable: np.ndarray, expression: pa.Array | pa.ChunkedArray) -> pa.Table:
-    epochs = np.full(len(readable), window.epoch)
-    columns = {"epoch": epochs, "row_id": window.row_ids, "readable": readable, "expression": expression}
-    return pa.table(columns)
+def _wanted_of_shard(folder: Folder, row_ids: np.ndarray, shard: Shard, groups: tuple[int, ...]) -> pa.Table:
+    """Of the row groups of a shard those profiles whose row ids are among the sorted ``row_ids``."""
+    table = folder.attempt(partial(read_row_groups, folder, shard, groups))
+    return pa.concat_tables(list(_wanted(table, row_ids)))
+
+
+def _wanted(table: pa.Table, row_ids: np.ndarray) -> Iterator[pa.Table]:
+    # row group by row group: nearly all are wanted whole, and only the others are copied
+    for batch in table.to_batches():
+        held = batch.column("row_id").to_numpy()
+        wanted = row_ids[np.searchsorted(row_ids, held).clip(max=len(row_ids) - 1)] == held
+        kept = batch if wanted.all() else batch.filter(pa.array(wanted))
+        yield _block(kept.column("row_id"), kept.column("expression"), readable=True)
+
+
+def _block(row_ids: pa.Array, expression: pa.Array, readable: bool) -> pa.Table:
+    return pa.table({"row_id": row_ids, "readable": pa.repeat(readable, len(row_ids)), "expression": expression})
