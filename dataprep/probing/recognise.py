@@ -19,7 +19,7 @@ from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder, split_file_address
 from dataprep.sources.anndata_forms.elements import require_obs_and_var
 from dataprep.sources.anndata_forms.zarr_folder import is_zarr, opened_zarr
-from dataprep.sources.hdf5_files import opened_hdf5
+from dataprep.sources.hdf5.files import opened_hdf5
 from dataprep.sources.table_layout import MISSING, find_layout
 from dataprep.sources.text_columns import TextForm, first_lines
 from dataprep.sources.text_files import delimiter_of

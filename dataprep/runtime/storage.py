@@ -30,7 +30,8 @@ from dataprep.runtime.local_files import (
     version_of,
     write_whole,
 )
-from dataprep.runtime.store_errors import STORE_ERRORS, Meaning, meaning_of, one_line
+from dataprep.runtime.object_store.block_cache import GrowingBlocks
+from dataprep.runtime.object_store.errors import STORE_ERRORS, Meaning, meaning_of, one_line
 
 __all__ = ["Folder", "split_file_address"]
 
@@ -174,11 +175,12 @@ class Folder:
     @contextmanager
     def open(self, name: str, read_ahead: bool = True, in_blocks: bool = False) -> Iterator[IO[bytes]]:
         """A seekable stream for reading. Without ``read_ahead`` an object store sends just the bytes asked for: for
-        readers that know which parts of a large file they want; else it sends 50 MB at a time. ``in_blocks`` keeps some
-        blocks of a megabyte, for readers that jump between places."""
+        readers that know which parts of a large file they want; else it sends 50 MB at a time. ``in_blocks`` keeps the
+        last 96 MB, for readers that jump between places."""
         cache: dict[str, Any] = {} if read_ahead else {"cache_type": "none"}
         if in_blocks:
-            cache = {"cache_type": "blockcache", "block_size": _BLOCK_BYTES, "cache_options": {"maxblocks": 64}}
+            options = {"most_blocks": 96, "longest_fetch": 16}
+            cache = {"cache_type": GrowingBlocks.name, "block_size": _BLOCK_BYTES, "cache_options": options}
         cache = {} if self.is_local else cache
         stream = self.attempt(lambda: self.filesystem.open(self._file(name), "rb", **cache))
         try:

@@ -17,15 +17,15 @@ import pandas as pd
 from pydantic import Field, model_validator
 
 from dataprep.runtime.command_line import UserError
-from dataprep.sources.hdf5_files import opened_hdf5, texts
+from dataprep.sources.hdf5.chunks import read_into
+from dataprep.sources.hdf5.files import opened_hdf5, texts
 from dataprep.sources.registry import register_source
 from dataprep.sources.source import RawProfiles, Refusal, SampleList, Source, Units
 
 # Profiles that are handed on together, as float32.
-_PART_BYTES = 32 * 1024**2
-# Of the file's own values, kept while they are divided into parts: where a chunk holds so many samples.
+_PART_BYTES = 16 * 1024**2
+# Those that are read together, where a chunk of the file holds more.
 _BLOCK_BYTES = 256 * 1024**2
-_GENES_AT_ONCE = 512
 # The names of genes, by what the versions called them.
 _ENSEMBL_NAMES = ("ensembl_gene", "ensembl_gene_id", "ensembl_id")
 _SYMBOL_NAMES = ("symbol", "gene_symbol", "genes")
@@ -130,30 +130,20 @@ def _parts(expression: h5py.Dataset, axis: int, start: int, stop: int) -> Iterat
     genes = expression.shape[1 - axis]
     width = max(1, _PART_BYTES // (4 * genes))
     together = expression.chunks[axis] if expression.chunks else 1
-    most = max(width, _BLOCK_BYTES // (expression.dtype.itemsize * genes))
+    most = max(width, _BLOCK_BYTES // (4 * genes))
     block = max(1, width // together) * together if together <= most else most
-    # read into the same memory again and again: fresh memory would be cleared by the kernel each time
-    held = np.empty((genes, max(0, min(block, stop - start))) if axis else (0, genes), expression.dtype)
     while start < stop:
         # up to where a chunk ends
         end = min(stop, start - start % together + block if block % together == 0 else start + block)
+        values = np.empty((end - start, genes), np.float32)
+        samples, all_genes = slice(start, end), slice(0, genes)
         if axis:
-            values = held[:, : end - start]
-            expression.read_direct(held, np.s_[:, start:end], np.s_[:, : end - start])
+            read_into(values.T, expression, (all_genes, samples))
         else:
-            values = expression[start:end]
+            read_into(values, expression, (samples, all_genes))
         for first in range(start, end, width):
-            part = slice(first - start, min(first + width, end) - start)
-            yield first, _turned(values[:, part]) if axis else values[part].astype(np.float32)
+            yield first, values[first - start : first - start + width]
         start = end
-
-
-def _turned(values: np.ndarray) -> np.ndarray:
-    """float32 [n, S] of values [S, n], some genes at a time so that the processor's cache holds them."""
-    turned = np.empty(values.shape[::-1], np.float32)
-    for gene in range(0, len(values), _GENES_AT_ONCE):
-        turned[:, gene : gene + _GENES_AT_ONCE] = values[gene : gene + _GENES_AT_ONCE].T
-    return turned
 
 
 @contextmanager

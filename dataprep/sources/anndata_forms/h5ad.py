@@ -10,7 +10,7 @@ import h5py
 from pydantic import model_validator
 
 from dataprep.sources.anndata_forms.elements import KIND, TABLES, AnnDataSource, require_obs_and_var
-from dataprep.sources.hdf5_files import opened_hdf5
+from dataprep.sources.hdf5.files import opened_hdf5
 from dataprep.sources.registry import register_source
 
 

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from dataprep.runtime.command_line import UserError
 from dataprep.runtime.storage import Folder, split_file_address
-from dataprep.sources.hdf5_files import opened_hdf5, texts
+from dataprep.sources.hdf5.files import opened_hdf5, texts
 from dataprep.sources.quantification.program_file import ProgramFile
 from dataprep.sources.registry import register_source
 from dataprep.sources.source import RawProfiles, SampleList, Units

@@ -217,7 +217,7 @@ def of_another_encoding(file: h5py.File) -> None:
         (in_another_file, "the values of X are in another file"),
         (names_in_another_file, "the values of obs/_index are in another file"),
         (virtual, "the values of X are in another file"),
-        (linked, "is not an AnnData file as anndata writes it"),
+        (linked, "X is in another file: write it into this one"),
         (names_without_end, "var/_index says that it has 4,294,967,296 rows"),
         (lambda file: sparse(file, [0, 2**40], [0, 1, 2, 2, 2, 2, 2]), "indices must be < 9"),
         (lambda file: sparse(file, [0, -5], [0, 1, 2, 2, 2, 2, 2]), "indices must be >= 0"),

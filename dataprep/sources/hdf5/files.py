@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO
+from typing import IO, Any
 
 import h5py
 
@@ -53,15 +53,20 @@ def _require_plain(address: str, file: h5py.File, whole: tuple[str, ...]) -> Non
     HDF5 would read any file of this machine that a stranger's names. What is read in parts may have any size.
     """
 
-    def check(name: str, stored: h5py.Group | h5py.Dataset) -> None:
+    # links, not objects: of these HDF5 also finds out how large their indexes are, which lie all over a file of many
+    # chunks, and reads them whole for that
+    links: list[tuple[str, Any]] = []
+    file.visititems_links(lambda name, link: links.append((name, link)))
+    for name, link in links:
+        if isinstance(link, h5py.ExternalLink):
+            raise UserError(f"{address}: {name} is in another file: write it into this one")
+        stored = file[name] if isinstance(link, h5py.HardLink) else None
         if not isinstance(stored, h5py.Dataset):
-            return
+            continue
         if stored.is_virtual or stored.external:
             raise UserError(f"{address}: the values of {name} are in another file: write them into this one")
         if f"{name}/".startswith(whole):
             require_column_that_fits(address, name, stored.size or 0, stored.dtype.itemsize)
-
-    file.visititems(check)
 
 
 def _readable(address: str, stream: IO[bytes], is_local: bool) -> IO[bytes] | str:
