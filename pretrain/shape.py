@@ -10,7 +10,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from dataprep.runtime.command_line import Settings, UserError
+from dataprep.runtime.command_line import Settings, UserError, one_line
 from pretrain.families import FAMILIES, Family, FamilyName
 
 # Width of the ESM2 (650M) protein embeddings that the preprint's gene table was initialised from.
@@ -93,7 +93,7 @@ def _read_size_file(path: Path) -> ModelSize:
     except FileNotFoundError:
         raise UserError(f"model size {path}: no such file", exit_code=2) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"model size {path}: {' '.join(str(error).split())}", exit_code=2) from None
+        raise UserError(f"model size {path}: {one_line(error)}", exit_code=2) from None
     if not isinstance(content, dict):
         raise UserError(f"model size {path} has no lines NAME: NUMBER for {', '.join(SIZE_NUMBERS)}", 2)
     try:

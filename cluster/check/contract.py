@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Generic, Literal, TypeVar
 
 from cluster.config import CheckSettings
+from dataprep.runtime.command_line import one_line
 
 M = TypeVar("M")
 Outcome = Literal["ok", "failed", "not applicable"]
@@ -113,11 +114,6 @@ def verdict(name: str, judgements: Mapping[str, Judgement]) -> Verdict:
     same = len({judgement.value for judgement in good.values()}) == 1
     value = good[worst].value if same else f"{good[worst].value} (the least of {len(good)}: {worst})"
     return Verdict(name, "ok", value, "", places)
-
-
-def one_line(error: BaseException) -> str:
-    """An error's message without its line breaks, or its kind where it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _listed(bad: Mapping[str, Judgement], places: int) -> str:

@@ -17,9 +17,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.check import host
 from cluster.check.collectives import Meeting, Rates, free_address, rates
-from cluster.check.contract import Check, Unmeasured, measured_here, one_line
+from cluster.check.contract import Check, Unmeasured, measured_here
 from cluster.check.gpu import gpu_place
 from cluster.config import CheckSettings
+from dataprep.runtime.command_line import one_line
 
 _ID_CHARACTERS = 8
 

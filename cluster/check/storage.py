@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from cluster.check.contract import Check, Judgement, Verdict, failed, not_applicable, ok, one_line, verdict
+from cluster.check.contract import Check, Judgement, Verdict, failed, not_applicable, ok, verdict
 from cluster.config import CheckSettings
-from dataprep.runtime.command_line import UserError
+from dataprep.runtime.command_line import UserError, one_line
 from dataprep.runtime.storage import Folder
 from dataprep.runtime.terminal import log
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from dataprep.coexpression.edges import Edges
 from dataprep.genes.identifiers import map_genes
 from dataprep.genes.vocabulary import GeneVocabulary
-from dataprep.runtime.command_line import UserError
+from dataprep.runtime.command_line import UserError, one_line
 from dataprep.runtime.terminal import log
 from dataprep.sources.text_files import decompressed, delimiter_of
 
@@ -69,7 +69,7 @@ def _read(address: str) -> pd.DataFrame:
         raise
     # pandas' errors and UnicodeDecodeError are ValueErrors
     except (ValueError, pa.ArrowException, EOFError, OSError, zlib.error) as error:
-        raise UserError(f"{address} cannot be read as a table: {' '.join(str(error).split())}") from None
+        raise UserError(f"{address} cannot be read as a table: {one_line(error)}") from None
 
 
 def _columns(address: str, table: pd.DataFrame, vocabulary: GeneVocabulary) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from dataprep.corpus.tables import read_table
 from dataprep.genes.vocabulary import GeneVocabulary
-from dataprep.runtime.command_line import UserError
+from dataprep.runtime.command_line import UserError, one_line
 from dataprep.runtime.storage import Folder
 
 GRAPH_FILE = "gene_graph.parquet"
@@ -97,7 +97,7 @@ class GeneGraph:
             # graphs written by the first version do not say their fingerprint
             expected = metadata.get(b"fingerprint", graph.fingerprint.encode()).decode()
         except (pa.ArrowException, ValueError) as error:
-            raise UserError(f"{folder.uri}/{name} is damaged: {' '.join(str(error).split())}") from None
+            raise UserError(f"{folder.uri}/{name} is damaged: {one_line(error)}") from None
         if graph.fingerprint != expected:
             raise UserError(
                 f"{folder.uri}/{name} is damaged: its fingerprint should be {expected[:12]} and is "

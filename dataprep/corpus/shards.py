@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from dataprep.corpus.manifest import FORMAT, FORMAT_VERSION, MANIFEST_FILE, UNIT, Shard, ShardEntry, parsed_manifest
 from dataprep.genes.vocabulary import GeneVocabulary
-from dataprep.runtime.command_line import UserError
+from dataprep.runtime.command_line import UserError, one_line
 from dataprep.runtime.storage import Folder
 
 BYTES_PER_VALUE = 2
@@ -147,12 +147,12 @@ def opened_shard(folder: Folder, shard: Shard) -> Iterator[pq.ParquetFile]:
     except FileNotFoundError:
         raise _unreadable(folder, shard, "is missing") from None
     except (pa.ArrowInvalid, io.UnsupportedOperation) as error:
-        raise _unreadable(folder, shard, f"is damaged: {' '.join(str(error).split())}") from None
+        raise _unreadable(folder, shard, f"is damaged: {one_line(error)}") from None
     except OSError as error:
         # Arrow's Thrift and page errors; those of a disk or a store have a number or another class
         if type(error) is not OSError or error.errno is not None or error.__cause__ is not None:
             raise
-        raise _unreadable(folder, shard, f"is damaged: {' '.join(str(error).split())}") from None
+        raise _unreadable(folder, shard, f"is damaged: {one_line(error)}") from None
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dataprep.runtime.command_line import UserError
+from dataprep.runtime.command_line import UserError, one_line
 from dataprep.runtime.storage import Folder
 
 SAMPLES_FILE = "samples.parquet"
@@ -33,7 +33,7 @@ def parsed_table(folder: Folder, name: str, content: bytes) -> pa.Table:
     try:
         return pq.read_table(pa.BufferReader(content))
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{folder.uri}/{name} is damaged: {' '.join(str(error).split())}") from None
+        raise UserError(f"{folder.uri}/{name} is damaged: {one_line(error)}") from None
 
 
 def table_bytes(table: pa.Table) -> bytes:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from dataprep.corpus.corpus import Corpus, iterate_row_groups
 from dataprep.corpus.fingerprints import BANDS, BITS_PER_BAND, Fingerprinter, Fingerprints
 from dataprep.corpus.subjects import subjects_of
-from dataprep.runtime.command_line import UserError
+from dataprep.runtime.command_line import UserError, one_line
 
 TRAIN_PROFILES_FILE = "train_profiles.parquet"
 _SKETCH = {"bands": BANDS, "bits_per_band": BITS_PER_BAND}
@@ -79,7 +79,7 @@ class TrainProfiles:
             )
             return cls(str(about["corpus"]), samples, studies, subjects, fingerprints)
         except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
-            raise UserError(f"{origin} is damaged: {' '.join(str(error).split())}") from None
+            raise UserError(f"{origin} is damaged: {one_line(error)}") from None
 
 
 def readable_train_profiles(corpus: Corpus, log: Callable[[str], None]) -> TrainProfiles | None:

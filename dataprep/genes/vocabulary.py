@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from dataprep.runtime.command_line import UserError
+from dataprep.runtime.command_line import UserError, one_line
 from dataprep.runtime.storage import Folder, split_file_address
 
 # A gene whose length nobody states counts as 1,000 bp, as in the published corpus.
@@ -210,7 +210,7 @@ def _read_table(address: str) -> pa.Table:
         table = pa.csv.read_csv(pa.BufferReader(plain))
         unread = [name for name in table.column_names if pa.types.is_binary(table.schema.field(name).type)]
     except (pa.ArrowInvalid, gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise UserError(f"{address} cannot be read as a table: {' '.join(str(error).split())}") from None
+        raise UserError(f"{address} cannot be read as a table: {one_line(error)}") from None
     if unread:
         raise UserError(f"{address} is not text in UTF-8: column {unread[0]}")
     return table

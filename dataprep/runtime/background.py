@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from dataprep.runtime.command_line import UserError
+from dataprep.runtime.command_line import UserError, one_line
 
 # before the names of the threads: what a profiler or a debugger lists says whose they are
 THREAD_PREFIX = "bulkformer-"
@@ -45,6 +45,5 @@ class BackgroundThread:
         except UserError as error:
             self._failure = error
         except BaseException as error:  # noqa: BLE001 - kept for the owner
-            message = " ".join(str(error).split())
-            self._failure = UserError(f"thread {self._name} failed: {type(error).__name__}: {message}")
+            self._failure = UserError(f"thread {self._name} failed: {type(error).__name__}: {one_line(error)}")
             self._failure.__cause__ = error

@@ -49,6 +49,11 @@ class UserError(ValueError):
         return type(self), (str(self), self.exit_code)
 
 
+def one_line(error: BaseException) -> str:
+    """The message of an error without its line breaks, or the error's name where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 class Settings(BaseModel):
     """A group of settings inside a command's settings: frozen, unknown keys refused by name."""
 
@@ -242,7 +247,7 @@ def _yaml_source(settings: type[BaseSettings], path: Path) -> YamlConfigSettings
         # a subclass of the safe loader
         content = yaml.load(path.read_text(), Loader=_YamlLoader)  # noqa: S506
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}", exit_code=2) from None
+        raise UserError(f"{path} is not YAML: {one_line(error)}", exit_code=2) from None
     except OSError as error:
         raise UserError(f"--config {path}: {error.strerror}", exit_code=2) from None
     if content is not None and not isinstance(content, dict):

@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from dataprep.runtime.allocator import malloc_settings
-from dataprep.runtime.command_line import UserError
+from dataprep.runtime.command_line import UserError, one_line
 from dataprep.runtime.plugins import load_plugins
 
 T = TypeVar("T")
@@ -91,7 +91,7 @@ def _start(min_cpus: int) -> None:
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
         # RayError: a token that is missing or another one
         except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-            raise UserError(f"RAY_ADDRESS={address}: {' '.join(str(error).split())}") from None
+            raise UserError(f"RAY_ADDRESS={address}: {one_line(error)}") from None
     else:
         os.environ.update(malloc_settings(os.environ))
         _require_short_temporary_folder()

@@ -17,10 +17,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, TypeVar
 
 import fsspec
-import s3fs
 
 from dataprep.runtime.addresses import OBJECT_STORE, plain_address, plain_name, split_file_address
-from dataprep.runtime.command_line import UserError
+from dataprep.runtime.command_line import UserError, one_line
 from dataprep.runtime.local_files import (
     copy_whole,
     create_whole,
@@ -31,7 +30,7 @@ from dataprep.runtime.local_files import (
     write_whole,
 )
 from dataprep.runtime.object_store.block_cache import GrowingBlocks
-from dataprep.runtime.object_store.errors import STORE_ERRORS, Meaning, meaning_of, one_line
+from dataprep.runtime.object_store.meaning import Meaning
 
 __all__ = ["Folder", "split_file_address"]
 
@@ -294,7 +293,7 @@ class Folder:
         bucket, _, key = self._file(name).partition("/")
         begun = self.filesystem.call_s3("create_multipart_upload", Bucket=bucket, Key=key)
         # who may write need not be allowed to do this; stores end such uploads by themselves
-        with suppress(*STORE_ERRORS):
+        with suppress(*self._errors()):
             self.filesystem.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=begun["UploadId"])
 
     def _file(self, name: str) -> str:
@@ -316,7 +315,7 @@ class Folder:
                 if isinstance(error, UserError) or "Invalid endpoint" not in str(error):
                     raise
                 raise UserError(f"{self.uri}: AWS_ENDPOINT_URL should be http(s)://HOST:PORT ({error})") from None
-            except STORE_ERRORS as error:
+            except self._errors() as error:
                 if self.is_local:
                     raise self._of_the_disk(error) from None
                 meaning = self._required_retry(error, seen)
@@ -325,12 +324,23 @@ class Folder:
                 seen.add(meaning)
             if meaning is not Meaning.UNAVAILABLE:
                 # connections are kept with their credentials; a new one reads environment, files and role again
-                s3fs.S3FileSystem.clear_instance_cache()
+                type(self.filesystem).clear_instance_cache()
             time.sleep(pause_seconds)
             pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
 
+    def _errors(self) -> tuple[type[Exception], ...]:
+        """All that an operation here raises."""
+        if self.is_local:
+            return (OSError,)
+        # takes s3fs with botocore and aiohttp: half a second of each process, which a disk needs none of
+        from dataprep.runtime.object_store.errors import STORE_ERRORS
+
+        return STORE_ERRORS
+
     def _required_retry(self, error: Exception, seen: set[Meaning]) -> Meaning:
         """What an error means where trying again may help; raises where it does not."""
+        from dataprep.runtime.object_store.errors import meaning_of
+
         meaning = meaning_of(error)
         if meaning in (Meaning.UNAVAILABLE, Meaning.EXPIRED):
             return meaning

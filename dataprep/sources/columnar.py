@@ -16,7 +16,7 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
-from dataprep.runtime.command_line import UserError, refuse_without_effect
+from dataprep.runtime.command_line import UserError, one_line, refuse_without_effect
 from dataprep.runtime.storage import Folder, split_file_address
 from dataprep.sources.registry import register_source
 from dataprep.sources.source import RawProfiles, SampleList, Source
@@ -120,7 +120,7 @@ class ColumnarSource(Source):
         except UserError:
             raise
         except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, MemoryError, OverflowError) as error:
-            message = " ".join(str(error).split())[:300]
+            message = one_line(error)[:300]
             raise UserError(f"{address} is not a readable {self.format.capitalize()} file: {message}") from None
 
     def _file(self, stream: IO[bytes]) -> _ColumnFile:

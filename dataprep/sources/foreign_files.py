@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dataprep.runtime.command_line import UserError
+from dataprep.runtime.command_line import UserError, one_line
 
 # No column of a table of samples or genes is larger.
 _LARGEST_COLUMN_BYTES = 2 * 1024**3
@@ -29,8 +29,3 @@ def require_column_that_fits(address: str, name: str, values: int, bytes_per_val
     """Raise :class:`UserError` for a column of a table that no memory holds."""
     if values * bytes_per_value > _LARGEST_COLUMN_BYTES:
         raise UserError(f"{address}: {name} says that it has {values:,} rows, more than can be read")
-
-
-def one_line(error: Exception) -> str:
-    """The message of an error, or its name where it has none."""
-    return " ".join(str(error).split()) or type(error).__name__

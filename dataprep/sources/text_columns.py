@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from dataprep.runtime.command_line import UserError
+from dataprep.runtime.command_line import UserError, one_line
 from dataprep.sources.table_layout import MISSING, TableLayout, decimal_hint
 from dataprep.sources.text_files import decompressed, first_text
 
@@ -120,7 +120,7 @@ def text_errors(address: str, form: TextForm, layout: TableLayout | None = None)
     try:
         yield
     except (pa.ArrowInvalid, OSError, EOFError, UnicodeDecodeError, zlib.error, lzma.LZMAError) as error:
-        message = " ".join(str(error).split())
+        message = one_line(error)
         if isinstance(error, (EOFError, lzma.LZMAError)) or _DAMAGED.search(message):
             raise UserError(f"{address} is cut off or damaged: {message}") from None
         if isinstance(error, UnicodeDecodeError) or "invalid UTF8" in message:

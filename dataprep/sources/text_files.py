@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 
 import pyarrow as pa
 
-from dataprep.runtime.command_line import UserError
+from dataprep.runtime.command_line import UserError, one_line
 from dataprep.runtime.storage import Folder, split_file_address
 
 _ARROW_CODECS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4"}
@@ -76,7 +76,7 @@ def read_decompressed(address: str) -> bytes:
         try:
             content: bytes = stream.read()
         except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-            raise UserError(f"{address} is cut off or damaged: {' '.join(str(error).split())}") from None
+            raise UserError(f"{address} is cut off or damaged: {one_line(error)}") from None
     return content
 
 

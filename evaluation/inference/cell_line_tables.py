@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from dataprep.runtime.command_line import UserError
+from dataprep.runtime.command_line import UserError, one_line
 from dataprep.runtime.terminal import log
 from dataprep.sources.text_files import decompressed, delimiter_of, first_text
 
@@ -204,7 +204,7 @@ def _read(address: str, types: Any) -> pd.DataFrame:
         with decompressed(address) as stream:
             return pd.read_csv(stream, sep=delimiter_of(address), dtype=types, low_memory=False)
     except (pd.errors.ParserError, UnicodeDecodeError, EOFError, OSError, zlib.error) as error:
-        raise UserError(f"{address} cannot be read as a table: {' '.join(str(error).split())}") from None
+        raise UserError(f"{address} cannot be read as a table: {one_line(error)}") from None
 
 
 def _as_numbers(address: str, table: pd.DataFrame) -> pd.DataFrame:

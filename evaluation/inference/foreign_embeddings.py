@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from dataprep.corpus import Corpus
 from dataprep.genes.identifiers import strip_version
 from dataprep.genes.vocabulary import GeneVocabulary
-from dataprep.runtime.command_line import UserError
+from dataprep.runtime.command_line import UserError, one_line
 from dataprep.runtime.storage import Folder, split_file_address
 from dataprep.sources import H5adSource
 from dataprep.sources.columnar import ParquetSource
@@ -78,7 +78,7 @@ def _read_parquet(address: str) -> tuple[list[str], np.ndarray]:
     except FileNotFoundError:
         raise UserError(f"{address} does not exist") from None
     except (pa.ArrowException, KeyError) as error:
-        raise UserError(f"{address} has no embeddings: {' '.join(str(error).split())}") from None
+        raise UserError(f"{address} has no embeddings: {one_line(error)}") from None
 
 
 def _read_h5ad(address: str) -> tuple[list[str], np.ndarray]:
@@ -99,7 +99,7 @@ def _read_h5ad(address: str) -> tuple[list[str], np.ndarray]:
     except FileNotFoundError:
         raise UserError(f"{place} does not exist") from None
     except (KeyError, OSError) as error:
-        raise UserError(f"{address} has no embeddings: {' '.join(str(error).split())}") from None
+        raise UserError(f"{address} has no embeddings: {one_line(error)}") from None
 
 
 def _matrix(values: Sequence[object] | np.ndarray, address: str) -> np.ndarray:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from dataprep.corpus import Corpus
 from dataprep.inspection.page import Paragraph, Section, missing
 from dataprep.inspection.profile_map import fullest_label, labels_of, map_blocks, principal_components
-from dataprep.runtime.command_line import UserError
+from dataprep.runtime.command_line import UserError, one_line
 from dataprep.runtime.storage import Folder, split_file_address
 
 _COLUMN = "embedding"
@@ -49,7 +49,7 @@ def read_embeddings(address: str) -> tuple[list[str], np.ndarray]:
     except FileNotFoundError:
         raise UserError(f"{address} does not exist") from None
     except (pa.ArrowException, AttributeError, KeyError, OSError) as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error)[:160]
         raise UserError(f"{address} does not hold embeddings of samples in Parquet: {reason}") from None
     ids = table.column("sample_id").to_pylist()
     if len(ids) != len(set(ids)) or len(ids) < 3:

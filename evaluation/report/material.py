@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dataprep.corpus import Corpus, open_corpus
-from dataprep.runtime.command_line import UserError
+from dataprep.runtime.command_line import UserError, one_line
 from dataprep.runtime.storage import Folder, split_file_address
 from pretrain.artifacts.run_settings import SETTINGS_FILE
 from pretrain.model.export_file import CARD_FILE, CONFIG_FILE
@@ -137,7 +137,7 @@ def parsed(model: type[M], content: bytes, origin: str, what: str) -> M:
         first = error.errors()[0]
         reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     except (ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error)[:160]
     raise UserError(f"{origin} does not hold {what}: {reason}")
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dataprep.corpus import Corpus
-from dataprep.runtime.command_line import UserError
+from dataprep.runtime.command_line import UserError, one_line
 from evaluation.config import ScalingSweepSettings
 from pretrain.config import RunSettings
 from pretrain.model.flops import parameters, training_flops
@@ -118,7 +118,7 @@ def shared_settings(file: str | None) -> dict[str, Any]:
     try:
         content = yaml.safe_load(Path(file).read_text()) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"--training {file}: {' '.join(str(error).split())}", exit_code=2) from None
+        raise UserError(f"--training {file}: {one_line(error)}", exit_code=2) from None
     groups = [*_OWN_OF_GROUPS, "optimizer"]
     if not isinstance(content, dict) or not all(isinstance(content.get(group, {}), dict) for group in groups):
         raise UserError(f"--training {file} holds no settings of pretrain run", exit_code=2)

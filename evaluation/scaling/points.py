@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from dataprep.runtime.command_line import UserError
+from dataprep.runtime.command_line import UserError, one_line
 from dataprep.runtime.storage import Folder, split_file_address
 from dataprep.runtime.terminal import log
 
@@ -63,7 +63,7 @@ def read_points(address: str) -> Points:
     except (ValueError, pd.errors.ParserError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{address} is no table of points: {' '.join(str(error).split())}", exit_code=2) from None
+        raise UserError(f"{address} is no table of points: {one_line(error)}", exit_code=2) from None
     table.columns = [str(column).strip() for column in table.columns]
     missing = [column for column in ("parameters", "loss") if column not in table.columns]
     if missing:

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from dataprep.runtime.command_line import UserError
+from dataprep.runtime.command_line import UserError, one_line
 from dataprep.runtime.ray_session import connected, user_error_in
 from dataprep.runtime.terminal import log
 from pretrain.config import RunSettings
@@ -46,7 +46,7 @@ def train(runs: Sequence[RunSettings], concurrency: int | None, trained: Callabl
         results = tuner.fit()
     if results.errors:
         first = results.errors[0]
-        said = user_error_in(first) or " ".join(str(first).split())[-300:]
+        said = user_error_in(first) or one_line(first)[-300:]
         raise UserError(
             f"{len(results.errors)} of {len(runs)} runs failed; the same command tries them again. The first: {said}"
         )

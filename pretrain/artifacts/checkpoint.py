@@ -29,7 +29,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from dataprep.runtime.background import BackgroundThread
-from dataprep.runtime.command_line import UserError
+from dataprep.runtime.command_line import UserError, one_line
 from dataprep.runtime.lease import LeaseLostError
 from dataprep.runtime.storage import Folder
 
@@ -181,7 +181,7 @@ class CheckpointStore:
             self._found_good[step] = False
             if isinstance(error, DamagedCheckpointError):
                 raise
-            raise DamagedCheckpointError(f"{self._place(step).uri} is damaged: {_one_line(error)}") from None
+            raise DamagedCheckpointError(f"{self._place(step).uri} is damaged: {one_line(error)}") from None
         if wholly:
             self._found_good[step] = True
 
@@ -254,7 +254,7 @@ class CheckpointWriter:
             except LeaseLostError:
                 raise
             except Exception as error:
-                reason = f"{type(error).__name__}: {_one_line(error)}"
+                reason = f"{type(error).__name__}: {one_line(error)}"
                 raise UserError(f"checkpoint of step {checkpoint.step} not written: {reason}") from error
             finally:
                 self._waiting.task_done()
@@ -344,10 +344,6 @@ def _says_damaged(error: Exception) -> bool:
 
 def _is_unreadable(error: BaseException | None) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.EIO, errno.EISDIR)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

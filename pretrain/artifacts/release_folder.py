@@ -26,7 +26,7 @@ from torch import Tensor
 
 from dataprep.corpus import GeneGraph
 from dataprep.genes.vocabulary import GeneVocabulary, read_vocabulary
-from dataprep.runtime.command_line import UserError
+from dataprep.runtime.command_line import UserError, one_line
 from dataprep.runtime.storage import Folder
 from pretrain.artifacts.torch_files import as_state_dict, load_plain, read_graph, save_graph, sharing_again
 from pretrain.model.export_file import ModelExport, require_place
@@ -213,7 +213,7 @@ def _parsed(content: bytes, path: Path) -> dict[str, Any]:
     try:
         parsed = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} is not JSON: {one_line(error)}") from None
     if not isinstance(parsed, dict):
         raise UserError(f"{path} holds {type(parsed).__name__}, not names and values")
     return parsed

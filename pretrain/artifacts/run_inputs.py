@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from dataprep.corpus import GENES_FILE, GRAPH_FILE, Corpus, GeneGraph, table_bytes
 from dataprep.genes.vocabulary import GeneVocabulary
-from dataprep.runtime.command_line import UserError
+from dataprep.runtime.command_line import UserError, one_line
 from dataprep.runtime.storage import Folder
 from pretrain.artifacts.checkpoint import CheckpointStore, DamagedCheckpointError
 
@@ -76,7 +76,7 @@ def read_inputs(run: Folder) -> tuple[GeneVocabulary, GeneGraph] | None:
     try:
         vocabulary = GeneVocabulary.from_arrow(pq.read_table(pa.BufferReader(run.read_bytes(GENES_FILE))))
     except (FileNotFoundError, KeyError, pa.ArrowException, OSError) as error:
-        raise UserError(f"{run.uri}/{GENES_FILE} is missing or damaged: {' '.join(str(error).split())}") from None
+        raise UserError(f"{run.uri}/{GENES_FILE} is missing or damaged: {one_line(error)}") from None
     graph = GeneGraph.read(run)
     graph.require_vocabulary(vocabulary)
     return vocabulary, graph

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dataprep.corpus import GeneGraph
-from dataprep.runtime.command_line import UserError
+from dataprep.runtime.command_line import UserError, one_line
 
 # nn.DataParallel and DistributedDataParallel put this before every name
 _PARALLEL_PREFIX = "module."
@@ -28,7 +28,7 @@ def load_plain(path: Path) -> Any:
         # torch's own message says how to run the code that the file may hold
         raise UserError(f"{path} is not a plain tensor file: it is no pickle, or holds more than tensors") from None
     except (RuntimeError, EOFError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)[:200]
         raise UserError(f"{path} is not a plain tensor file: {reason}") from None
 
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from dataprep.corpus import GRAPH_FILE, GeneGraph, TpmOver
 from dataprep.corpus.train_profiles import TRAIN_PROFILES_FILE, TrainProfiles
 from dataprep.genes.vocabulary import GeneVocabulary
-from dataprep.runtime.command_line import UserError
+from dataprep.runtime.command_line import UserError, one_line
 from dataprep.runtime.storage import Folder
 from pretrain.families import TPM_OVER
 from pretrain.shape import ModelShape
@@ -121,7 +121,7 @@ def described_shape(content: Mapping[str, Any], origin: str) -> ModelShape:
         reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']} (given: {first['input']!r})"
         raise UserError(f"{origin} does not describe a model: {reason}") from None
     except (KeyError, TypeError) as error:
-        raise UserError(f"{origin} does not describe a model: {' '.join(str(error).split())}") from None
+        raise UserError(f"{origin} does not describe a model: {one_line(error)}") from None
 
 
 def write_export(
@@ -243,7 +243,7 @@ def read_tensors(folder: Folder, name: str, sha256: str | None = None) -> dict[s
         raise UserError(f"{folder.uri}/{name} is missing") from None
     except (SafetensorError, KeyError, TypeError) as error:
         # a KeyError for kinds of numbers that torch has not, a TypeError for sizes beyond what it counts
-        raise UserError(f"{folder.uri}/{name} is damaged: {' '.join(str(error).split())}") from None
+        raise UserError(f"{folder.uri}/{name} is damaged: {one_line(error)}") from None
 
 
 def require_size(shape: ModelShape, tensors: Mapping[str, Tensor], origin: str) -> None:
@@ -318,7 +318,7 @@ def _read_vocabulary(folder: Folder) -> GeneVocabulary:
     except FileNotFoundError:
         raise UserError(f"{folder.uri}/{GENES_FILE} is missing") from None
     except (pa.ArrowException, KeyError, OSError) as error:
-        raise UserError(f"{folder.uri}/{GENES_FILE} is damaged: {' '.join(str(error).split())}") from None
+        raise UserError(f"{folder.uri}/{GENES_FILE} is damaged: {one_line(error)}") from None
 
 
 def _model_card(shape: ModelShape, vocabulary: GeneVocabulary, graph: GeneGraph, training: Mapping[str, Any]) -> str:

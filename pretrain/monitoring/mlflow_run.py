@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dataprep.runtime.addresses import without_credentials
-from dataprep.runtime.command_line import UserError
+from dataprep.runtime.command_line import UserError, one_line
 from dataprep.runtime.storage import Folder
 from pretrain.monitoring.metrics_file import Row
 from pretrain.monitoring.mlflow_internals import SystemMetrics
@@ -250,4 +250,4 @@ def _metrics(rows: Sequence[Row]) -> list[Any]:
 
 def reason_of(error: BaseException) -> str:
     """What went wrong, in one line without user names and passwords, for people."""
-    return without_credentials(" ".join(str(error).split()))[:160] or type(error).__name__
+    return without_credentials(one_line(error))[:160]

@@ -10,7 +10,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from dataprep.corpus import Corpus
-from dataprep.runtime.command_line import UserError
+from dataprep.runtime.command_line import UserError, one_line
 from pretrain.model.export_file import load_strictly
 from pretrain.model.linear_prior import LinearPrior
 
@@ -38,7 +38,7 @@ def corpus_prior(corpus: Corpus) -> LinearPrior:
         tensors = load_tensors(content)
         rank = tensors["loadings"].shape[1]
     except (SafetensorError, KeyError, IndexError, ValueError, TypeError) as error:
-        raise UserError(f"{address} is damaged: {' '.join(str(error).split())}") from None
+        raise UserError(f"{address} is damaged: {one_line(error)}") from None
     # the header, which has been read well: its length in eight bytes, then JSON
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     fitted_on = header.get("__metadata__", {}).get("corpus_sha256", "")

@@ -1,8 +1,7 @@
-"""What the errors of an object store mean: whether to try again, with which credentials, and what to tell the user."""
+"""What the errors of an object store mean. Only where one has come up is this imported, with the store's libraries."""
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterator
 
 import aiohttp
@@ -25,20 +24,9 @@ from botocore.parsers import ResponseParserError
 from s3fs.utils import FileExpired
 from urllib3.exceptions import HTTPError
 
+from dataprep.runtime.object_store.meaning import Meaning
 
-class Meaning(enum.Enum):
-    """What to do about an error of an object store."""
-
-    UNAVAILABLE = "try again: the store, or the way to it, is down or overloaded"
-    EXPIRED = "try again with new credentials"
-    NO_CREDENTIALS = "there are none"
-    DENIED = "the credentials do not allow it"
-    NO_BUCKET = "the bucket does not exist"
-    CONDITION_FAILED = "the object is not what a conditional write asks for"
-    OTHER = "trying again does not help"
-
-
-# All that an operation on a store or a disk raises.
+# All that an operation on a store raises.
 STORE_ERRORS = (OSError, BotoCoreError, ClientError, aiohttp.ClientError, HTTPError, ResponseParserError, RuntimeError)
 # ConnectionError and TimeoutError are the system's; fsspec and s3fs raise them as well
 _UNAVAILABLE_TYPES = (
@@ -114,11 +102,6 @@ def meaning_of(error: BaseException) -> Meaning:
     if isinstance(error, FileNotFoundError) and "bucket does not exist" in str(error):
         return Meaning.NO_BUCKET
     return Meaning.OTHER
-
-
-def one_line(error: BaseException) -> str:
-    """The text of an error without its line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _meaning_of_answer(error: ClientError) -> Meaning:

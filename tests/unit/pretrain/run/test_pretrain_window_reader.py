@@ -123,7 +123,11 @@ def test_the_same_corpus_built_again_is_the_same(corpus):
 
 @pytest.mark.parametrize(
     ("module", "absent"),
-    [("pretrain.data.window_reader", ("torch", "ray")), ("pretrain.training.job", ("torch_geometric", "deepspeed"))],
+    [
+        # what only an object store needs is not loaded for a disk
+        ("pretrain.data.window_reader", ("torch", "ray", "s3fs", "botocore", "aiohttp")),
+        ("pretrain.training.job", ("torch_geometric", "deepspeed", "s3fs", "botocore")),
+    ],
 )
 def test_processes_that_only_read_or_drive_load_no_model(module, absent):
     """Each of them would take seconds of a core at every start."""
