@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from dataprep.runtime.command_line import UserError
 from dataprep.sources.hdf5.chunks import read_into
-from dataprep.sources.hdf5.files import opened_hdf5, texts
+from dataprep.sources.hdf5.files import opened_hdf5, texts, texts_of_each_task
 from dataprep.sources.registry import register_source
 from dataprep.sources.source import RawProfiles, Refusal, SampleList, Source, Units
 
@@ -95,12 +95,12 @@ class Archs4Source(Source):
 
     def _row_names(self, file: h5py.File) -> tuple[str, ...]:
         if "transcripts" in file["meta"]:
-            return texts(_first_of(file["meta/transcripts"], _TRANSCRIPT_NAMES, self.gene_id))
+            return texts_of_each_task(_first_of(file["meta/transcripts"], _TRANSCRIPT_NAMES, self.gene_id))
         genes = file["meta/genes"]
         if isinstance(genes, h5py.Dataset):
-            return texts(genes)
+            return texts_of_each_task(genes)
         wanted = _ENSEMBL_NAMES if self.gene_id == "ensembl" else _SYMBOL_NAMES
-        return texts(_first_of(genes, wanted, self.gene_id))
+        return texts_of_each_task(_first_of(genes, wanted, self.gene_id))
 
 
 def joined_series(series: Sequence[str | None]) -> list[str | None]:

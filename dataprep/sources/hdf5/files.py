@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import IO, Any
 
 import h5py
 
-from dataprep.runtime.command_line import UserError
+from dataprep.runtime.command_line import UserError, one_line
 from dataprep.runtime.storage import Folder, split_file_address
-from dataprep.sources.foreign_files import one_line, read_as, require_column_that_fits
+from dataprep.sources.foreign_files import read_as, require_column_that_fits
 
 
 @contextmanager
@@ -42,9 +43,25 @@ def opened_hdf5(address: str, kind: str, whole: Sequence[str], in_blocks: bool =
 
 def texts(stored: h5py.Dataset, chosen: slice = slice(None)) -> tuple[str, ...]:
     """A data set of names, of fixed or variable length, or some of them. Raises ValueError where it is no list."""
+    return _decoded(_names(stored, chosen))
+
+
+def texts_of_each_task(stored: h5py.Dataset) -> tuple[str, ...]:
+    """As :func:`texts`, for names that all tasks of a file read: a process decodes them once."""
+    return _decoded_before(tuple(_names(stored, slice(None))))
+
+
+def _names(stored: h5py.Dataset, chosen: slice) -> Iterable[Any]:
     if not isinstance(stored, h5py.Dataset) or stored.ndim != 1:
         raise ValueError(f"{stored.name} is no list of names")
-    return tuple(value.decode() if isinstance(value, bytes) else str(value) for value in stored[chosen])
+    return stored[chosen].tolist()  # type: ignore[no-any-return]
+
+
+def _decoded(names: Iterable[Any]) -> tuple[str, ...]:
+    return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names)
+
+
+_decoded_before = lru_cache(maxsize=2)(_decoded)
 
 
 def _require_plain(address: str, file: h5py.File, whole: tuple[str, ...]) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dataprep.genes.identifiers import GeneMapping
 from dataprep.pipeline import quality_control as qc
-from dataprep.pipeline.normalization import NormalisedProfiles, linear_values, log1p_tpm
+from dataprep.pipeline.normalization import NormalisedProfiles, linear_values, log1p_float16, log1p_tpm
 from dataprep.runtime.command_line import UserError
 from dataprep.sources import Units
 
@@ -103,6 +103,18 @@ def test_logarithms_of_tpm_come_out_as_the_tpm_they_are_of(units: Units, transfo
     tpm = np.array([[250_000.0, 749_990.0, 10.0, 0.0]])
     genes = mapping([0, 1, 2, 3], [500, 9000, 100, 70])
     assert np.allclose(normalise(transform(tpm), units, genes, 4), normalise(tpm, "tpm", genes, 4), rtol=RELATIVE)
+
+
+def test_logarithms_are_rounded_as_those_of_each_value_by_itself() -> None:
+    """Also where the logarithm lies between two float16, where the last bit of float32 decides."""
+    one_after_the_other = np.arange(np.float16(15).view(np.uint16), dtype=np.uint16).view(np.float16).astype(np.float64)
+    between = np.expm1((one_after_the_other[:-1] + one_after_the_other[1:]) / 2).astype(np.float32)
+    near = (between.view(np.int32) + np.arange(-8, 9)[:, None]).astype(np.int32).view(np.float32)
+    drawn = np.random.default_rng(0).lognormal(0, 4, (64, 10_000)).astype(np.float32)
+    special = np.array([[0, np.nan, 1e6, 2.0**-30]], np.float32)
+    for values in (near[:, 8:], drawn, special):
+        expected = np.log1p(values).astype(np.float16)
+        assert (log1p_float16(values.copy()).view(np.uint16) == expected.view(np.uint16)).all()
 
 
 def test_tpm_and_fpkm_ignore_lengths() -> None:
