@@ -10,7 +10,7 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo readme up down status test test-units test-pretrain-units test-other-units test-failures test-gpu soak lint lint-launch docs docs-links sbom audit bench
+.PHONY: help install demo readme up down status test test-units test-pretrain-units test-other-units test-failures test-gpu soak lint lint-code lint-launch docs docs-links sbom audit bench
 
 help:
 	@echo 'make install   make $(VENV) and install everything into it'
@@ -20,9 +20,9 @@ help:
 	@echo 'make status    show where they are and whether they answer'
 	@echo 'make down      end them; their data stays in .local'
 	@echo 'make test      the whole test suite'
-	@echo 'make test-failures   kills, lost machines, outages and planted faults: runs, searches, sweeps, checks; ten minutes'
+	@echo 'make test-failures   a run of pretraining under a kill, an outage, damage and a second driver; some minutes'
 	@echo 'make test-gpu   what a worker does, on a GPU; says so and does nothing where torch sees none'
-	@echo 'make soak      a run killed at 50 random moments, one that meets every fault, one that shrinks and grows, builds and growths killed at 20, services up and down 20 times, all published sets in one corpus; over an hour'
+	@echo 'make soak      a run killed at 50 random moments, one that meets every fault, others that lose machines and clusters, shrink and grow; builds and growths killed at 20; killed searches and sweeps; faults planted on nodes; services up and down 20 times; all published sets in one corpus; two hours'
 	@echo 'make lint      what CI checks beside the tests'
 	@echo 'make docs      the documentation as a site, in docs/_build/html; every warning is an error'
 	@echo 'make docs-links   ask whether the addresses in it answer; takes the internet'
@@ -86,7 +86,11 @@ test-gpu: install
 soak: install
 	$(BIN)/python -m pytest -s tests/soak
 
-lint: install lint-launch docs
+# What keeps one core busy runs side by side.
+lint: install
+	@$(MAKE) --no-print-directory --jobs 2 --keep-going --output-sync lint-code lint-launch docs
+
+lint-code: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
