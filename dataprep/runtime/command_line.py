@@ -33,6 +33,9 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+# Else these libraries tell their makers what they are used for; whoever wants that says so in the environment.
+_WITHOUT_TELEMETRY = {"MLFLOW_DISABLE_TELEMETRY": "true", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
 
 class UserError(ValueError):
     """A mistake that the user can fix: shown as one line, without a traceback.
@@ -130,6 +133,7 @@ class Command:
 
 def main(package: str, summary: str, commands: Mapping[str, Command], argv: Sequence[str] | None = None) -> int:
     """Run ``python -m PACKAGE COMMAND ...`` and return its exit code. The name of a command may be two words."""
+    os.environ.update(_WITHOUT_TELEMETRY | os.environ)
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments:
         print(_overview(package, summary, commands), file=sys.stderr)

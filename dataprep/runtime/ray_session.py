@@ -94,6 +94,8 @@ def _start(min_cpus: int) -> None:
             raise UserError(f"RAY_ADDRESS={address}: {one_line(error)}") from None
     else:
         os.environ.update(malloc_settings(os.environ))
+        # Ray Data would start a process that gathers what it is used for
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         _require_short_temporary_folder()
         cpus = max(min_cpus, os.cpu_count() or 1)
         ray.init(

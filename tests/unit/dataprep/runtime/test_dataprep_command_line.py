@@ -4,6 +4,7 @@ import signal
 import sys
 
 import pytest
+from mlflow.environment_variables import MLFLOW_DISABLE_TELEMETRY
 
 from dataprep.__main__ import COMMANDS
 from dataprep.config import BuildSettings, InspectSettings
@@ -116,6 +117,20 @@ def test_a_group_in_the_environment_is_no_value(monkeypatch):
         UserError, match=r"^split: its value cannot be read; it is a group of settings: by, in_distribution_frac"
     ):
         read_settings(BuildSettings, ["--corpus", "c"])
+
+
+@pytest.mark.parametrize(("given", "told"), [(None, False), ("false", True)])
+def test_a_command_lets_no_library_report_to_its_makers_unless_that_is_wished(monkeypatch, given, told):
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", given or "")
+    if given is None:
+        monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY")
+    seen = []
+
+    def work(_: InspectSettings) -> None:
+        seen.append(not MLFLOW_DISABLE_TELEMETRY.get())
+
+    assert main("x", "", {"work": Command(InspectSettings, work, "")}, ["work", "c"]) == 0
+    assert seen == [told]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

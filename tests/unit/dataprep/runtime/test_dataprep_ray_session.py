@@ -48,13 +48,18 @@ def test_a_missing_token_is_one_line(monkeypatch):
         pass
 
 
-def test_ray_starts_under_a_temporary_folder_too_long_for_its_sockets(tmp_path: Path):
+def test_ray_starts_under_a_temporary_folder_too_long_for_its_sockets_and_reports_to_nobody(tmp_path: Path):
     """As batch systems have it; in a process of its own, since Ray reads TMPDIR when it starts."""
     long = tmp_path / ("x" * 60)
     long.mkdir()
-    program = "from dataprep.runtime.ray_session import connected\nwith connected(): print('connected')"
-    environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_TMPDIR")}
+    program = (
+        "from ray._common.usage.usage_lib import usage_stats_enabled\n"
+        "from dataprep.runtime.ray_session import connected\n"
+        "with connected(): print('connected,', usage_stats_enabled())"
+    )
+    of_others = ("RAY_ADDRESS", "RAY_TMPDIR", "RAY_USAGE_STATS_ENABLED")
+    environment = {name: value for name, value in os.environ.items() if name not in of_others}
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, env=environment | {"TMPDIR": str(long)}
     )
-    assert done.stdout == "connected\n", done.stderr
+    assert done.stdout == "connected, False\n", done.stderr
