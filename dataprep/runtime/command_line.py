@@ -35,6 +35,9 @@ from pydantic_settings import (
 
 # Else these libraries tell their makers what they are used for; whoever wants that says so in the environment.
 _WITHOUT_TELEMETRY = {"MLFLOW_DISABLE_TELEMETRY": "true", "HF_HUB_DISABLE_TELEMETRY": "1"}
+# Makes Ray take 127.0.0.1 as the address of this machine and listen there only; else one that a command starts
+# for itself listens on every interface. Ray reads it when it is imported, which commands do later.
+_RAY_OF_ITS_OWN = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 class UserError(ValueError):
@@ -134,6 +137,8 @@ class Command:
 def main(package: str, summary: str, commands: Mapping[str, Command], argv: Sequence[str] | None = None) -> int:
     """Run ``python -m PACKAGE COMMAND ...`` and return its exit code. The name of a command may be two words."""
     os.environ.update(_WITHOUT_TELEMETRY | os.environ)
+    if os.environ.get("RAY_ADDRESS", "") in ("", "local"):
+        os.environ.update(_RAY_OF_ITS_OWN | os.environ)
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments:
         print(_overview(package, summary, commands), file=sys.stderr)

@@ -1,5 +1,7 @@
 """What happens where Ray cannot be reached, or has nowhere to put its sockets."""
 
+import ipaddress
+import json
 import os
 import socket
 import subprocess
@@ -48,18 +50,36 @@ def test_a_missing_token_is_one_line(monkeypatch):
         pass
 
 
-def test_ray_starts_under_a_temporary_folder_too_long_for_its_sockets_and_reports_to_nobody(tmp_path: Path):
-    """As batch systems have it; in a process of its own, since Ray reads TMPDIR when it starts."""
+# A command with a Ray of its own: in another process, since Ray reads its environment when it is imported.
+COMMAND = """
+from dataprep.config import InspectSettings
+from dataprep.runtime.command_line import Command, main
+
+def work(settings):
+    import psutil
+    from ray._common.usage.usage_lib import usage_stats_enabled
+    from dataprep.runtime.ray_session import connected
+    with connected():
+        processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+        listening = {
+            open.laddr.ip for one in processes for open in one.net_connections("inet") if open.status == "LISTEN"
+        }
+        return {"listening": sorted(listening), "reports": usage_stats_enabled()}
+
+raise SystemExit(main("x", "", {"work": Command(InspectSettings, work, "")}, ["work", "c", "--json"]))
+"""
+
+
+def test_a_ray_of_its_own_starts_under_a_long_temporary_folder_listens_here_and_reports_to_nobody(tmp_path: Path):
+    """Too long for Ray's sockets, as batch systems have it."""
     long = tmp_path / ("x" * 60)
     long.mkdir()
-    program = (
-        "from ray._common.usage.usage_lib import usage_stats_enabled\n"
-        "from dataprep.runtime.ray_session import connected\n"
-        "with connected(): print('connected,', usage_stats_enabled())"
-    )
-    of_others = ("RAY_ADDRESS", "RAY_TMPDIR", "RAY_USAGE_STATS_ENABLED")
-    environment = {name: value for name, value in os.environ.items() if name not in of_others}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, env=environment | {"TMPDIR": str(long)}
+        [sys.executable, "-c", COMMAND], capture_output=True, text=True, env=environment | {"TMPDIR": str(long)}
     )
-    assert done.stdout == "connected, False\n", done.stderr
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert not found["reports"]
+    assert found["listening"]
+    assert all(ipaddress.ip_address(address.removeprefix("::ffff:")).is_loopback for address in found["listening"])
