@@ -72,12 +72,10 @@ def _write(corpus: Corpus, splits: tuple[str, ...], obs: pd.DataFrame, path: Pat
         uns={"unit": corpus.manifest.unit, "corpus_sha256": corpus.fingerprint},
     )
     frame.write_h5ad(path)
-    # by row id, as obs is: those of a corpus that has grown are not one split after the other
-    shards = sorted((shard for split in splits for shard in corpus.shards(split)), key=lambda shard: shard.first_row_id)
     with h5py.File(path, "r+") as file:
         values = _empty_matrix(file, len(obs), corpus.genes, corpus.manifest.rows_per_row_group)
         filled = 0
-        for row_ids, expression in iterate_row_groups(corpus, shards):
+        for row_ids, expression in iterate_row_groups(corpus, corpus.shards(*splits)):
             assert row_ids[0] == obs["row_id"].iloc[filled]
             values[filled : filled + len(row_ids)] = expression.astype(np.float32)
             filled += len(row_ids)

@@ -85,12 +85,14 @@ class Corpus:
             names = " and ".join(f"{_INPUTS[key]} ({recorded[key][:12]} then, {now[key][:12]} now)" for key in changed)
             raise UserError(f"{self.folder.uri} has changed since {owner} was made from it: other {names}")
 
-    def shards(self, split: str) -> list[Shard]:
-        """The shards of a split in order of their row ids."""
-        if split not in SPLITS:
-            raise UserError(f"unknown split {split!r}; splits: {', '.join(SPLITS)}", exit_code=2)
+    def shards(self, *splits: str) -> list[Shard]:
+        """The shards of some splits in order of their row ids: not split after split, where a corpus has grown."""
+        for split in splits:
+            if split not in SPLITS:
+                raise UserError(f"unknown split {split!r}; splits: {', '.join(SPLITS)}", exit_code=2)
         rows, vocabulary = self.manifest.rows_per_row_group, self.manifest.vocabulary_sha256
-        return [entry.shard(rows, vocabulary) for entry in self.manifest.shards if entry.split == split]
+        entries = sorted(self.manifest.shards, key=lambda entry: entry.first_row_id)
+        return [entry.shard(rows, vocabulary) for entry in entries if entry.split in splits]
 
     def rows(self, split: str) -> int:
         """Number of profiles of a split."""
@@ -198,7 +200,7 @@ def iterate_rows(corpus: Corpus, row_ids: np.ndarray) -> Iterator[tuple[np.ndarr
     ids that the corpus does not have.
     """
     wanted = np.unique(row_ids)
-    shards = sorted((shard for split in SPLITS for shard in corpus.shards(split)), key=lambda s: s.first_row_id)
+    shards = corpus.shards(*SPLITS)
     present = _within(wanted, range(sum(shard.rows for shard in shards)))
     if len(present) < len(wanted):
         raise UserError(f"{corpus.folder.uri} has {len(present):,} of the {len(wanted):,} profiles asked for by row id")

@@ -19,7 +19,7 @@ def verify(corpus: Corpus, shards: Sequence[Shard] | None = None) -> None:
     """
     verify_tables(corpus)
     if shards is None:
-        shards = [shard for split in SPLITS for shard in corpus.shards(split)]
+        shards = corpus.shards(*SPLITS)
     for shard in shards:
         verify_shard(corpus, shard)
 

@@ -136,9 +136,8 @@ def _outside(source: dict[str, Any]) -> str:
 
 
 def _checked_values(corpus: Corpus) -> ValueSummary:
-    shards = [shard for split in SPLITS for shard in corpus.shards(split)]
     with ThreadPoolExecutor(_SHARDS_AT_A_TIME) as pool:
-        parts = list(pool.map(lambda shard: _checked_shard(corpus, shard), shards))
+        parts = list(pool.map(lambda shard: _checked_shard(corpus, shard), corpus.shards(*SPLITS)))
     return sum(parts[1:], parts[0])
 
 

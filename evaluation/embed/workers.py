@@ -18,7 +18,7 @@ from dataprep.runtime.storage import Folder
 from evaluation.config import EmbedSettings
 from evaluation.embed.content import content_of, open_embedder
 from evaluation.inference.gene_choice import names_a_file
-from evaluation.inference.profiles import shards_of, splits_named
+from evaluation.inference.profiles import splits_named
 
 
 class EmbeddingWorker:
@@ -50,7 +50,7 @@ class EmbeddingWorker:
 
 def row_groups(settings: EmbedSettings, corpus: Corpus) -> list[tuple]:
     """(shard, row group) of all that is to be embedded, in order of row id."""
-    shards = shards_of(corpus, splits_named(settings.split))
+    shards = corpus.shards(*splits_named(settings.split))
     return [(shard, group) for shard in shards for group in range(len(shard.row_group_rows))]
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from dataprep.corpus import SPLITS, Corpus, Shard, TpmOver, iterate_row_groups
+from dataprep.corpus import SPLITS, Corpus, TpmOver, iterate_row_groups
 from dataprep.genes.identifiers import GeneMapping, map_genes
 from dataprep.genes.vocabulary import GeneVocabulary
 from dataprep.pipeline.normalization import NormalisedProfiles, normalise
@@ -44,17 +44,11 @@ def corpus_stream(corpus: Corpus, splits: Sequence[str]) -> ProfileStream:
     """The profiles of some splits of a corpus, in order of row id."""
     samples = corpus.samples()
     samples = samples.filter(pa.array(np.isin(samples.column("split").to_pylist(), splits))).sort_by("row_id")
-    shards = shards_of(corpus, splits)
+    shards = corpus.shards(*splits)
     return ProfileStream(
         tuple(samples.column("sample_id").to_pylist()),
         lambda: (expression for _, expression in iterate_row_groups(corpus, shards)),
     )
-
-
-def shards_of(corpus: Corpus, splits: Sequence[str]) -> list[Shard]:
-    """The shards of some splits, in order of row id."""
-    shards = [shard for split in splits for shard in corpus.shards(split)]
-    return sorted(shards, key=lambda shard: shard.first_row_id)
 
 
 def splits_named(name: str) -> tuple[str, ...]:

@@ -105,7 +105,7 @@ class Earlier:
         """
         digests: list[bytes] = [b""] * len(self.samples)
         drawn = np.empty((len(self.samples), DIRECTIONS), np.float16) if sketches else None
-        calls = ((self.corpus, shard, sketches) for split in SPLITS for shard in self.corpus.shards(split))
+        calls = ((self.corpus, shard, sketches) for shard in self.corpus.shards(*SPLITS))
         for first, of_shard, drawn_of_shard in results_of(_digests, calls, "the growth"):
             rows = slice(first, first + len(of_shard))
             digests[rows] = of_shard

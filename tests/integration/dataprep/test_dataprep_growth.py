@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import anndata
 import numpy as np
 import pytest
 
-from dataprep.config import BuildSettings
+from dataprep.anndata_export import export
+from dataprep.config import BuildSettings, ExportSettings
 from dataprep.corpus import Corpus, iterate_rows, open_corpus, read_split, replacement, verify
 from dataprep.pipeline import build as build_module
 from dataprep.pipeline.build import build
@@ -59,6 +61,13 @@ def test_added_studies_leave_every_old_row_where_it_was(tmp_path: Path, s3_serve
     build(settings_of(tmp_path, 12, str(tmp_path / "at-once")))
     at_once = rows(open_corpus(str(tmp_path / "at-once")))
     assert {name: row[1:] for name, row in new_rows.items()} == {name: row[1:] for name, row in at_once.items()}
+    # all splits together, too, though row ids of the two versions alternate between them
+    export(ExportSettings.model_construct(corpus=address, output=str(tmp_path / "all.h5ad"), split="all"))
+    exported = anndata.read_h5ad(tmp_path / "all.h5ad")
+    exported_values = dict(zip(exported.obs_names, exported.X.astype(np.float16), strict=True))
+    assert {name: values.tobytes() for name, values in exported_values.items()} == {
+        name: values for name, (_, _, values) in new_rows.items()
+    }
     ids, _ = read_split(after, "train")
     assert ids.tolist() == sorted(row_id for row_id, split, _ in new_rows.values() if split == "train")
     assert after.manifest.samples.model_dump() == {"read": 108, "kept": 108, "rejected": {}}
