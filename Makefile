@@ -22,7 +22,7 @@ help:
 	@echo 'make test      the whole test suite'
 	@echo 'make test-failures   a run of pretraining under a kill, an outage, damage and a second driver; some minutes'
 	@echo 'make test-gpu   what a worker does, on a GPU; says so and does nothing where torch sees none'
-	@echo 'make soak      a run killed at 50 random moments, one that meets every fault, others that lose machines and clusters, shrink and grow; builds and growths killed at 20; killed searches and sweeps; faults planted on nodes; services up and down 20 times; all published sets in one corpus; two hours'
+	@echo 'make soak      a run killed at 50 random moments, one that meets every fault, others that lose machines and clusters, shrink and grow; builds and growths killed at 20; killed searches and sweeps; faults planted on nodes; services up and down 20 times; all published sets in one corpus; over an hour and a half'
 	@echo 'make lint      what CI checks beside the tests'
 	@echo 'make docs      the documentation as a site, in docs/_build/html; every warning is an error'
 	@echo 'make docs-links   ask whether the addresses in it answer; takes the internet'

@@ -13,7 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
+from made_corpora import make_corpus
 from ray.cluster_utils import Cluster
 
 from dataprep.corpus import Corpus
@@ -22,6 +24,8 @@ from pretrain.artifacts.checkpoint import CheckpointStore
 from pretrain.config import RunSettings
 from pretrain.monitoring.metrics_file import Row, read_rows
 
+# Of the train split of the corpus that runs are tried on.
+PROFILES = 70
 # Most seconds that anything here may take.
 PATIENCE_SECONDS = 300
 START_PATIENCE_SECONDS = "25"
@@ -39,6 +43,12 @@ def wait_until(holds: Callable[[], bool], seconds: float, complaint: Callable[[]
     while not holds():
         assert time.monotonic() < give_up_at, complaint()
         time.sleep(0.1)
+
+
+def wait_while_running(holds: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Wait until something holds; fails with what the process has said where that ends, or does not get on."""
+    wait_until(lambda: holds() or process.poll() is not None, 240, lambda: "the command does not get on")
+    assert process.poll() is None, process.stderr.read() if process.stderr else ""
 
 
 class RayCluster:
@@ -190,6 +200,16 @@ def _descendants(*named: str) -> list[psutil.Process]:
             if any(name in line for name in named):
                 found.append(child)
     return found
+
+
+def make_run_corpus(address: str) -> Corpus:
+    """A corpus of ``PROFILES`` in several shards, six steps of a run of :func:`node_settings` an epoch."""
+    return make_corpus(address, {"train": PROFILES, "validation": 8, "test": 0}, rows_per_shard=24)
+
+
+def losses(run: Folder) -> np.ndarray:
+    """The loss of each optimizer step."""
+    return np.array([row["loss"] for row in training_rows(run)])
 
 
 def training_rows(run: Folder) -> list[Row]:

@@ -9,8 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from made_corpora import make_corpus
-from running_jobs import node_settings, training_rows, wait_until, worker_processes
+from running_jobs import losses, make_run_corpus, node_settings, training_rows, wait_until, worker_processes
 
 from dataprep.corpus import Corpus
 from dataprep.runtime.command_line import UserError
@@ -21,23 +20,18 @@ from pretrain.data.window_reader import read_window
 from pretrain.driver.run import run
 from pretrain.monitoring.metrics_file import read_rows
 
-PROFILES = 70
 EPOCHS = 10
 STEPS = 60
 
 
 @pytest.fixture(scope="module")
 def corpus(s3_server, ray_session) -> Corpus:
-    return make_corpus(s3_server.prefix("corpus"), {"train": PROFILES, "validation": 8, "test": 0}, rows_per_shard=24)
+    return make_run_corpus(s3_server.prefix("corpus"))
 
 
 @pytest.fixture(scope="module")
 def storage(s3_server) -> str:
     return s3_server.prefix("survival")
-
-
-def losses(storage: str, name: str) -> np.ndarray:
-    return np.array([row["loss"] for row in training_rows(Folder(storage) / name)])
 
 
 def when_checkpointed(storage: str, name: str, step: int, act: Callable[[], None]) -> Future[None]:
@@ -59,7 +53,7 @@ def kill_one_worker() -> None:
 def uninterrupted(corpus, storage) -> np.ndarray:
     """Losses of a run that nothing happens to, but for a profile of two steps."""
     run(node_settings(corpus, storage, "uninterrupted", EPOCHS, profile=2))
-    return losses(storage, "uninterrupted")
+    return losses(Folder(storage) / "uninterrupted")
 
 
 def test_a_worker_killed_in_mid_epoch_costs_nothing_but_time(corpus, storage, uninterrupted, capsys):
@@ -70,7 +64,7 @@ def test_a_worker_killed_in_mid_epoch_costs_nothing_but_time(corpus, storage, un
     output = capsys.readouterr()
     assert "resuming from the checkpoint of step" in output.err
     assert not any(secret in output.out + output.err for secret in secrets())
-    np.testing.assert_allclose(losses(storage, "killed"), uninterrupted, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(losses(Folder(storage) / "killed"), uninterrupted, rtol=0, atol=1e-6)
     assert len(uninterrupted) == STEPS
 
 
@@ -88,14 +82,14 @@ def test_an_object_store_that_is_away_for_a_while_is_waited_for(corpus, storage,
     breaker = when_checkpointed(storage, "outage", 4, outage)
     run(node_settings(corpus, storage, "outage", EPOCHS))
     breaker.result()
-    np.testing.assert_allclose(losses(storage, "outage"), uninterrupted, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(losses(Folder(storage) / "outage"), uninterrupted, rtol=0, atol=1e-6)
     assert CheckpointStore(Folder(storage) / "outage" / "checkpoints").steps()[-1] == STEPS
     assert read_rows(Folder(storage) / "outage")[-1]["time"] > began[0], "the run was not over before the outage"
 
 
 def test_a_damaged_shard_stops_a_run_by_name_or_is_left_out(corpus, storage, s3_server, capsys):
     """One page of one row group is not what was written: its 8 profiles are named, counted and done without."""
-    broken = make_corpus(s3_server.prefix("damaged"), {"train": 70, "validation": 8, "test": 0}, rows_per_shard=24)
+    broken = make_run_corpus(s3_server.prefix("damaged"))
     path = "split=train/part-00001.parquet"
     content = bytearray(broken.folder.read_bytes(path))
     third_group = content.index((40).to_bytes(8, "little"))  # row ids 40 to 47

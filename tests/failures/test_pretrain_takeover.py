@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_corpora import make_corpus
-from running_jobs import node_settings, training_rows, wait_until
+from running_jobs import make_run_corpus, node_settings, training_rows, wait_until
 
 from dataprep.runtime.lease import Holder, Process
 from dataprep.runtime.storage import Folder
@@ -21,7 +20,7 @@ class LocalJob:
     """``python -m pretrain run`` with a Ray of its own and everything in local folders."""
 
     def __init__(self, place: Path) -> None:
-        corpus = make_corpus(str(place / "corpus"), {"train": 70, "validation": 8, "test": 0}, rows_per_shard=24)
+        corpus = make_run_corpus(str(place / "corpus"))
         # hours of work, so that only what happens here ends it
         workers = {"count": 1, "cpus_each": 1}
         settings = node_settings(corpus, str(place / "runs"), "local", 10_000, workers=workers)

@@ -1,18 +1,23 @@
 """Machines that come and go under a run that may shrink and grow: minutes of waiting, so not in the ordinary suite."""
 
-from made_corpora import make_corpus
-from running_jobs import RunningJob, node_settings, require_every_profile_once_per_epoch, training_rows
+from running_jobs import (
+    PROFILES,
+    RunningJob,
+    make_run_corpus,
+    node_settings,
+    require_every_profile_once_per_epoch,
+    training_rows,
+)
 
 from pretrain.artifacts.checkpoint import CheckpointStore
 from pretrain.monitoring.metrics_file import read_rows
 
-PROFILES = 70
 STEPS_IN_EPOCH = 6
 
 
 def test_machines_are_lost_come_back_and_go_with_notice(s3_server, start_cluster, tmp_path):
     """Two workers, one after a loss, two again when there is a machine for it, one after an announced departure."""
-    corpus = make_corpus(s3_server.prefix("corpus"), {"train": PROFILES, "validation": 8, "test": 0}, rows_per_shard=24)
+    corpus = make_run_corpus(s3_server.prefix("corpus"))
     storage = s3_server.prefix("elastic")
     cluster = start_cluster(2)
     epochs = 60

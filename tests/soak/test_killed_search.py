@@ -4,13 +4,13 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
 import mlflow
 from made_corpora import make_corpus
 from made_exports import write_model
+from running_jobs import wait_while_running
 from searched_task import SPACE
 
 TRIALS = len(SPACE["shrink"]) * len(SPACE["sign"])
@@ -38,7 +38,7 @@ def test_a_search_survives_a_killed_trial_and_a_killed_command(tmp_path):
     (fits / "wait").touch()
     first = subprocess.Popen(line, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     try:
-        wait_until(lambda: len(stored(state)) >= 2 and not (fits / "kill").exists(), first)
+        wait_while_running(lambda: len(stored(state)) >= 2 and not (fits / "kill").exists(), first)
     finally:
         first.kill()
         first.communicate()
@@ -90,11 +90,3 @@ def inner_fits(fits: Path, text: str) -> int:
     choice = json.loads(text)["choice"]
     rows = [int(path.name.split("_")[2]) for path in fits.glob(f"{choice['shrink']}_{choice['sign']}_*")]
     return sum(number < 32 for number in rows)
-
-
-def wait_until(condition, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 240
-    while not condition():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline, "the search does not get on"
-        time.sleep(0.02)

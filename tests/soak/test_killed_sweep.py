@@ -4,12 +4,12 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import mlflow
 import pandas as pd
 from made_corpora import make_corpus
+from running_jobs import wait_while_running
 
 STEPS = 60
 
@@ -37,7 +37,7 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path):
     mlflow.MlflowClient(address).search_experiments()
     first = subprocess.Popen(line, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     try:
-        wait_until(lambda: checkpointed(output), first)
+        wait_while_running(lambda: checkpointed(output), first)
     finally:
         first.kill()
         first.communicate()
@@ -71,11 +71,3 @@ def check_mlflow(address: str, losses: dict[str, float]) -> None:
     assert [run.data.tags["mlflow.parentRunId"] for run in children] == [parent.info.run_id] * 2
     assert {run.data.tags["bulkformer.run"] for run in children} == set(losses)
     assert parent.data.metrics["runs/trained"] == 2
-
-
-def wait_until(condition, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 240
-    while not condition():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline, "the sweep does not get on"
-        time.sleep(0.02)

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
-from made_corpora import make_corpus
 from running_jobs import (
+    PROFILES,
     RunningJob,
     controller_process,
+    losses,
+    make_run_corpus,
     node_settings,
     processes_of_jobs,
     require_every_profile_once_per_epoch,
@@ -20,14 +22,13 @@ from pretrain.artifacts.checkpoint import CheckpointStore
 from pretrain.driver.run import run
 from pretrain.monitoring.metrics_file import read_rows
 
-PROFILES = 70
 EPOCHS = 10
 STEPS = 60
 
 
 @pytest.fixture(scope="module")
 def corpus(s3_server, ray_session) -> Corpus:
-    return make_corpus(s3_server.prefix("corpus"), {"train": PROFILES, "validation": 8, "test": 0}, rows_per_shard=24)
+    return make_run_corpus(s3_server.prefix("corpus"))
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def storage(s3_server) -> str:
 def uninterrupted(corpus, storage) -> np.ndarray:
     """Losses of a run that nothing happens to."""
     run(node_settings(corpus, storage, "uninterrupted", EPOCHS))
-    return np.array([row["loss"] for row in training_rows(Folder(storage) / "uninterrupted")])
+    return losses(Folder(storage) / "uninterrupted")
 
 
 def validation_losses(storage: str, name: str) -> list[float]:

@@ -10,9 +10,10 @@ import mlflow
 import numpy as np
 import psutil
 import pytest
-from made_corpora import make_corpus
 from running_jobs import (
+    PROFILES,
     RunningJob,
+    make_run_corpus,
     node_settings,
     require_every_profile_once_per_epoch,
     require_no_process_of_jobs,
@@ -26,7 +27,6 @@ from pretrain.config import RunSettings
 
 KILLS = int(os.environ.get("SOAK_KILLS", "50"))
 EPOCHS = 200
-PROFILES = 70
 STEPS = 6 * EPOCHS
 INTERVAL = 10
 # A kill may come while a checkpoint is being written; what is done meanwhile is done again, too.
@@ -41,7 +41,7 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(s3_server, ml
     comes at any moment, mostly while everything starts.
     """
     chance = random.Random(0)
-    corpus = make_corpus(s3_server.prefix("soak"), {"train": PROFILES, "validation": 8, "test": 0}, rows_per_shard=24)
+    corpus = make_run_corpus(s3_server.prefix("soak"))
     settings = node_settings(
         corpus, s3_server.prefix("soak"), "soak", EPOCHS,
         workers={"max_failures": -1}, checkpoint={"every_steps": INTERVAL}, tracking={"system_metrics": False},
