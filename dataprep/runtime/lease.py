@@ -14,18 +14,16 @@ conditional writes (:meth:`Folder.create`, :meth:`Folder.replace_if`).
 from __future__ import annotations
 
 import json
-import os
-import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from dataprep.runtime.background import BackgroundThread
 from dataprep.runtime.command_line import UserError
+from dataprep.runtime.process import Process
 from dataprep.runtime.storage import Folder
 from dataprep.runtime.terminal import log
 
@@ -35,41 +33,6 @@ SILENCE_SECONDS = 30.0
 
 class LeaseLostError(UserError):
     """Another process has taken the lease over."""
-
-
-@dataclass(frozen=True)
-class Process:
-    """A process of some machine. What the system does not tell is None."""
-
-    host: str
-    pid: int
-    started_ticks: int | None = None
-    boot: str | None = None
-    # process numbers of one container mean nothing in another
-    pid_namespace: str | None = None
-
-    @classmethod
-    def this(cls) -> Process:
-        pid = os.getpid()
-        stat, boot = _read("/proc/self/stat"), _read("/proc/sys/kernel/random/boot_id")
-        return cls(socket.gethostname(), pid, _started_ticks(stat) if stat is not None else None, boot, _namespace())
-
-    @property
-    def is_here(self) -> bool:
-        """Whether this system can tell if the process exists."""
-        this = Process.this()
-        place = (self.boot, self.pid_namespace)
-        return None not in (*place, self.started_ticks) and place == (this.boot, this.pid_namespace)
-
-    @property
-    def exists(self) -> bool:
-        """Whether it exists still; only where it :attr:`is_here`."""
-        stat = _read(f"/proc/{self.pid}/stat")
-        # the system may hide the processes of other users
-        return _started_ticks(stat) == self.started_ticks if stat is not None else _answers_signals(self.pid)
-
-    def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}"
 
 
 @dataclass(frozen=True)
@@ -216,34 +179,3 @@ class Lease:
             return
         self.key.require_in(content)
         folder.replace_if(name, self._holder.to_bytes(), version)
-
-
-def _answers_signals(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _started_ticks(stat: str) -> int | None:
-    """When a process started, in ticks since the machine did, by its ``/proc/PID/stat``; None for a zombie."""
-    # the second field, a name in parentheses, may hold anything
-    state, *fields = stat.rpartition(")")[2].split()
-    return None if state in "ZX" else int(fields[18])
-
-
-def _namespace() -> str | None:
-    try:
-        return str(Path("/proc/self/ns/pid").readlink())
-    except OSError:
-        return None
-
-
-def _read(path: str) -> str | None:
-    try:
-        return Path(path).read_text().strip()
-    except OSError:
-        return None

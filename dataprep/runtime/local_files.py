@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import glob
 import hashlib
 import os
 import re
 import shutil
-import socket
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from dataprep.runtime.command_line import UserError
+from dataprep.runtime.process import Process, is_gone
 
 
 def write_whole(target: Path, fill: Callable[[IO[bytes]], object]) -> None:
@@ -29,6 +30,21 @@ def try_to_write(target: Path) -> None:
     with _temporary(target, lambda stream: stream.write(b"\n")):
         if target.is_dir():
             raise IsADirectoryError  # without a number: storage says it in its own words
+
+
+def path_beside(target: Path) -> Path:
+    """A path in the folder of ``target`` for a file that is to be renamed to it.
+
+    Removes what processes of this system that were killed have left of the same file.
+    """
+    # the file's own name is cut, since the whole may have 255 bytes
+    start, end = f".{target.name[:40]}.", ".partial"
+    for path in target.parent.glob(f"{glob.escape(start)}*{end}"):
+        mark, _, _ = path.name.removeprefix(start).removesuffix(end).rpartition("-")
+        if is_gone(mark):
+            path.unlink(missing_ok=True)
+    # several processes may write here, and several threads of each
+    return target.with_name(f"{start}{Process.this().mark}-{uuid.uuid4().hex[:12]}{end}")
 
 
 def copy_whole(source: Path, target: Path) -> None:
@@ -100,10 +116,7 @@ def version_of(content: bytes) -> str:
 def _temporary(target: Path, fill: Callable[[IO[bytes]], object]) -> Iterator[Path]:
     """A file beside ``target`` with what ``fill`` wrote, on the disk; gone afterwards, unless it was renamed."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    # several hosts may write here, and several threads of a process
-    unique = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
-    # the file's own name is cut, since the whole may have 255 bytes
-    temporary = target.with_name(f".{target.name[:40]}.{unique}.partial")
+    temporary = path_beside(target)
     try:
         with temporary.open("xb") as stream:
             fill(stream)

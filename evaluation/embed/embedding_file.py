@@ -7,7 +7,6 @@ genes also ``ensembl_id``; the schema's metadata says what it is. AnnData: one r
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ import pyarrow.parquet as pq
 from anndata import AnnData
 
 from dataprep.runtime.command_line import UserError
-from dataprep.runtime.local_files import one_line_for_a_full_disk
+from dataprep.runtime.local_files import one_line_for_a_full_disk, path_beside
 from dataprep.runtime.storage import Folder, split_file_address
 
 # Rows are gathered to row groups of about this size: one per batch would make files slow to read.
@@ -76,8 +75,7 @@ def whole_file(address: str) -> Iterator[Path]:
         return
     target = Path(folder.path) / name
     folder.require_writable(name)
-    # the file's own name is cut, since the whole may have 255 bytes
-    temporary = target.with_name(f".{name[:40]}.{os.getpid()}.partial")
+    temporary = path_beside(target)
     try:
         with one_line_for_a_full_disk(address):
             yield temporary

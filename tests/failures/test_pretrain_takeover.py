@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from running_jobs import make_run_corpus, node_settings, training_rows, wait_until
 
-from dataprep.runtime.lease import Holder, Process
+from dataprep.runtime.lease import Holder
+from dataprep.runtime.process import Process
 from dataprep.runtime.storage import Folder
 from pretrain.artifacts.checkpoint import CheckpointStore
 from pretrain.artifacts.run_settings import LEASE_FILE

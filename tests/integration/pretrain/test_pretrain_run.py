@@ -14,7 +14,8 @@ from made_corpora import make_corpus, make_profiles
 
 from dataprep.corpus import Corpus, read_split
 from dataprep.runtime.command_line import UserError
-from dataprep.runtime.lease import Lease, Process
+from dataprep.runtime.lease import Lease
+from dataprep.runtime.process import Process
 from dataprep.runtime.storage import Folder
 from pretrain.artifacts.checkpoint import CheckpointStore
 from pretrain.artifacts.run_settings import LEASE_FILE

@@ -22,7 +22,8 @@ from made_corpora import make_corpus
 from dataprep.corpus import GRAPH_FILE, Corpus, GeneGraph
 from dataprep.runtime.code_identity import code_fingerprint
 from dataprep.runtime.command_line import UserError
-from dataprep.runtime.lease import Holder, LeaseKey, Process
+from dataprep.runtime.lease import Holder, LeaseKey
+from dataprep.runtime.process import Process
 from dataprep.runtime.storage import Folder
 from pretrain.artifacts.checkpoint import Checkpoint, CheckpointStore
 from pretrain.artifacts.run_settings import RunIdentity

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from dataprep.runtime.command_line import UserError
-from dataprep.runtime.lease import Holder, Lease, LeaseLostError, Process
+from dataprep.runtime.lease import Holder, Lease, LeaseLostError
+from dataprep.runtime.process import Process
 from dataprep.runtime.storage import Folder
 
 ELSEWHERE = Process("elsewhere", 7)

@@ -16,7 +16,8 @@ from made_corpora import grow, make_corpus, make_graph
 
 from dataprep.corpus import Corpus, GeneGraph
 from dataprep.runtime.command_line import UserError
-from dataprep.runtime.lease import Holder, Lease, LeaseLostError, Process
+from dataprep.runtime.lease import Holder, Lease, LeaseLostError
+from dataprep.runtime.process import Process
 from dataprep.runtime.storage import Folder
 from pretrain.artifacts.checkpoint import Checkpoint, CheckpointStore
 from pretrain.artifacts.run_inputs import keep_inputs, read_inputs
