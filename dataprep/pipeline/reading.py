@@ -8,7 +8,6 @@ object store. The driver reads the other columns alone: some numbers per sample.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from functools import lru_cache, partial
@@ -62,8 +61,7 @@ Task = list[ReadTask] | SumTask
 
 # A file is read in a second or less where it holds one sample: enough work for a task, and parts enough for a cluster.
 _MOST_FILES_PER_TASK = 16
-# Of Ray's tasks each CPU gets as many, where there are enough; what is lost with a task is read again.
-_LEAST_ROUNDS = 8
+# What is lost with one of Ray's tasks is read again.
 _MOST_NUMBERS_PER_TASK = 8
 
 
@@ -97,15 +95,22 @@ def read_profiles(
 
 
 def carry_out(numbers: Sequence[int], act: Callable[[pa.Table], pa.Table]) -> None:
-    """Call ``act`` for each of the numbers, in a column ``number``, in Ray tasks. What it returns is dropped."""
+    """Call ``act`` for each of the numbers, some in a column ``number``, in Ray tasks. What it returns is dropped."""
     if numbers:
-        # Ray Data takes a fifth of a second from one task to the next, and the last ones leave CPUs without work
-        rounds = len(numbers) / ray.cluster_resources().get("CPU", 1)
-        numbers_per_task = int(np.clip(rounds / _LEAST_ROUNDS, 1, _MOST_NUMBERS_PER_TASK))
-        given = ray.data.from_items(
-            [{"number": number} for number in numbers], override_num_blocks=math.ceil(len(numbers) / numbers_per_task)
-        )
-        given.map_batches(act, batch_size=1, batch_format="pyarrow").materialize()
+        shares = shares_of_tasks(numbers, max(1, ray.cluster_resources().get("CPU", 1)))
+        given = ray.data.from_arrow([pa.table({"number": pa.array(share, pa.int64())}) for share in shares])
+        given.map_batches(act, batch_size=None, batch_format="pyarrow").materialize()
+
+
+def shares_of_tasks(numbers: Sequence[int], cpus: float) -> list[Sequence[int]]:
+    """The numbers of each of Ray's tasks, ever fewer. Ray Data takes a fifth of a second from one task to the next, so
+    that many at once are faster, and at the end leave CPUs without work."""
+    shares, start = [], 0
+    while start < len(numbers):
+        size = int(np.clip((len(numbers) - start) / (2 * cpus), 1, _MOST_NUMBERS_PER_TASK))
+        shares.append(numbers[start : start + size])
+        start += size
+    return shares
 
 
 def read_here(settings: BuildSettings, tasks: Sequence[Task], genes: GeneTables, samples: int) -> pa.Table:
