@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -89,37 +89,55 @@ def write_shard(
         [pa.array(np.arange(first_row_id, first_row_id + rows)), column],
         schema=shard_schema(vocabulary, content_sha256),
     )
-    # of a size that is known: a buffer that grows is copied again and again
-    buffer = pa.allocate_buffer(column.nbytes + 8 * rows + _most_metadata_bytes(table, rows_per_row_group))
-    sink = pa.FixedSizeBufferWriter(buffer)
-    pq.write_table(
-        table,
-        sink,
-        row_group_size=rows_per_row_group,
-        compression="none",
-        use_dictionary=False,
-        write_statistics=["row_id"],
-        write_page_checksum=True,
-        # one page per row group: a page boundary inside a group would force a copy on reading
-        data_page_size=rows_per_row_group * (BYTES_PER_VALUE * vocabulary.size + 8) + 1024,
-    )
-    content = memoryview(buffer)[: sink.tell()]
-    folder.write_bytes(path, content)
+    written = _Written()
+
+    def fill(stream: IO[bytes]) -> None:
+        written.begin(stream)
+        with pa.PythonFile(written, mode="w") as sink:
+            pq.write_table(
+                table,
+                sink,
+                row_group_size=rows_per_row_group,
+                compression="none",
+                use_dictionary=False,
+                write_statistics=["row_id"],
+                write_page_checksum=True,
+                # one page per row group: a page boundary inside a group would force a copy on reading
+                data_page_size=rows_per_row_group * (BYTES_PER_VALUE * vocabulary.size + 8) + 1024,
+            )
+
+    folder.write_stream(path, fill)
     return ShardEntry(
         path=path,
         split=split,  # type: ignore[arg-type]
         rows=rows,
         first_row_id=first_row_id,
-        bytes=len(content),
-        sha256=hashlib.sha256(content).hexdigest(),
+        bytes=written.bytes,
+        sha256=written.sha256,
         content_sha256=content_sha256,
     )
 
 
-def _most_metadata_bytes(table: pa.Table, rows_per_row_group: int) -> int:
-    """What Parquet adds to a table's values is less."""
-    row_groups = -(-len(table) // rows_per_row_group)
-    return 2**16 + 4 * len(table.schema.serialize()) + 2**12 * row_groups
+class _Written(io.RawIOBase):
+    """Hands on what is written, and has its size and checksum."""
+
+    def begin(self, target: IO[bytes]) -> None:
+        self._target, self._digest, self.bytes = target, hashlib.sha256(), 0
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: Any) -> int:
+        self._digest.update(content)
+        self.bytes += len(content)
+        return self._target.write(content)
+
+    def close(self) -> None:
+        """Nothing: the target is closed by who opened it, and may be written once more."""
 
 
 def read_row_groups(corpus_folder: Folder, shard: Shard, row_groups: Sequence[int]) -> pa.Table:

@@ -133,9 +133,15 @@ def _write_shard(
             break
         with reporting(coordinator):
             shard: PlannedShard = ray.get(shards[number])
-            profiles = state.parts.profiles(shard.parts, shard.places, shard.digests)
             entry = write_shard(
-                folder, shard.path, shard.split, shard.first_row_id, profiles, genes, rows_per_row_group
+                folder,
+                shard.path,
+                shard.split,
+                shard.first_row_id,
+                # without a name: those of one shard are gone before those of the next come
+                state.parts.profiles(shard.parts, shard.places, shard.digests),
+                genes,
+                rows_per_row_group,
             )
             state.note_shard(number, entry)
     return batch

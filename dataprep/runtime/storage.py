@@ -8,6 +8,7 @@ environment variables (``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_S
 from __future__ import annotations
 
 import hashlib
+import io
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -100,6 +101,18 @@ class Folder:
             self.attempt(lambda: self.filesystem.pipe_file(self._file(name), bytes(content)))
             return
         self._write_locally(lambda: write_whole(Path(self._file(name)), lambda stream: stream.write(content)))
+
+    def write_stream(self, name: str, fill: Callable[[IO[bytes]], object]) -> None:
+        """Write what ``fill`` puts into a stream; as :meth:`write_bytes`, whole or not at all.
+
+        On a disk the content is never in memory as a whole. ``fill`` is called again where a write is tried again.
+        """
+        if self.is_local:
+            self._write_locally(lambda: write_whole(Path(self._file(name)), fill))
+            return
+        content = io.BytesIO()
+        fill(content)
+        self.attempt(lambda: self.filesystem.pipe_file(self._file(name), content.getvalue()))
 
     def write_text(self, name: str, content: str) -> None:
         self.write_bytes(name, content.encode())

@@ -67,3 +67,17 @@ def test_files_that_look_alike_are_nobodys_leftovers(tmp_path):
         (tmp_path / name).write_text("mine")
     Folder(str(tmp_path)).write_text("state.json", "new")
     assert names(tmp_path) == sorted([*others, "state.json"])
+
+
+def test_a_stream_that_is_not_filled_to_its_end_leaves_the_old_content(tmp_path):
+    folder = Folder(str(tmp_path))
+
+    def fill(stream):
+        stream.write(b"half")
+        raise KeyboardInterrupt
+
+    folder.write_stream("shard.parquet", lambda stream: stream.write(b"whole"))
+    with pytest.raises(KeyboardInterrupt):
+        folder.write_stream("shard.parquet", fill)
+    assert folder.read_bytes("shard.parquet") == b"whole"
+    assert names(tmp_path) == ["shard.parquet"]
