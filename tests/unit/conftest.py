@@ -1,8 +1,11 @@
-"""No test leaves a thread of ours behind: it would go on in the tests after it, which may count what they see."""
+"""A small disk, and no thread of ours that a test leaves behind: it would go on in the tests after it, which may count
+what they see."""
 
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -23,3 +26,15 @@ def no_thread_is_left() -> Iterator[None]:
     while (left := _background_threads() - before) and time.monotonic() < end:
         time.sleep(0.01)
     assert left == set()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a small file system here: {mounted.stderr.decode().strip()}")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)

@@ -293,8 +293,16 @@ def test_a_corpus_without_graph_says_how_to_make_one(corpus: Corpus) -> None:
         corpus.graph()
 
 
-def test_a_shard_of_many_row_groups_has_room_for_what_parquet_says_of_each(tmp_path):
+def test_the_entry_of_a_shard_has_the_size_and_checksum_of_its_file(tmp_path):
     profiles = np.zeros((1_000, 7), np.float16)
     entry = write_shard(Folder(str(tmp_path)), "shard.parquet", "train", 0, profiles, small_vocabulary(7), 1)
-    assert (tmp_path / "shard.parquet").stat().st_size == entry.bytes
+    content = (tmp_path / "shard.parquet").read_bytes()
+    assert (entry.bytes, entry.sha256) == (len(content), hashlib.sha256(content).hexdigest())
     assert pq.ParquetFile(tmp_path / "shard.parquet").num_row_groups == 1_000
+
+
+def test_a_shard_that_does_not_fit_on_the_disk_is_one_line_and_leaves_nothing(small_disk):
+    profiles = np.zeros((100_000, 7), np.float16)
+    with pytest.raises(UserError, match=rf"^{small_disk}: No space left on device$"):
+        write_shard(Folder(str(small_disk)), "shard.parquet", "train", 0, profiles, small_vocabulary(7), 10_000)
+    assert list(small_disk.iterdir()) == []

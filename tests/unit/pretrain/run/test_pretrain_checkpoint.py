@@ -6,9 +6,7 @@ import itertools
 import json
 import pickle
 import shutil
-import subprocess
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -269,18 +267,6 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_one_before(small_disk):
     assert store.newest_good(log).step == 1
     assert any("training continues" in line for line in lines)
     assert not [path for path in small_disk.rglob("*") if path.name.endswith(".partial")], "nothing is left behind"
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    place = tmp_path / "small"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"cannot mount a small file system here: {mounted.stderr.decode().strip()}")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
 
 
 def test_a_checkpoint_that_cannot_be_written_is_logged_and_raised_at_the_end(tmp_path):
