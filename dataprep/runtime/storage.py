@@ -112,7 +112,7 @@ class Folder:
             return
         content = io.BytesIO()
         fill(content)
-        self.attempt(lambda: self.filesystem.pipe_file(self._file(name), content.getvalue()))
+        self.write_bytes(name, content.getvalue())
 
     def write_text(self, name: str, content: str) -> None:
         self.write_bytes(name, content.encode())
